@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# One command from a fresh clone to a result. Needs Python 3.11, git and a compiler; everything else is
+# installed into .venv beside this file. Running it again is quick when nothing changed.
+#
+#   bash setup.sh            install, and say what to do next
+#   bash setup.sh demo       install, then run notebooks 01 to 05 on the toy world (CPU, `tiny` profile)
+#   bash setup.sh test       install, then lint, unit tests and notebook tests
+#   bash setup.sh --gpu ...  also build flash-attn for this machine's CUDA; without it attention is sdpa
+#
+# Package versions are pinned in pyproject.toml only.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { printf '%s\n' "setup.sh: $*"; }
+die() { printf '%s\n' "setup.sh: $*" >&2; exit 1; }
+usage() { sed -n '2,/^$/{/^#/s/^# \{0,1\}//p}' setup.sh; }
+
+is_python_311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  for candidate in python3.11 python3 python; do
+    if command -v "$candidate" >/dev/null && is_python_311 "$candidate"; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  die "no Python 3.11 found (looked for python3.11, python3 and python); install it, for example with" \
+    "your system's packages (python3.11, python3.11-venv), pyenv or conda, and run this again"
+}
+
+find_uv() {
+  local candidate
+  for candidate in uv .venv/bin/uv; do
+    if "$candidate" --version >/dev/null 2>&1; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+}
+
+# A uv on the PATH is used where it runs; otherwise one is installed into .venv, where PEP 668 allows it.
+uv_install() {
+  local uv
+  uv="$(find_uv)"
+  if [[ -z "$uv" ]]; then
+    say "installing uv into .venv"
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null 2>&1 || true
+    .venv/bin/python -m pip install --quiet uv || die "uv could not be installed; the message above says why"
+    uv=.venv/bin/uv
+  fi
+  "$uv" pip install --python .venv/bin/python "$@"
+}
+
+make_venv() {
+  if [[ -x .venv/bin/python ]] && is_python_311 .venv/bin/python; then return; fi
+  if [[ -e .venv && ! -e .venv/pyvenv.cfg ]]; then
+    die ".venv exists but is not a virtual environment; move it away and run this again"
+  fi
+  local python uv
+  python="$(find_python)"
+  say "making .venv with $python"
+  rm -rf .venv
+  uv="$(find_uv)"
+  if [[ -n "$uv" ]]; then
+    "$uv" venv --quiet --python "$python" .venv
+  else
+    "$python" -m venv .venv ||
+      die "Python could not make a virtual environment; on Debian and Ubuntu install python3.11-venv"
+  fi
+}
+
+install_package() {
+  local stamp=.venv/.repic-core-installed wanted
+  wanted="$PWD $(cksum <pyproject.toml)"
+  if [[ -f "$stamp" && "$(<"$stamp")" == "$wanted" ]] && .venv/bin/python -c 'import repic_core' 2>/dev/null; then
+    return
+  fi
+  say "installing repic-core and its pinned packages into .venv (a few minutes the first time)"
+  uv_install -e '.[dev]' ||
+    die "the packages could not be installed; the message above says why." \
+      "(uv does not read pip's settings: behind a mirror, set UV_DEFAULT_INDEX)"
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+install_flash_attn() {
+  local log=.venv/flash-attn.log
+  if .venv/bin/python -c 'import flash_attn' 2>/dev/null; then return; fi
+  if ! .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    say "flash-attn skipped: PyTorch sees no CUDA device here; attention will be sdpa"
+    return
+  fi
+  say "installing flash-attn, which may have to be compiled and take long (log: $log)"
+  # Its build needs the torch that is installed, so no isolation, and the build tools beside it.
+  if ! { uv_install ninja packaging psutil setuptools wheel &&
+    uv_install --no-build-isolation-package flash-attn -e '.[dev,gpu]'; } >"$log" 2>&1; then
+    say "flash-attn could not be installed (why: $log); attention will be sdpa, all else works"
+  elif ! .venv/bin/python -c 'import flash_attn' >>"$log" 2>&1; then
+    "$(find_uv)" pip uninstall --python .venv/bin/python flash-attn >>"$log" 2>&1
+    say "flash-attn does not load here, so it was removed (why: $log); attention will be sdpa"
+  else
+    say "flash-attn installed; half-precision models on CUDA will use it"
+  fi
+}
+
+run_demo() {
+  .venv/bin/python -m repic_core.run_notebooks --profile tiny
+}
+
+run_tests() {
+  say "lint"
+  .venv/bin/ruff check .
+  .venv/bin/ruff format --check .
+  say "unit tests"
+  .venv/bin/python -m pytest -q --ignore tests/test_notebooks.py
+  say "notebook tests"
+  .venv/bin/python -m pytest -q tests/test_notebooks.py
+}
+
+command=install gpu=no
+for argument in "$@"; do
+  case "$argument" in
+    demo | test) command="$argument" ;;
+    --gpu) gpu=yes ;;
+    -h | --help) usage && exit 0 ;;
+    *) usage >&2 && die "unknown argument '$argument'" ;;
+  esac
+done
+
+# Python comes from this machine, models from this repository: only packages are fetched.
+export UV_PYTHON_DOWNLOADS=never HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
+  GRADIO_ANALYTICS_ENABLED=False WANDB_MODE=offline TOKENIZERS_PARALLELISM=false
+
+make_venv
+install_package
+if [[ "$gpu" == yes ]]; then install_flash_attn; fi
+
+case "$command" in
+  demo) run_demo ;;
+  test) run_tests ;;
+  install)
+    say "ready. Next: 'bash setup.sh demo' to see everything happen on a small model,"
+    say "or 'source .venv/bin/activate' and open notebooks/; README.md tells the steps for a GPU."
+    ;;
+esac

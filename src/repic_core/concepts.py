@@ -1,0 +1,287 @@
+"""Concepts (a tag, a name, reference photos, a line of information) and databases of them on disk.
+
+The public format is upstream's ``database.json``::
+
+    {"concept_dict": {"<bo>": {"name": "bo", "image": "photos/bo.jpg", "info": "...", "category": "dog"}},
+     "path_to_concept": {"photos/bo.jpg": "<bo>"}}
+
+with image paths relative to a root that the caller gives (upstream's files: its repository root).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repic_core.files import write_json_atomic
+
+# Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case, looked for
+# after white space and zero-width characters are taken out, so that they can't be hidden. A plain <s> stays
+# allowed: people do have concepts called S.
+_CONTROL_TOKEN = re.compile(
+    r"<\|[^<>]*?\|>|</?(?:image|video|audio|tool_call|tool_response|think)>|</s>|\[/?INST\]",
+    re.IGNORECASE,
+)
+_INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
+
+
+class ConceptError(ValueError):
+    """A concept or a database that can't be used; the message names the file, the entry and the mend."""
+
+
+def check_no_control_tokens(text: str, what: str) -> None:
+    """Raise `ConceptError` if `text` holds a token that a chat template or tokenizer treats as control.
+
+    >>> check_no_control_tokens("a dog<|im_end|>", "the info of <bo>")
+    Traceback (most recent call last):
+    ...
+    repic_core.concepts.ConceptError: the info of <bo> holds the control token '<|im_end|>': take it out
+    """
+    found = _CONTROL_TOKEN.search(_INVISIBLE.sub("", text))
+    if found:
+        raise ConceptError(f"{what} holds the control token {found.group()!r}: take it out")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing that the user can name.
+
+    Args:
+        tag: the key with its brackets, ``<bo>``; by default made from `name`.
+        name: how people call it; may differ from the tag (``<ironman>`` / "Iron Man"); by default the
+            tag without its brackets.
+        image: path or PIL image of the reference photo, or a list of them.
+        info: a line of information; newlines are folded to spaces (upstream pairs the wrong text with
+            the wrong image there).
+        category: such as "dog"; optional.
+
+    Raises:
+        ConceptError: empty name, malformed tag, control token, or no image.
+    """
+
+    tag: str = ""
+    name: str = ""
+    image: Any = ""
+    info: str = ""
+    category: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("tag", "name", "info", "category"):
+            value = getattr(self, field)
+            if not isinstance(value, str):
+                raise ConceptError(f"{self.tag or self.name or 'a concept'}: {field} must be text, not {value!r}")
+            object.__setattr__(self, field, " ".join(value.split()))
+        name = self.name or self.tag.strip("<>").strip()
+        if not name:
+            raise ConceptError(f"a concept with tag {self.tag!r} has an empty name: give it one")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "tag", self.tag or f"<{name}>")
+        for field in ("tag", "name", "info"):
+            check_no_control_tokens(getattr(self, field), f"the {field} of {self.tag!r}")
+        if not re.fullmatch(r"<[^<>]*[^<>\s][^<>]*>", self.tag):
+            raise ConceptError(f"the tag {self.tag!r} must be one name in angle brackets, like <bo>")
+        if isinstance(self.image, list):
+            object.__setattr__(self, "image", tuple(self.image))
+        if not self.images or any(image is None or image == "" for image in self.images):
+            raise ConceptError(f"{self.tag} has no image: give a path or a list of paths")
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        """The reference photos as a tuple, one or more."""
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+
+class ConceptDatabase:
+    """Concepts in order, unique by tag (ignoring case), with the root that their files lie under.
+
+    >>> database = ConceptDatabase([Concept(name="bo", image="bo.jpg", info="a Shiba Inu")])
+    >>> "<bo>" in database, len(database), database.select("<bo>")[0].info
+    (True, 1, 'a Shiba Inu')
+    """
+
+    def __init__(self, concepts: Iterable[Concept] = (), root: str | Path | None = None, path: str | Path | None = None):
+        self.path = Path(path) if path else None
+        self.root = Path(root) if root else None
+        self._concepts: dict[str, Concept] = {}
+        for concept in concepts:
+            self.add(concept)
+
+    @classmethod
+    def load(cls, path: str | Path, root: str | Path | None = None, check_images: bool = True) -> ConceptDatabase:
+        """Read a database; image paths are taken relative to `root` (by default the file's folder).
+
+        Args:
+            check_images: False for files whose photos are elsewhere; then nothing is opened.
+
+        Raises:
+            ConceptError: naming file and entry, for anything that can't be used.
+        """
+        path = Path(path)
+        root = Path(root) if root is not None else path.parent
+        data = _read_json(path)
+        entries = data.get("concept_dict") if isinstance(data, dict) else None
+        if not isinstance(entries, dict):
+            raise ConceptError(f'{path}: no "concept_dict" object; is this a concept database?')
+        database = cls(root=root, path=path)
+        for tag, entry in entries.items():
+            where = f"{path}, entry {tag!r}"
+            if not isinstance(entry, dict):
+                raise ConceptError(f"{where}: must be an object with name, image, info and category")
+            if not str(entry.get("name") or "").strip():
+                raise ConceptError(f"{where}: the name is empty: give it one")
+            images = entry.get("image")
+            if not images:
+                raise ConceptError(f"{where}: no image: give a path or a list of paths")
+            images = images if isinstance(images, list) else [images]
+            resolved = [str(_resolve(image, root, where, check_images)) for image in images]
+            try:
+                database.add(
+                    Concept(
+                        tag=tag,
+                        name=entry["name"],
+                        image=resolved[0] if len(resolved) == 1 else resolved,
+                        info=entry.get("info") or "",
+                        category=entry.get("category") or "",
+                    )
+                )
+            except ConceptError as error:
+                raise ConceptError(f"{where}: {error}") from None
+        database._compare_index(data.get("path_to_concept"), path, root)
+        return database
+
+    def _compare_index(self, index: Any, path: Path, root: Path) -> None:
+        """Warn once where the file's own ``path_to_concept`` disagrees with its ``concept_dict``."""
+        if index is None:
+            return
+        if not isinstance(index, dict):
+            raise ConceptError(f'{path}: "path_to_concept" must be an object')
+        tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
+        wrong = [p for p, tag in index.items() if tags.get(str((root / str(p)).resolve()), tag) != tag]
+        if wrong:
+            warnings.warn(
+                f'{path}: "path_to_concept" disagrees with "concept_dict" for {len(wrong)} image(s), '
+                f"first {wrong[0]!r}; concept_dict is used",
+                stacklevel=3,
+            )
+
+    def save(self, path: str | Path | None = None, root: str | Path | None = None) -> Path:
+        """Write the public format, atomically; image paths become relative to the root.
+
+        Raises:
+            ConceptError: no path is known, or an image is not a file under the root.
+        """
+        path = Path(path) if path else self.path
+        if path is None:
+            raise ConceptError("this database has no file yet: give save() a path")
+        root = Path(root) if root else self.root or path.parent
+        entries: dict[str, Any] = {}
+        index: dict[str, str] = {}
+        for concept in self:
+            images = [_relative(image, root, concept.tag) for image in concept.images]
+            index |= dict.fromkeys(images, concept.tag)
+            entries[concept.tag] = {
+                "name": concept.name,
+                "image": images[0] if len(images) == 1 else images,
+                "info": concept.info,
+                "category": concept.category,
+            }
+        self.path, self.root = path, root
+        return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
+
+    def add(self, concept: Concept) -> None:
+        """Append a concept; `ConceptError` if its tag is taken, also in another case."""
+        taken = self._concepts.get(concept.tag.casefold())
+        if taken is not None:
+            raise ConceptError(f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two")
+        self._concepts[concept.tag.casefold()] = concept
+
+    def remove(self, tag: str) -> Concept:
+        """Take a concept out and return it."""
+        concept = self[tag]
+        del self._concepts[tag.casefold()]
+        return concept
+
+    def rename(self, tag: str, name: str, new_tag: str | None = None) -> Concept:
+        """Give a concept another name, and the tag made from it (or `new_tag`); its place in the order stays."""
+        renamed = replace(self[tag], name=name, tag=new_tag or f"<{' '.join(name.split())}>")
+        key = renamed.tag.casefold()
+        if key != tag.casefold() and key in self._concepts:
+            raise ConceptError(f"the tag {renamed.tag} is taken already: choose another name for {tag}")
+        self._concepts = {
+            (key if k == tag.casefold() else k): (renamed if k == tag.casefold() else c)
+            for k, c in self._concepts.items()
+        }
+        return renamed
+
+    def select(self, *tags: str) -> list[Concept]:
+        """The concepts with these tags, in the order asked for."""
+        return [self[tag] for tag in tags]
+
+    def __getitem__(self, tag: str) -> Concept:
+        try:
+            return self._concepts[tag.casefold()]
+        except KeyError:
+            known = ", ".join(c.tag for c in list(self)[:8])
+            raise ConceptError(f"no concept {tag} in {self.path or 'this database'}; it has {known} ...") from None
+
+    def __contains__(self, tag: object) -> bool:
+        return isinstance(tag, str) and tag.casefold() in self._concepts
+
+    def __iter__(self) -> Iterator[Concept]:
+        return iter(self._concepts.values())
+
+    def __len__(self) -> int:
+        return len(self._concepts)
+
+    def __repr__(self) -> str:
+        return f"ConceptDatabase({len(self)} concepts, {self.path or 'not saved'})"
+
+
+def _read_json(path: Path) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = next((key for key in keys if keys.count(key) > 1 and key.startswith("<")), None)
+        if twice is not None:
+            raise ConceptError(f"{path}, entry {twice!r}: the tag stands there twice: rename one of the two")
+        return dict(pairs)
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise ConceptError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise ConceptError(f"{path}: not valid JSON (line {error.lineno}: {error.msg}): was it cut off?") from None
+
+
+def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:
+    if not isinstance(image, str):
+        raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
+    resolved = (root / image).resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise ConceptError(f"{where}: the image {image!r} lies outside the root {root}")
+    if check:
+        from PIL import Image
+
+        if not resolved.is_file():
+            raise ConceptError(f"{where}: missing image {image!r} under {root} (check_images=False skips this)")
+        try:
+            with Image.open(resolved) as opened:
+                opened.load()
+        except Exception as error:
+            raise ConceptError(f"{where}: unreadable image {image!r} ({error}): replace the file") from None
+    return resolved
+
+
+def _relative(image: Any, root: Path, tag: str) -> str:
+    if not isinstance(image, str | Path):
+        raise ConceptError(f"{tag}: its image is in memory; save it to a file under {root} first")
+    path = Path(image)
+    resolved = (path if path.is_absolute() else root / path).resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise ConceptError(f"{tag}: the image {image} lies outside the root {root}: copy it there first")
+    return resolved.relative_to(root.resolve()).as_posix()

@@ -1,0 +1,152 @@
+"""GRPO post-training on verifiable rewards: ``train(...)`` or ``python -m repic_core.grpo --config toy.yaml``.
+
+This is TRL's `GRPOTrainer` with the published recipe: LoRA on the language model (vision frozen), one reward
+that routes by each row's method, group-scaled advantages, a KL term against the untuned model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repic_core.rewards import personalization_reward
+from repic_core.tasks import METHODS, TrainingExample, read_rows, to_dataset
+from repic_core.training import (
+    TuneArguments,
+    last_checkpoint,
+    metrics_callback,
+    prepare_tuning,
+    read_recipe,
+    recipe_path,
+)
+
+
+def make_reward(profile: str, min_length: int) -> Callable[..., list[float | None]]:
+    """`personalization_reward` with its settings, which also logs the mean reward of each method."""
+
+    def personalization(
+        completions: Sequence[Any], accu_reward_method: Sequence[str], log_metric: Any = None, **columns: Any
+    ) -> list[float | None]:
+        rewards = personalization_reward(
+            completions,
+            accu_reward_method=accu_reward_method,
+            profile=profile,
+            min_length=min_length,
+            **columns,
+        )
+        for method in METHODS if log_metric else ():
+            mine = [r for r, m in zip(rewards, accu_reward_method, strict=True) if m == method and r is not None]
+            if mine:
+                log_metric(f"reward/{method}", sum(mine) / len(mine))
+        return rewards
+
+    return personalization
+
+
+def train(
+    model: Any,
+    processor: Any,
+    rows: Sequence[TrainingExample] | Any,
+    output_dir: str | Path,
+    recipe: str | Path = "toy",
+    root: str | Path = ".",
+    rewards: Sequence[tuple[Callable[..., list[float | None]], float]] = (),
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    **overrides: Any,
+) -> Any:
+    """Post-train `model` in place with GRPO and save it; returns the trainer.
+
+    Args:
+        model, processor: from `repic_core.models.load_model`.
+        rows: tuning rows, or a dataset with the columns of `tasks.to_dataset` (and any that `rewards` need).
+        output_dir: gets the tuned model (an adapter for LoRA) and the processor, ``metrics.csv`` (a row a
+            logged step: reward by method, length, KL, ...), checkpoints with optimizer and RNG state, and
+            TensorBoard's or W&B's files.
+        recipe: ``paper``, ``toy``, or a YAML file.
+        root: the folder that the rows' image paths are relative to.
+        rewards: further reward functions (TRL's signature) with their weights.
+        resume: go on from the last checkpoint in `output_dir`, if there is one.
+        overrides: single values of the recipe, such as ``max_steps=20``.
+
+    Raises:
+        ValueError: an unknown recipe or key.
+    """
+    from trl import GRPOConfig
+
+    tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
+    dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
+    return _run(model, processor, dataset, tune, config, rewards, resume, callbacks)
+
+
+def _run(
+    model: Any,
+    processor: Any,
+    dataset: Any,
+    tune: TuneArguments,
+    config: Any,
+    rewards: Sequence[tuple[Callable[..., list[float | None]], float]] = (),
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    from trl import GRPOTrainer
+
+    from repic_core.vision import use_batched_vision
+
+    output_dir = Path(config.output_dir)
+    config.remove_unused_columns = False  # the rewards read the other columns
+    config.reward_weights = [1.0, *(weight for _, weight in rewards)]
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=[
+            make_reward(tune.reward_profile, tune.reward_min_length),
+            *(function for function, _ in rewards),
+        ],
+        args=config,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=prepare_tuning(model, tune),
+        callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
+    )
+    if getattr(trainer, "ref_model", None) is not None:
+        use_batched_vision(trainer.ref_model)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
+    trainer.save_model(str(output_dir))
+    return trainer
+
+
+@dataclass
+class ScriptArguments(TuneArguments):
+    """Arguments of ``python -m repic_core.grpo`` besides the recipe and GRPOConfig's own."""
+
+    model: str = field(default="Qwen/Qwen2.5-VL-7B-Instruct", metadata={"help": "hub id or folder"})
+    rows: str = field(default="", metadata={"help": "JSON or JSONL file of tuning rows"})
+    image_root: str | None = field(default=None, metadata={"help": "what image paths are relative to"})
+    resume: bool = field(default=False, metadata={"help": "go on from the last checkpoint"})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``--config paper`` or ``toy`` (or a YAML file), then any argument of the recipe as ``--name value``."""
+    import sys
+
+    from trl import GRPOConfig, TrlParser
+
+    from repic_core.models import load_model
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--config" in arguments:
+        place = arguments.index("--config") + 1
+        arguments[place] = str(recipe_path(arguments[place]))
+    script, config = TrlParser((ScriptArguments, GRPOConfig)).parse_args_and_config(arguments)
+    if not script.rows:
+        raise SystemExit("--rows: give a JSON or JSONL file of tuning rows")
+    root = script.image_root or Path(script.rows).parent
+    examples = read_rows(script.rows, root)
+    model, processor = load_model(script.model)
+    _run(model, processor, to_dataset(examples, root, config.seed), script, config, resume=script.resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Chat messages for captioning and for the three tuning tasks.
+
+Messages follow ``processor.apply_chat_template`` and ``qwen_vl_utils.process_vision_info``:
+a list of ``{"role", "content"}`` in which user content is a list of
+``{"type": "image", "image": path or PIL.Image}`` and ``{"type": "text", "text": str}``.
+
+Wording is upstream's (RePIC, ``inference_example.ipynb``, ``caption_eval_*.py`` and
+``grpo_multitask_multi_img_no_format.py``), so that published weights see what they were tuned on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from repic_core.concepts import Concept, check_no_control_tokens
+
+# The two published system prompts: `inference_example.ipynb` and `caption_eval_{single,multi_2,multi_4}.py`.
+SYSTEM_PROMPTS = {
+    "inference": (
+        "You are a captioning assistant. Your task is to generate an accurate caption for the query image "
+        "while referencing the given reference images without duplication. \n "
+        "Below is additional information about the reference images."
+    ),
+    "evaluation": (
+        "You are a captioning assistant. Your task is to generate an accurate caption for the query image.\n"
+        "Below is additional information about the reference images."
+    ),
+}
+
+# `caption_eval_single.py` cycles through the first list (and so do the published 4-concept captions),
+# `caption_eval_multi_2.py` and `caption_eval_multi_4.py` through the second, the inference notebook uses the third.
+CAPTION_QUESTIONS = {
+    "single": (
+        "Give a personalized caption of this image.",
+        "Give a caption of the image.",
+        "Can you provide a personalized caption of this photo?",
+        "Provide a caption of the given image.",
+    ),
+    "multi": (
+        "Give a personalized caption of this image.",
+        "Give a personal caption of the image.",
+        "Provide a personalized caption of the given image.",
+    ),
+    "inference": (
+        "Give a detailed personalized caption of the image.",
+        "Give a personalized caption for the image.",
+        "Give a personalized caption of the image.",
+        "Give a rich caption of the image.",
+    ),
+}
+
+QUERY_PREFIX = "This is the query image."
+# Upstream asks an untuned model for the name outright (`caption_eval_*.py`, model `zero_shot`).
+ZERO_SHOT_SUFFIX = "Output the final answer including its name."
+
+# Questions of the rows that the kit builds itself (upstream's rows bring theirs in `problem`).
+OCT_QUESTION = "Do these two images show the same object?"
+VLT_QUESTION = "Give the bounding box of {description}."
+
+OCT_SUFFIX = "The final answer must be either 'yes' or 'no' with no additional output."
+VLT_SUFFIX = "For bounding box coordinates, return the final answer in JSON format."
+# (suffix, weight): upstream draws randint(0, 4) and uses 0, 1 and the rest.
+ICT_SUFFIXES = (
+    ("Output the final answer including its name.", 1),
+    ("Output the final answer without duplicating the given information.", 1),
+    ("", 3),
+)
+
+IMAGE_PLACEHOLDER = "<image>"  # where an image stands inside a row's `problem`
+
+
+def reference_text(concept: Concept) -> str:
+    """The line that follows a concept's reference image(s).
+
+    >>> reference_text(Concept("<bo>", "bo", "bo.jpg", "a Shiba Inu with a black collar"))
+    'Name: <bo>, Info: a Shiba Inu with a black collar'
+    """
+    return f"Name: {concept.tag}, Info: {concept.info}"
+
+
+def _image(image: Any) -> dict[str, Any]:
+    return {"type": "image", "image": image if not hasattr(image, "__fspath__") else str(image)}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def caption_messages(
+    query: Any,
+    references: Iterable[Concept],
+    question: str = CAPTION_QUESTIONS["single"][0],
+    system: str | None = "evaluation",
+) -> list[dict[str, Any]]:
+    """Messages that ask for a personalised caption of `query`.
+
+    Args:
+        query: path or PIL image of the photo to caption.
+        references: concepts in prompt order; each gives its image(s), then ``Name: <bo>, Info: ...``.
+        question: the request, shown after ``This is the query image.``
+        system: a key of `SYSTEM_PROMPTS`, the text itself, or None for no system message (the chat
+            template then adds its own default, if it has one).
+
+    Raises:
+        ValueError: if the question or a reference holds a control token of the chat template.
+    """
+    check_no_control_tokens(question, "the question")
+    content: list[dict[str, Any]] = []
+    for concept in references:
+        check_no_control_tokens(concept.tag, f"the tag of {concept.tag}")
+        check_no_control_tokens(concept.info, f"the info of {concept.tag}")
+        content += [_image(image) for image in concept.images]
+        content.append(_text(reference_text(concept)))
+    content += [_image(query), _text(f"{QUERY_PREFIX} {question}")]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if system is not None:
+        text = SYSTEM_PROMPTS.get(system, system)
+        check_no_control_tokens(text, "the system prompt")
+        messages.insert(0, {"role": "system", "content": [_text(text)]})
+    return messages
+
+
+def caption_problem(
+    references: Sequence[Concept], question: str = CAPTION_QUESTIONS["single"][0]
+) -> str:
+    """The text of `caption_messages` as one training-row `problem`, an ``<image>`` where each image stands.
+
+    >>> caption_problem([Concept("<bo>", "bo", "bo.jpg", "a dog")], "Give a caption of the image.")
+    '<image>Name: <bo>, Info: a dog<image>This is the query image. Give a caption of the image.'
+    """
+    parts = [IMAGE_PLACEHOLDER * len(c.images) + reference_text(c) for c in references]
+    return "".join([*parts, IMAGE_PLACEHOLDER, f"{QUERY_PREFIX} {question}"])
+
+
+def with_task_suffix(problem: str, method: str, rng: random.Random) -> str:
+    """`problem` with upstream's answer instruction for `method`.
+
+    OCT (``yes_no``) and VLT (``iou``) have one each; the two ICT methods draw from `ICT_SUFFIXES`
+    with weights 1/5, 1/5, 3/5 from `rng`.
+    """
+    if method == "yes_no":
+        suffix = OCT_SUFFIX
+    elif method == "iou":
+        suffix = VLT_SUFFIX
+    elif method in ("yes_no_name", "yes_no_name_multi"):
+        suffix = rng.choices([s for s, _ in ICT_SUFFIXES], [w for _, w in ICT_SUFFIXES])[0]
+    else:
+        raise ValueError(f"unknown method {method!r}: use yes_no, iou, yes_no_name or yes_no_name_multi")
+    return f"{problem} {suffix}".rstrip() if suffix else problem
+
+
+def task_messages(
+    images: Sequence[Any], problem: str, method: str, rng: random.Random
+) -> list[dict[str, Any]]:
+    """Messages of one tuning row: one user turn, no system message, as upstream trains.
+
+    Images come first, then the text (upstream's order), unless `problem` holds exactly one
+    ``<image>`` an image: then each image stands where its placeholder stands.
+
+    Raises:
+        ValueError: if the problem holds a control token, or an ``<image>`` count that fits no image list.
+    """
+    check_no_control_tokens(problem.replace(IMAGE_PLACEHOLDER, ""), "the problem")
+    text = with_task_suffix(problem, method, rng)
+    pieces = text.split(IMAGE_PLACEHOLDER)
+    if len(pieces) == 1:
+        return [{"role": "user", "content": [*map(_image, images), _text(text)]}]
+    if len(pieces) - 1 != len(images):
+        raise ValueError(f"the problem holds {len(pieces) - 1} <image> but there are {len(images)} images")
+    content: list[dict[str, Any]] = [_text(pieces[0])] if pieces[0] else []
+    for image, piece in zip(images, pieces[1:], strict=True):
+        content.append(_image(image))
+        if piece:
+            content.append(_text(piece))
+    return [{"role": "user", "content": content}]

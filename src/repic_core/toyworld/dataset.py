@@ -1,0 +1,158 @@
+"""The toy world on disk, in the kit's public formats.
+
+A folder holds PNG photos, `rows.jsonl` (tuning rows), `captions_single.jsonl` and `captions_multi.jsonl` (the
+same scenes with captions, for the supervised arms), `truth.json` (what each scene shows), and for held-out
+splits `database.json` and `queries.json`. All image paths are relative to the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repic_core.concepts import Concept, ConceptDatabase
+from repic_core.files import write_json_atomic, write_text_atomic
+from repic_core.prompts import OCT_QUESTION, VLT_QUESTION, caption_problem
+from repic_core.tasks import TrainingExample, write_rows
+from repic_core.toyworld.draw import draw_reference, draw_scene
+from repic_core.toyworld.lessons import QUESTIONS
+from repic_core.toyworld.world import GENERIC_INFO, Sample, identities, make_sample, new_name, pick_toys
+
+K_WEIGHTS = (0.10, 0.25, 0.30, 0.35)  # share of training scenes with 1, 2, 3, 4 references
+
+
+def _save(image: np.ndarray, folder: Path, name: str) -> str:
+    from PIL import Image
+
+    path = folder / "images" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return f"images/{name}.png"
+
+
+def _truth(sample: Sample) -> dict[str, Any]:
+    objects = [
+        {"tag": f"<{sample.names[i]}>", "description": sample.toys[i].description, "place": place, "box": list(box)}
+        for i, place, box in zip(sample.shown, sample.places, sample.boxes, strict=True)
+    ]
+    return {"background": sample.background, "objects": objects}
+
+
+def _references(sample: Sample, paths: list[str]) -> list[Concept]:
+    trio = zip(sample.names, paths, sample.infos, strict=True)
+    return [Concept(f"<{name}>", name, path, info, "toy") for name, path, info in trio]
+
+
+def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> dict[str, int]:
+    """Write `n_scenes` training scenes and their rows; returns how many rows of each file there are.
+
+    Every scene gives an ICT row (single for one concept in it, else multi), every fourth also a VLT row on the
+    scene and every fourth an OCT row on its references. `captions_multi.jsonl` has the same ICT prompts with
+    the perfect caption as solution; `captions_single.jsonl` shows each scene's first concept alone, with one
+    reference and its caption: what supervised methods have.
+    """
+    folder = Path(folder)
+    rows: list[TrainingExample] = []
+    single: list[TrainingExample] = []
+    multi: list[TrainingExample] = []
+    truth: dict[str, Any] = {}
+    for n in range(n_scenes):
+        rng = np.random.default_rng([seed, 10, n])
+        k = int(rng.choice(4, p=K_WEIGHTS)) + 1
+        sample = make_sample(k, rng, "train", generic=0.6, hard=0.3)
+        photos = [_save(photo, folder, f"{n:05d}_reference_{i}") for i, photo in enumerate(sample.photos)]
+        scene = _save(sample.scene, folder, f"{n:05d}_scene")
+        truth[scene] = _truth(sample)
+        tags = [o["tag"] for o in truth[scene]["objects"]]
+        question = QUESTIONS[rng.integers(len(QUESTIONS))]
+        references = _references(sample, photos)
+        problem = caption_problem(references, question)
+        extras = {"candidates": tuple(c.tag for c in references), "infos": tuple(sample.infos)}
+        method = "yes_no_name" if len(tags) == 1 else "yes_no_name_multi"
+        solution = tags[0] if len(tags) == 1 else tags
+        rows.append(TrainingExample((*photos, scene), problem, solution, method, **extras))
+        multi.append(TrainingExample((*photos, scene), problem, sample.caption(), method, **extras))
+
+        first = sample.shown[0]
+        alone, background, places, boxes = draw_scene([sample.toys[first]], rng)
+        lone = Sample(
+            [sample.toys[first]],
+            [sample.names[first]],
+            [sample.infos[first]],
+            [],
+            alone,
+            background,
+            [0],
+            places,
+            boxes,
+        )
+        lone_path = _save(alone, folder, f"{n:05d}_alone")
+        lone_problem = caption_problem([references[first]], question)
+        single.append(TrainingExample((photos[first], lone_path), lone_problem, lone.caption(), "yes_no_name"))
+
+        if n % 4 == 0:
+            target = rng.integers(len(tags))
+            described = VLT_QUESTION.format(description=truth[scene]["objects"][target]["description"])
+            rows.append(TrainingExample((scene,), described, truth[scene]["objects"][target]["box"], "iou"))
+        if n % 4 == 2:
+            same = bool(rng.random() < 0.5)
+            one, two = pick_toys(2, rng, "train", 0.6)
+            again = _save(draw_reference(one, rng), folder, f"{n:05d}_pair_0")
+            other = _save(draw_reference(one if same else two, rng), folder, f"{n:05d}_pair_1")
+            rows.append(TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", "yes_no"))
+    write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder / "captions_single.jsonl", single)
+    write_rows(folder / "captions_multi.jsonl", multi)
+    write_json_atomic(folder / "truth.json", truth)
+    return {"rows": len(rows), "captions_single": len(single), "captions_multi": len(multi)}
+
+
+# Query sets: name -> (references in the prompt, concepts shown; None: 1 to all at random).
+QUERY_SETS = {"1": (1, 1), "2": (2, None), "4": (4, None), "2 all": (2, 2), "4 all": (4, 4)}
+
+
+def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -> ConceptDatabase:
+    """Write a held-out split: a database of all its identities, and `n` queries for each of `QUERY_SETS`.
+
+    Every identity has one name and one reference photo, and only the generic info, so names must come from
+    sight. ``queries.json`` maps a set to ``[{"query", "references", "shown"}]``.
+    """
+    if split not in ("val", "test"):
+        raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")
+    folder = Path(folder)
+    rng = np.random.default_rng([seed, 20, 0 if split == "val" else 1])
+    names: dict[Any, str] = {}
+    concepts = []
+    for i, toy in enumerate(identities(split)):
+        name = new_name(rng, split)
+        while name in names.values():
+            name = new_name(rng, split)
+        names[toy] = name
+        photo = _save(draw_reference(toy, rng), folder, f"concept_{i:03d}")
+        concepts.append(Concept(f"<{name}>", name, photo, GENERIC_INFO, "toy"))
+    write_text_atomic(folder / "database.json", _public_format(concepts))
+    queries: dict[str, list[dict[str, Any]]] = {}
+    truth: dict[str, Any] = {}
+    for label, (k, shown) in QUERY_SETS.items():
+        queries[label] = []
+        for i in range(n):
+            sample = make_sample(k, rng, split, n_shown=shown)
+            sample.names = [names[toy] for toy in sample.toys]
+            path = _save(sample.scene, folder, f"query_{label.replace(' ', '_')}_{i:03d}")
+            truth[path] = _truth(sample)
+            tags = [o["tag"] for o in truth[path]["objects"]]
+            references = [f"<{name}>" for name in sample.names]
+            queries[label].append({"query": path, "references": references, "shown": tags})
+    write_json_atomic(folder / "queries.json", queries)
+    write_json_atomic(folder / "truth.json", truth)
+    return ConceptDatabase.load(folder / "database.json", root=folder)
+
+
+def _public_format(concepts: list[Concept]) -> str:
+    entries = {
+        c.tag: {"name": c.name, "image": c.images[0], "info": c.info, "category": c.category} for c in concepts
+    }
+    return json.dumps({"concept_dict": entries}, indent=2)

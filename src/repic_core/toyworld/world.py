@@ -1,0 +1,137 @@
+"""The toy concept world: identities and names in three disjoint splits, and samples drawn from them.
+
+A sample is what a person would hand to the kit: concepts with a reference photo each, and a scene that
+shows some of them. Identities and names are assigned to train, val or test by hash, so nothing that is
+held out is ever trained on, whatever the seed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from repic_core.toyworld.draw import (
+    COLORS,
+    IDENTITIES,
+    PATTERNS,
+    PLACES,
+    SHAPES,
+    Toy,
+    draw_reference,
+    draw_scene,
+)
+
+# "no" is left out: it is an answer of its own.
+SYLLABLES = tuple(c + v for c in "bdfgjklmnprstvwz" for v in "aeiou" if c + v != "no")
+GENERIC_INFO = "a little toy"
+
+
+def split_of(text: str) -> str:
+    """The split of an identity's description or of a name: 70% train, 12% val, 18% test."""
+    bucket = zlib.crc32(f"repic {text}".encode()) % 100
+    return "train" if bucket < 70 else "val" if bucket < 82 else "test"
+
+
+@lru_cache(maxsize=None)
+def identities(split: str) -> tuple[Toy, ...]:
+    return tuple(toy for toy in IDENTITIES if split_of(toy.description) == split)
+
+
+def new_name(rng: np.random.Generator, split: str) -> str:
+    """A random name of two or three syllables that belongs to `split`."""
+    while True:
+        count = 2 if rng.random() < 0.6 else 3
+        name = "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=count))
+        if split_of(name) == split:
+            return name
+
+
+def pick_toys(k: int, rng: np.random.Generator, split: str, hard: float = 0.3) -> list[Toy]:
+    """`k` different toys of `split`; each further one is, with probability `hard`, a hard distractor
+    that differs from an earlier one in a single attribute."""
+    pool = identities(split)
+    toys = [pool[rng.integers(len(pool))]]
+    while len(toys) < k:
+        toy = pool[rng.integers(len(pool))]
+        if rng.random() < hard:
+            near = toys[rng.integers(len(toys))]
+            change = rng.integers(3)
+            toy = Toy(
+                SHAPES[rng.integers(len(SHAPES))] if change == 0 else near.shape,
+                list(COLORS)[rng.integers(len(COLORS))] if change == 1 else near.color,
+                PATTERNS[rng.integers(len(PATTERNS))] if change == 2 else near.pattern,
+            )
+            if split_of(toy.description) != split:
+                continue
+        if toy not in toys:
+            toys.append(toy)
+    return toys
+
+
+def make_info(toy: Toy, rng: np.random.Generator, generic: float) -> str:
+    """The `info` line: generic with probability `generic` (only sight can tell), else a full or partial
+    description."""
+    if rng.random() < generic:
+        return GENERIC_INFO
+    partial = (f"a {toy.color} toy", f"a {toy.shape} toy", f"a {toy.pattern} toy", f"a {toy.color} {toy.shape}")
+    return toy.description if rng.random() < 0.5 else partial[rng.integers(4)]
+
+
+@dataclass
+class Sample:
+    """References (toys, names, infos, photos) and a scene in which `shown` (indices, reading order) appear."""
+
+    toys: list[Toy]
+    names: list[str]
+    infos: list[str]
+    photos: list[np.ndarray]
+    scene: np.ndarray
+    background: str
+    shown: list[int]
+    places: list[str]  # one for each of `shown`
+    boxes: list[tuple[int, int, int, int]]  # likewise, pixels of the scene
+
+    def caption(self, named: list[bool] | None = None, vague: list[bool] | None = None) -> str:
+        """The scene's caption in reading order; an object that is not `named` is described, or called
+        "a toy" where it is `vague`. By default every object is named."""
+        parts = []
+        for i, (index, place) in enumerate(zip(self.shown, self.places, strict=True)):
+            what = f"<{self.names[index]}>"
+            if named is not None and not named[i]:
+                what = "a toy" if vague and vague[i] else self.toys[index].description
+            parts.append(f", at the {place} is {what}")
+        return f"On a {self.background}{''.join(parts)}."
+
+
+def make_sample(
+    k: int,
+    rng: np.random.Generator,
+    split: str,
+    n_shown: int | None = None,
+    generic: float = 1.0,
+    hard: float = 0.3,
+) -> Sample:
+    """A sample with `k` references, of which `n_shown` (by default 1 to `k` at random) are in the scene."""
+    toys = pick_toys(k, rng, split, hard)
+    names: list[str] = []
+    while len(names) < k:
+        name = new_name(rng, split)
+        if name not in names:
+            names.append(name)
+    shown = rng.permutation(k)[: n_shown or rng.integers(1, k + 1)].tolist()
+    scene, background, places, boxes = draw_scene([toys[i] for i in shown], rng)
+    order = sorted(range(len(shown)), key=lambda i: PLACES.index(places[i]))
+    return Sample(
+        toys=toys,
+        names=names,
+        infos=[make_info(toy, rng, generic) for toy in toys],
+        photos=[draw_reference(toy, rng) for toy in toys],
+        scene=scene,
+        background=background,
+        shown=[shown[i] for i in order],
+        places=[places[i] for i in order],
+        boxes=[boxes[i] for i in order],
+    )

@@ -1,0 +1,119 @@
+"""What GRPO and SFT share: recipes, what is tuned, and the metrics file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from repic_core.files import write_text_atomic
+
+# All linear layers of the language model and none of the vision tower, as published (appendix B.1).
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class TuneArguments:
+    """The kit's own part of a recipe; the rest are the trainer's arguments."""
+
+    tune: str = field(default="lora", metadata={"help": "'lora' (adapter) or 'full', language model only"})
+    lora_r: int = 64
+    lora_alpha: int = 128
+    lora_dropout: float = 0.05
+    reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
+    reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
+
+
+def recipe_path(recipe: str | Path) -> Path:
+    """The YAML file of a recipe: a name in the package (``paper``, ``toy``) or a path.
+
+    Raises:
+        ValueError: neither exists.
+    """
+    path = Path(recipe)
+    if not path.suffix:
+        path = Path(str(resources.files("repic_core") / "recipes" / f"{recipe}.yaml"))
+    if not path.is_file():
+        raise ValueError(f"{recipe}: no such recipe; use 'paper', 'toy' or the path of a YAML file")
+    return path
+
+
+def read_recipe(recipe: str | Path, config_class: type, overrides: Mapping[str, Any]) -> tuple[TuneArguments, Any]:
+    """A recipe with `overrides` as (`TuneArguments`, `config_class`).
+
+    Raises:
+        ValueError: a key that neither knows; the message names it.
+    """
+    import yaml
+    from transformers import HfArgumentParser
+
+    path = recipe_path(recipe)
+    values = {**yaml.safe_load(path.read_text(encoding="utf-8")), **overrides}
+    known = {f for c in (TuneArguments, config_class) for f in c.__dataclass_fields__}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{path}: unknown key(s) {', '.join(unknown)}")
+    return HfArgumentParser((TuneArguments, config_class)).parse_dict(values)
+
+
+def prepare_tuning(model: Any, tune: TuneArguments) -> Any:
+    """Freeze what is not tuned; the `LoraConfig` for the trainer, or None for full tuning.
+
+    Full tuning trains the language model (embeddings and head included) and leaves the vision tower frozen.
+    """
+    if tune.tune == "full":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("visual" not in name)
+        return None
+    if tune.tune != "lora":
+        raise ValueError(f"tune: {tune.tune!r} must be 'lora' or 'full'")
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=tune.lora_r,
+        lora_alpha=tune.lora_alpha,
+        lora_dropout=tune.lora_dropout,
+        target_modules=LORA_TARGETS,
+    )
+
+
+def metrics_callback(path: str | Path) -> Any:
+    """A `TrainerCallback` that keeps what the trainer logs in a CSV, a row a logged step.
+
+    A resumed run goes on with the rows up to the step that it resumes from.
+    """
+    from transformers import TrainerCallback
+
+    path = Path(path)
+
+    class MetricsCSV(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.rows: list[dict[str, Any]] = []
+            if state.global_step and path.exists():
+                with open(path, newline="", encoding="utf-8") as file:
+                    self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= state.global_step]
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+                return
+            self.rows.append({"step": state.global_step, **logs})
+            columns = list(dict.fromkeys(key for row in self.rows for key in row))
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_text_atomic(path, text.getvalue())
+
+    return MetricsCSV()
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest ``checkpoint-N`` folder in `output_dir`, if there is one."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None

@@ -1,0 +1,45 @@
+"""Shared by all tests: nothing is fetched, and the authors' data is found or the test is skipped."""
+
+import os
+import socket
+from pathlib import Path
+
+# Before any library reads them.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def official_root() -> Path:
+    """The authors' data, laid out as in their repository.
+
+    Found through REPIC_OFFICIAL_ROOT, else in ../shared/repic_official beside this repository.
+    """
+    root = Path(os.environ.get("REPIC_OFFICIAL_ROOT") or ROOT.parent / "shared" / "repic_official")
+    if not (root / "captioning").is_dir():
+        pytest.skip(
+            f"the authors' data is not at {root}; set REPIC_OFFICIAL_ROOT to their repository's folder"
+        )
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Connections leave this machine in no test; a test that tries fails with this message."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
+            raise OSError(f"tests stay offline, but something connects to {address[0]}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)

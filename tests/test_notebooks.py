@@ -1,0 +1,114 @@
+"""The notebooks keep the house form, and what they compute on a shortened `tiny` profile is right.
+
+They run once, in order, through the module that `bash setup.sh demo` uses, with `quick=True`; each test then
+looks at the numbers in `results.json`.
+"""
+
+import ast
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from repic_core.run_notebooks import EVALUATION, results_table, run_all
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NAMES = [
+    "01_data_preparation",
+    "02_grpo_post_training",
+    "03_inference",
+    "04_evaluation",
+    "05_four_concept_gradio",
+]
+MAX_LINES = 25
+PARAMETERS = {"profile": "tiny", "quick": False}  # every notebook's, besides run_dir, with these defaults
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(name: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
+
+
+def python(cell: nbformat.NotebookNode) -> str:
+    """The cell's source without lines for IPython alone."""
+    return "\n".join(
+        "" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines()
+    )
+
+
+def test_these_are_the_notebooks():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_parameters_cell(name):
+    tagged = [cell for cell in read(name).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(python(tagged[0])).body
+        if isinstance(node, ast.Assign)
+    }
+    assert {key: values[key] for key in PARAMETERS} == PARAMETERS
+    assert values["run_dir"] == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_outputs_stripped(name):
+    for number, cell in enumerate(code_cells(name), start=1):
+        assert len(cell.source.splitlines()) <= MAX_LINES, f"{name}: code cell {number} is too long"
+        assert cell.outputs == [], f"{name}: code cell {number} holds output; run nbstripout"
+        assert cell.execution_count is None, f"{name}: code cell {number} holds a count; run nbstripout"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_call_and_do_not_implement(name):
+    for cell in code_cells(name):
+        for node in ast.walk(ast.parse(python(cell))):
+            assert not isinstance(node, ast.ClassDef | ast.AsyncFunctionDef), f"{name}: class {node.name}"
+            if isinstance(node, ast.FunctionDef):
+                assert node.name.startswith("show"), f"{name}: {node.name} belongs in the package"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_begins_with_a_title_and_explains(name):
+    cells = read(name).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    prose = [cell for cell in cells if cell.cell_type == "markdown"]
+    assert len(prose) >= len(code_cells(name)) / 3
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("notebooks")
+    run_all(FOLDER, folder, {"profile": "tiny", "quick": True})
+    return folder
+
+
+def results(run_dir: Path, name: str) -> dict:
+    return json.loads((run_dir / name / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_writes_results(run_dir, name):
+    assert results(run_dir, name)
+
+
+def test_evaluation_has_the_table(run_dir):
+    """Every arm has every number of concepts, and F1 is the harmonic mean of what stands beside it."""
+    table = results(run_dir, EVALUATION)["table"]
+    assert {row["k"] for row in table} == {1, 2, 4}
+    arms = {row["arm"] for row in table}
+    assert "base" in arms and len(arms) >= 2
+    assert len(table) == 3 * len(arms)
+    for row in table:
+        precision, recall = row["precision"], row["recall"]
+        assert 0 <= recall <= 1
+        if precision and recall:
+            assert row["f1"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-3)
+    assert len(results_table(run_dir / EVALUATION / "results.json").splitlines()) == 1 + len(arms)
