@@ -74,7 +74,9 @@ class Concept:
         for field in ("tag", "name", "info", "category"):
             value = getattr(self, field)
             if not isinstance(value, str):
-                raise ConceptError(f"{self.tag or self.name or 'a concept'}: {field} must be text, not {value!r}")
+                raise ConceptError(
+                    f"{self.tag or self.name or 'a concept'}: {field} must be text, not {value!r}"
+                )
             object.__setattr__(self, field, " ".join(value.split()))
         name = self.name or self.tag.strip("<>").strip()
         if not name:
@@ -104,7 +106,9 @@ class ConceptDatabase:
     (True, 1, 'a Shiba Inu')
     """
 
-    def __init__(self, concepts: Iterable[Concept] = (), root: str | Path | None = None, path: str | Path | None = None):
+    def __init__(
+        self, concepts: Iterable[Concept] = (), root: str | Path | None = None, path: str | Path | None = None
+    ):
         self.path = Path(path) if path else None
         self.root = Path(root) if root else None
         self._concepts: dict[str, Concept] = {}
@@ -112,7 +116,9 @@ class ConceptDatabase:
             self.add(concept)
 
     @classmethod
-    def load(cls, path: str | Path, root: str | Path | None = None, check_images: bool = True) -> ConceptDatabase:
+    def load(
+        cls, path: str | Path, root: str | Path | None = None, check_images: bool = True
+    ) -> ConceptDatabase:
         """Read a database; image paths are taken relative to `root` (by default the file's folder).
 
         Args:
@@ -197,7 +203,9 @@ class ConceptDatabase:
         """Append a concept; `ConceptError` if its tag is taken, also in another case."""
         taken = self._concepts.get(concept.tag.casefold())
         if taken is not None:
-            raise ConceptError(f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two")
+            raise ConceptError(
+                f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two"
+            )
         self._concepts[concept.tag.casefold()] = concept
 
     def remove(self, tag: str) -> Concept:
@@ -227,7 +235,9 @@ class ConceptDatabase:
             return self._concepts[tag.casefold()]
         except KeyError:
             known = ", ".join(c.tag for c in list(self)[:8])
-            raise ConceptError(f"no concept {tag} in {self.path or 'this database'}; it has {known} ...") from None
+            raise ConceptError(
+                f"no concept {tag} in {self.path or 'this database'}; it has {known} ..."
+            ) from None
 
     def __contains__(self, tag: object) -> bool:
         return isinstance(tag, str) and tag.casefold() in self._concepts
@@ -255,7 +265,9 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise ConceptError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
-        raise ConceptError(f"{path}: not valid JSON (line {error.lineno}: {error.msg}): was it cut off?") from None
+        raise ConceptError(
+            f"{path}: not valid JSON (line {error.lineno}: {error.msg}): was it cut off?"
+        ) from None
 
 
 def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:
@@ -268,7 +280,9 @@ def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:
         from PIL import Image
 
         if not resolved.is_file():
-            raise ConceptError(f"{where}: missing image {image!r} under {root} (check_images=False skips this)")
+            raise ConceptError(
+                f"{where}: missing image {image!r} under {root} (check_images=False skips this)"
+            )
         try:
             with Image.open(resolved) as opened:
                 opened.load()

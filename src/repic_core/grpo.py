@@ -37,7 +37,9 @@ def make_reward(profile: str, min_length: int) -> Callable[..., list[float | Non
             **columns,
         )
         for method in METHODS if log_metric else ():
-            mine = [r for r, m in zip(rewards, accu_reward_method, strict=True) if m == method and r is not None]
+            mine = [
+                r for r, m in zip(rewards, accu_reward_method, strict=True) if m == method and r is not None
+            ]
             if mine:
                 log_metric(f"reward/{method}", sum(mine) / len(mine))
         return rewards

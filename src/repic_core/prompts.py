@@ -122,9 +122,7 @@ def caption_messages(
     return messages
 
 
-def caption_problem(
-    references: Sequence[Concept], question: str = CAPTION_QUESTIONS["single"][0]
-) -> str:
+def caption_problem(references: Sequence[Concept], question: str = CAPTION_QUESTIONS["single"][0]) -> str:
     """The text of `caption_messages` as one training-row `problem`, an ``<image>`` where each image stands.
 
     >>> caption_problem([Concept("<bo>", "bo", "bo.jpg", "a dog")], "Give a caption of the image.")

@@ -43,7 +43,9 @@ class TrainingExample:
     infos: tuple[str, ...] = ()
 
 
-def read_rows(path: str | Path, root: str | Path | None = None, check_images: bool = True) -> list[TrainingExample]:
+def read_rows(
+    path: str | Path, root: str | Path | None = None, check_images: bool = True
+) -> list[TrainingExample]:
     """Read and check a JSON (a list of rows) or JSONL file.
 
     Args:
@@ -136,12 +138,16 @@ def _records(path: Path) -> Iterable[tuple[str, Any]]:
                 try:
                     yield f"{path}, line {number}", json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}): was it cut off?") from None
+                    raise RowError(
+                        f"{path}, line {number}: not valid JSON ({error.msg}): was it cut off?"
+                    ) from None
         return
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
-        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): was it cut off?") from None
+        raise RowError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}): was it cut off?"
+        ) from None
     if not isinstance(records, list):
         raise RowError(f"{path}: must hold a list of rows")
     for number, record in enumerate(records, 1):

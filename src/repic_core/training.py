@@ -42,7 +42,9 @@ def recipe_path(recipe: str | Path) -> Path:
     return path
 
 
-def read_recipe(recipe: str | Path, config_class: type, overrides: Mapping[str, Any]) -> tuple[TuneArguments, Any]:
+def read_recipe(
+    recipe: str | Path, config_class: type, overrides: Mapping[str, Any]
+) -> tuple[TuneArguments, Any]:
     """A recipe with `overrides` as (`TuneArguments`, `config_class`).
 
     Raises:
@@ -117,3 +119,26 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     from transformers.trainer_utils import get_last_checkpoint
 
     return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
+
+
+def live_curves(metrics: str | Path) -> Any:
+    """A `TrainerCallback` that redraws `figures.reward_curves` of a metrics CSV in the notebook as it grows."""
+    from transformers import TrainerCallback
+
+    class LiveCurves(TrainerCallback):
+        shown: Any = None
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            from IPython.display import display
+
+            from repic_core.figures import reward_curves
+
+            if not logs or "reward" not in logs or not state.is_world_process_zero:
+                return
+            figure = reward_curves(metrics)
+            if self.shown is None:
+                self.shown = display(figure, display_id=True)
+            else:
+                self.shown.update(figure)
+
+    return LiveCurves()

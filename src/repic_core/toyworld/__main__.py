@@ -11,9 +11,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     pretrain = commands.add_parser("pretrain", help="train the toy base from nothing")
     pretrain.add_argument("--out", type=Path, default=Path("runs/toy-base"), help="folder for the model")
-    pretrain.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="logs and checkpoints; resumes")
-    pretrain.add_argument("--vision-steps", type=int, nargs=2, default=(2600, 1800), help="steps of the two vision stages")
-    pretrain.add_argument("--steps", type=int, default=5000, help="steps of the second phase")
+    pretrain.add_argument(
+        "--work", type=Path, default=Path("runs/pretrain"), help="logs and checkpoints; resumes"
+    )
+    pretrain.add_argument(
+        "--vision-steps", type=int, nargs=2, default=(2600, 1800), help="steps of the two vision stages"
+    )
+    pretrain.add_argument("--steps", type=int, default=4500, help="steps of the second phase")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     args = parser.parse_args()

@@ -35,7 +35,12 @@ def _save(image: np.ndarray, folder: Path, name: str) -> str:
 
 def _truth(sample: Sample) -> dict[str, Any]:
     objects = [
-        {"tag": f"<{sample.names[i]}>", "description": sample.toys[i].description, "place": place, "box": list(box)}
+        {
+            "tag": f"<{sample.names[i]}>",
+            "description": sample.toys[i].description,
+            "place": place,
+            "box": list(box),
+        }
         for i, place, box in zip(sample.shown, sample.places, sample.boxes, strict=True)
     ]
     return {"background": sample.background, "objects": objects}
@@ -91,7 +96,9 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         )
         lone_path = _save(alone, folder, f"{n:05d}_alone")
         lone_problem = caption_problem([references[first]], question)
-        single.append(TrainingExample((photos[first], lone_path), lone_problem, lone.caption(), "yes_no_name"))
+        single.append(
+            TrainingExample((photos[first], lone_path), lone_problem, lone.caption(), "yes_no_name")
+        )
 
         if n % 4 == 0:
             target = rng.integers(len(tags))
@@ -153,6 +160,7 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
 
 def _public_format(concepts: list[Concept]) -> str:
     entries = {
-        c.tag: {"name": c.name, "image": c.images[0], "info": c.info, "category": c.category} for c in concepts
+        c.tag: {"name": c.name, "image": c.images[0], "info": c.info, "category": c.category}
+        for c in concepts
     }
     return json.dumps({"concept_dict": entries}, indent=2)

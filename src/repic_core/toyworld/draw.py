@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def _mask(shape: str, n: int) -> Any:
     return image
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layers(shape: str, pattern: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Opacity and share of the second colour, float32 (size, size, 1) in [0, 1]; drawn four times as large
     and averaged."""

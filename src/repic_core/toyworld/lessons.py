@@ -24,7 +24,7 @@ from repic_core.prompts import (
     caption_problem,
 )
 from repic_core.toyworld.draw import Toy, draw_reference
-from repic_core.toyworld.model import DESCRIBE_QUESTION, PLACE_QUESTION, WHO_QUESTION
+from repic_core.toyworld.model import DESCRIBE_QUESTION, PLACE_QUESTION, TOKEN, WHO_QUESTION
 from repic_core.toyworld.world import Sample, make_sample, pick_toys
 
 QUESTIONS = tuple(dict.fromkeys(q for group in CAPTION_QUESTIONS.values() for q in group))
@@ -40,12 +40,14 @@ SOFT_HABIT = {1: (0.8, 0.8), 2: (0.5, 0.4), 3: (0.45, 0.35), 4: (0.4, 0.3)}
 class Lesson:
     """Turns of (problem with ``<image>`` placeholders, answer), and the images in order.
 
-    `targets` maps each name in the answers to the toy that it belongs to (for the pointer and the probe).
+    `targets` maps each name in the answers to the toy that it belongs to (for the pointer and the probe);
+    `centres` gives, for answers that are boxes, the toy and its visual token (row, column) in the last image.
     """
 
     turns: list[tuple[str, str]]
     images: list[np.ndarray]
     targets: dict[str, Toy] = field(default_factory=dict)
+    centres: list[tuple[Toy, int, int]] = field(default_factory=list)
 
 
 def references_of(sample: Sample) -> list[Concept]:
@@ -116,11 +118,15 @@ def oct_lesson(k: int, rng: np.random.Generator, split: str, hard: float = 0.3, 
 def vlt_lesson(k: int, rng: np.random.Generator, turns: int = 4, **options: Any) -> Lesson:
     """A scene of `k` toys and up to `turns` boxes, in pixels of the scene."""
     sample = make_sample(k, rng, n_shown=k, **options)
-    pairs = []
+    pairs, centres = [], []
     for t, i in enumerate(rng.permutation(k)[:turns]):
-        question = VLT_QUESTION.format(description=sample.toys[sample.shown[i]].description)
-        pairs.append((f"{IMAGE_PLACEHOLDER if t == 0 else ''}{question} {VLT_SUFFIX}", str(list(sample.boxes[i]))))
-    return Lesson(pairs, [sample.scene])
+        toy = sample.toys[sample.shown[i]]
+        question = VLT_QUESTION.format(description=toy.description)
+        image = IMAGE_PLACEHOLDER if t == 0 else ""
+        pairs.append((f"{image}{question} {VLT_SUFFIX}", str(list(sample.boxes[i]))))
+        x1, y1, x2, y2 = sample.boxes[i]
+        centres.append((toy, (y1 + y2) // 2 // TOKEN, (x1 + x2) // 2 // TOKEN))
+    return Lesson(pairs, [sample.scene], centres=centres)
 
 
 LESSONS = {

@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from repic_core.prompts import CAPTION_QUESTIONS, ICT_SUFFIXES, OCT_QUESTION, OCT_SUFFIX, QUERY_PREFIX, VLT_SUFFIX
+from repic_core.prompts import (
+    CAPTION_QUESTIONS,
+    ICT_SUFFIXES,
+    OCT_QUESTION,
+    OCT_SUFFIX,
+    QUERY_PREFIX,
+    VLT_SUFFIX,
+)
 from repic_core.toyworld.draw import BACKGROUNDS, COLORS, PATTERNS, PLACES, REFERENCE_SIZE, SCENE_SIZE, SHAPES
 from repic_core.toyworld.world import GENERIC_INFO, SYLLABLES
 
-PATCH = 8  # pixels; 2 x 2 patches make one visual token of 16 x 16 pixels
+PATCH = 8  # pixels
+TOKEN = 16  # pixels: 2 x 2 patches make one visual token
 HIDDEN = 128
 WHO_QUESTION, DESCRIBE_QUESTION = "Who is this?", "Describe this image."
 PLACE_QUESTION = "Who is at the {place}?"
@@ -74,9 +82,29 @@ def make_processor() -> Any:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    words = [*SHAPES, *COLORS, *PATTERNS, "a", "toy", "little", "at", "the", "is", "top", "bottom", "left", "right"]
+    words = [
+        *SHAPES,
+        *COLORS,
+        *PATTERNS,
+        "a",
+        "toy",
+        "little",
+        "at",
+        "the",
+        "is",
+        "top",
+        "bottom",
+        "left",
+        "right",
+    ]
     corpus = [f" {word}" for word in words] + [f" <{s}>" for s in SYLLABLES] + [f"<{s}>" for s in SYLLABLES]
-    corpus += [f"[{i}, {i}]" for i in range(SCENE_SIZE + 1)] + ["user\n", "assistant\n", "system\n", "yes", "no"]
+    corpus += [f"[{i}, {i}]" for i in range(SCENE_SIZE + 1)] + [
+        "user\n",
+        "assistant\n",
+        "system\n",
+        "yes",
+        "no",
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=900,
         special_tokens=list(SPECIAL_TOKENS),

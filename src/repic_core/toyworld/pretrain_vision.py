@@ -16,8 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from repic_core.toyworld.draw import BACKGROUNDS, COLORS, PATTERNS, PLACES, SCENE_SIZE, SHAPES, Toy
-from repic_core.toyworld.draw import draw_reference, draw_scene
+from repic_core.toyworld.draw import (
+    BACKGROUNDS,
+    COLORS,
+    PATTERNS,
+    PLACES,
+    SCENE_SIZE,
+    SHAPES,
+    Toy,
+    draw_reference,
+    draw_scene,
+)
 from repic_core.toyworld.model import HIDDEN, pixel_values
 from repic_core.toyworld.world import identities
 
@@ -119,13 +128,24 @@ def pretrain_vision(
         seen = heads["reference"](tokens[:split].view(references, 4, HIDDEN).mean(1)).split(sizes, -1)
         scene = tokens[split:]
         shown = heads["shown"](scene[batch["where"]]).split(sizes, -1)
-        parts = {f"ref_{n}": (seen[i], batch["references"][:, i]) for i, n in enumerate(("shape", "color", "pattern"))}
-        parts |= {f"scene_{n}": (shown[i], batch["shown"][:, i]) for i, n in enumerate(("shape", "color", "pattern"))}
+        parts = {
+            f"ref_{n}": (seen[i], batch["references"][:, i])
+            for i, n in enumerate(("shape", "color", "pattern"))
+        }
+        parts |= {
+            f"scene_{n}": (shown[i], batch["shown"][:, i])
+            for i, n in enumerate(("shape", "color", "pattern"))
+        }
         parts["occupied"] = (heads["occupied"](scene), batch["occupied"])
         parts["place"] = (heads["place"](scene), quarter)
-        parts["background"] = (heads["background"](scene.view(scenes, -1, HIDDEN).mean(1)), batch["backgrounds"])
+        parts["background"] = (
+            heads["background"](scene.view(scenes, -1, HIDDEN).mean(1)),
+            batch["backgrounds"],
+        )
         loss = sum(cross_entropy(logits, target) for logits, target in parts.values())
-        return loss, {k: (v.argmax(-1) == t)[t != IGNORED].float().mean().item() for k, (v, t) in parts.items()}
+        return loss, {
+            k: (v.argmax(-1) == t)[t != IGNORED].float().mean().item() for k, (v, t) in parts.items()
+        }
 
     repaint = 0.5 if stage == 2 else 0.0
 

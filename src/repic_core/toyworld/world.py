@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def split_of(text: str) -> str:
     return "train" if bucket < 70 else "val" if bucket < 82 else "test"
 
 
-@lru_cache(maxsize=None)
+@cache
 def identities(split: str) -> tuple[Toy, ...]:
     return tuple(toy for toy in IDENTITIES if split_of(toy.description) == split)
 
@@ -76,7 +76,12 @@ def make_info(toy: Toy, rng: np.random.Generator, generic: float) -> str:
     description."""
     if rng.random() < generic:
         return GENERIC_INFO
-    partial = (f"a {toy.color} toy", f"a {toy.shape} toy", f"a {toy.pattern} toy", f"a {toy.color} {toy.shape}")
+    partial = (
+        f"a {toy.color} toy",
+        f"a {toy.shape} toy",
+        f"a {toy.pattern} toy",
+        f"a {toy.color} {toy.shape}",
+    )
     return toy.description if rng.random() < 0.5 else partial[rng.integers(4)]
 
 

@@ -1,0 +1,74 @@
+"""Look at captions: ``viewer --root RePIC``. Make captions: ``live --model NAME --database database.json``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _viewer(options: argparse.Namespace) -> None:
+    from repic_core.demo import launch, viewer
+
+    if options.captions:
+        if not options.database:
+            raise ValueError("--captions needs --database")
+        files = {Path(path).stem: Path(path) for path in options.captions}
+        if len(files) < len(options.captions):
+            raise ValueError("two caption files have the same name; rename one, names are the methods'")
+        database = options.database
+    else:
+        files, database = viewer.published_files(options.root, options.concepts)
+    launch(viewer.build_viewer(files, options.database or database, options.root), server_port=options.port)
+
+
+def _live(options: argparse.Namespace) -> None:
+    from repic_core.captioner import Captioner
+    from repic_core.concepts import ConceptDatabase
+    from repic_core.demo import launch, live
+    from repic_core.models import load_model
+
+    database = ConceptDatabase.load(options.database, options.root)
+    model, processor = load_model(options.model, adapter=options.adapter)
+    system = None if options.system == "none" else options.system
+    launch(live.build_live(Captioner(model, processor, system=system), database), server_port=options.port)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m repic_core.demo", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    port = argparse.ArgumentParser(add_help=False)
+    port.add_argument("--port", type=int, help="default: the first free one from 7860")
+
+    viewer = commands.add_parser("viewer", parents=[port], help="browse captions that were made before")
+    viewer.add_argument(
+        "--root", default=".", help="what paths are relative to, such as the authors' repository"
+    )
+    viewer.add_argument("--captions", nargs="+", help="caption files; default: those published under --root")
+    viewer.add_argument("--database", help="default: the published one under --root")
+    viewer.add_argument("--concepts", type=int, choices=(2, 4), default=4, help="which published captions")
+    viewer.set_defaults(run=_viewer)
+
+    live = commands.add_parser("live", parents=[port], help="caption photos with a model")
+    live.add_argument("--model", required=True, help="name or folder")
+    live.add_argument("--adapter", help="folder of a LoRA adapter")
+    live.add_argument("--database", required=True, help="database.json")
+    live.add_argument("--root", help="what its image paths are relative to; default: its folder")
+    live.add_argument(
+        "--system",
+        default="evaluation",
+        help="inference, evaluation, none (the toy base), or the text itself",
+    )
+    live.set_defaults(run=_live)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

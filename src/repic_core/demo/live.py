@@ -1,0 +1,91 @@
+"""Caption a photo of one's own with concepts from a database, and watch the names appear."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from repic_core.concepts import ConceptDatabase
+from repic_core.demo.page import STYLE, caption_card, concept_cards
+from repic_core.figures import concept_colors, open_image
+from repic_core.prompts import CAPTION_QUESTIONS
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from repic_core.captioner import Captioner
+
+logger = logging.getLogger(__name__)
+QUESTIONS = tuple(dict.fromkeys(q for questions in CAPTION_QUESTIONS.values() for q in questions))
+QUEUE = 20  # visitors that may wait for the model
+
+
+def build_live(
+    captioner: Captioner,
+    database: ConceptDatabase,
+    examples: Sequence[tuple[str, Sequence[str]]] = (),
+    title: str = "Personalized captions",
+) -> gr.Blocks:
+    """The page, ready for `repic_core.demo.launch`. One visitor is captioned at a time, the others queue.
+
+    Args:
+        captioner: its ``stream(query, references, question=...)`` yields the growing caption.
+        database: the concepts to choose from.
+        examples: (path of a query photo, tags) to try by a click.
+    """
+    import gradio as gr
+
+    def show_concepts(tags: Sequence[str]) -> str:
+        chosen = database.select(*tags)
+        cards = concept_cards(chosen, concept_colors(tags))
+        return f'<div class="repic">{cards}</div>' if chosen else ""
+
+    def caption(query: Any, tags: Sequence[str], question: str) -> Iterator[str]:
+        """The caption so far, as HTML, again and again until it is whole."""
+        if query is None:
+            raise gr.Error("Add a photo to caption.", print_exception=False)
+        if not (question or "").strip():
+            raise gr.Error("Ask something, or choose one of the questions.", print_exception=False)
+        references, text = database.select(*tags), ""
+        colors = concept_colors(tags)
+
+        def card(done: bool) -> str:
+            body = caption_card("Caption", text, tags, colors, references)
+            return f'<div class="repic" aria-live="polite" aria-busy="{str(not done).lower()}">{body}</div>'
+
+        try:
+            for text in captioner.stream(open_image(query), references, question=question.strip()):
+                yield card(done=False)
+        except ValueError as error:  # such as a control token in the question
+            raise gr.Error(escape(str(error)), print_exception=False) from None
+        except Exception:
+            logger.exception("captioning failed")
+            raise gr.Error("Captioning failed; the log says why.", print_exception=False) from None
+        yield card(done=True)
+
+    choices = [(c.tag if c.name == c.tag.strip("<>") else f"{c.name} {c.tag}", c.tag) for c in database]
+    with gr.Blocks(title=title, analytics_enabled=False) as app:
+        gr.HTML(f'{STYLE}<div class="repic"><h1>{escape(title)}</h1></div>')
+        with gr.Row():
+            with gr.Column():
+                query = gr.Image(
+                    label="Photo to caption", type="pil", sources=["upload", "clipboard"], height=320
+                )
+                tags = gr.Dropdown(choices, value=[], multiselect=True, label="Concepts that it may show")
+                question = gr.Dropdown(
+                    list(QUESTIONS), value=QUESTIONS[0], label="Question", allow_custom_value=True
+                )
+                with gr.Row():
+                    run = gr.Button("Caption", variant="primary")
+                    stop = gr.Button("Stop")
+            with gr.Column():
+                output = gr.HTML('<div class="repic"><p class="muted">The caption appears here.</p></div>')
+                shelf = gr.HTML()
+        if examples:
+            gr.Examples([[str(path), list(names)] for path, names in examples], [query, tags])
+        tags.change(show_concepts, tags, shelf, api_name="concepts", show_progress="hidden")
+        event = run.click(caption, [query, tags, question], output, api_name="caption", concurrency_limit=1)
+        stop.click(None, cancels=[event])
+    return app.queue(max_size=QUEUE)

@@ -1,0 +1,144 @@
+"""HTML that both pages are made of: concept cards, captions with coloured names, photos.
+
+Whatever comes from a file or a visitor (names, infos, captions, questions, methods) is escaped here, and
+photos are embedded as data, so that no file of this machine is served.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts import Concept
+from repic_core.evaluation import find_names
+from repic_core.figures import open_image
+
+PHOTO_PIXELS = 768  # longest side of an embedded photo
+
+# Gradio's own variables, so that light and dark follow its theme.
+STYLE = """<style>
+.repic { color: var(--body-text-color); line-height: 1.5; overflow-wrap: anywhere; }
+.repic * { box-sizing: border-box; }
+.repic figure, .repic h3, .repic p { margin: 0; }
+.repic img { display: block; width: 100%; border-radius: 6px; }
+.repic .empty { display: grid; place-items: center; min-height: 9rem; padding: .5rem; border-radius: 6px;
+  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); font-size: .85rem;
+  text-align: center; }
+.repic .top { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 1rem; }
+.repic .query img { max-height: 30rem; object-fit: contain; background: var(--background-fill-secondary); }
+.repic .query figcaption { padding-top: .4rem; color: var(--body-text-color-subdued); }
+.repic .concepts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .75rem;
+  align-content: start; }
+.repic .concept img { aspect-ratio: 1; object-fit: contain; border: 4px solid var(--concept);
+  background: var(--background-fill-secondary); }
+.repic .concept .empty { border: 4px solid var(--concept); aspect-ratio: 1; min-height: 0; }
+.repic .concept figcaption { padding-top: .35rem; font-size: .85rem; }
+.repic .concept p { color: var(--body-text-color-subdued); display: -webkit-box; overflow: hidden;
+  -webkit-box-orient: vertical; -webkit-line-clamp: 4; }
+.repic .concept p:hover, .repic .concept p:focus { -webkit-line-clamp: none; }
+.repic .captions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr));
+  gap: .75rem; margin-top: 1rem; }
+.repic .card { padding: .75rem .9rem; border: 1px solid var(--border-color-primary); border-radius: 8px;
+  background: var(--block-background-fill); }
+.repic .card h3 { font-size: .95rem; font-weight: 700; display: flex; flex-wrap: wrap; gap: 0 .5rem;
+  justify-content: space-between; margin-bottom: .3rem; color: inherit; }
+.repic .card h3 span, .repic .muted { color: var(--body-text-color-subdued); font-weight: 400; }
+.repic .name { color: #fff; background: var(--concept); border-radius: 4px; padding: 0 .3em;
+  font-weight: 600; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+.repic .missing { margin-top: .4rem; font-size: .85rem; }
+.repic .missing, .repic del { color: #b91c1c; }
+.dark .repic .missing, .dark .repic del { color: #fca5a5; }
+.repic .scroll { overflow-x: auto; }
+.repic table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 34rem; width: 100%; }
+.repic th, .repic td { padding: .25rem .6rem; text-align: right; border: 0;
+  border-bottom: 1px solid var(--border-color-primary); color: inherit; font-size: .9rem; }
+.repic th:first-child { text-align: left; }
+.repic thead tr:first-child th { text-align: center; color: var(--body-text-color-subdued); }
+.repic td.best { font-weight: 700; }
+@media (max-width: 640px) {
+  .repic .top { grid-template-columns: minmax(0, 1fr); }
+  .repic .concepts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+}
+</style>"""
+
+
+def photo(image: Any, alt: str) -> str:
+    """An ``<img>`` with the photo in it, or a placeholder that says why there is none."""
+    try:
+        source = _data_uri(str(image)) if isinstance(image, str | Path) else _encode(image)
+    except (OSError, ValueError):
+        name = Path(image).name if isinstance(image, str | Path) else "the photo"
+        label = f'role="img" aria-label="{escape(alt)}"'
+        return f'<div class="empty" {label}>{escape(name)} is missing or unreadable</div>'
+    return f'<img alt="{escape(alt)}" src="{source}">'
+
+
+@lru_cache(maxsize=128)
+def _data_uri(path: str) -> str:
+    return _encode(path)
+
+
+def _encode(image: Any) -> str:
+    opened = open_image(image)
+    opened.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    buffer = io.BytesIO()
+    opened.save(buffer, "JPEG", quality=88)  # pixels only: EXIF, with its place and time, stays behind
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str:
+    """A card a concept: its photo framed in its colour, tag, name where it differs, and info."""
+    cards = []
+    for concept in concepts:
+        same = concept.name.casefold() == concept.tag.strip("<>").casefold()
+        cards.append(
+            f'<figure class="concept" style="--concept: {colors[concept.tag]}">'
+            f"{photo(concept.images[0], f'Reference photo of {concept.name}')}"
+            f'<figcaption><span class="name">{escape(concept.tag)}</span>'
+            f'{"" if same else " " + escape(concept.name)}<p tabindex="0">{escape(concept.info)}</p></figcaption></figure>'
+        )
+    return f'<div class="concepts">{"".join(cards)}</div>'
+
+
+def color_names(
+    caption: str, tags: Sequence[str], colors: Mapping[str, str], candidates: Iterable[Concept]
+) -> tuple[str, list[str]]:
+    """`caption` as HTML and the tags it misses.
+
+    A name of `candidates` stands in its concept's colour if the photo shows it (`tags`), else struck out.
+    """
+    parts, end, named = [], 0, set()
+    for start, stop, tag in find_names(caption, candidates):
+        text = escape(caption[start:stop])
+        parts.append(escape(caption[end:start]))
+        if tag in tags:
+            parts.append(f'<span class="name" style="--concept: {colors[tag]}">{text}</span>')
+        else:
+            parts.append(f'<del title="not in the photo">{text}</del>')
+        named.add(tag)
+        end = stop
+    parts.append(escape(caption[end:]))
+    return "".join(parts), [tag for tag in tags if tag not in named]
+
+
+def caption_card(
+    method: str,
+    caption: str | None,
+    tags: Sequence[str],
+    colors: Mapping[str, str],
+    candidates: Iterable[Concept],
+) -> str:
+    """A card with a method's caption, how many names it has, and which are missing."""
+    if caption is None:
+        return f'<article class="card"><h3>{escape(method)}</h3><p class="muted">no caption</p></article>'
+    caption = caption.replace("</s>", "").strip()  # RAP's captions end with it
+    text, missing = color_names(caption, tags, colors, candidates)
+    count = f"<span>{len(tags) - len(missing)} of {len(tags)} names</span>" if tags else ""
+    note = f'<p class="missing">Missing: {escape(", ".join(missing))}</p>' if missing else ""
+    body = f"<p>{text}</p>" if caption else '<p class="muted">empty</p>'
+    return f'<article class="card"><h3>{escape(method)}{count}</h3>{body}{note}</article>'

@@ -1,0 +1,402 @@
+"""Figures for papers and notebooks: the qualitative caption grid, training curves, scores by arm.
+
+Each function returns a ``matplotlib.figure.Figure`` (``%matplotlib inline`` shows it in a notebook) and,
+given a path, writes it as PNG and PDF with fonts embedded as TrueType.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repic_core.concepts import Concept, ConceptDatabase
+from repic_core.evaluation import CaptionRecord, find_names
+from repic_core.typeset import BLACK, Canvas, Piece, text_width, wrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+# Each has a contrast of at least 4.5 with white (text, WCAG AA) and of 3 with a dark page (frames); none is
+# the red of errors. They are told apart by hue, and every use stands beside the name.
+CONCEPT_COLORS = (
+    "#1d70c9",  # blue
+    "#c2410c",  # orange
+    "#15803d",  # green
+    "#8b3fd9",  # purple
+    "#0e7c8a",  # teal
+    "#be2b78",  # magenta
+    "#8a6116",  # brown
+    "#5f6f86",  # slate
+)
+# The paper's names of the tuning tasks.
+TASKS = {"yes_no": "OCT", "iou": "VLT", "yes_no_name": "ICT, single", "yes_no_name_multi": "ICT, multi"}
+ERROR_COLOR, MUTED, RULE = "#b91c1c", "#52525b", "#d4d4d8"
+
+
+def concept_colors(tags: Iterable[str]) -> dict[str, str]:
+    """A colour (``#rrggbb``) for each tag, by its place; they repeat after eight.
+
+    >>> concept_colors(["<bo>", "<mia>"])
+    {'<bo>': '#1d70c9', '<mia>': '#c2410c'}
+    """
+    return {tag: CONCEPT_COLORS[i % len(CONCEPT_COLORS)] for i, tag in enumerate(dict.fromkeys(tags))}
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One query photo, what was asked, and what each method said.
+
+    Args:
+        query: path or PIL image.
+        references: the concepts in prompt order.
+        captions: method -> caption; None where a method has none for this photo.
+        question: the request.
+        tags: the concepts that the photo shows; by default those of all `references`.
+    """
+
+    query: Any
+    references: Sequence[Concept]
+    captions: Mapping[str, str | None]
+    question: str = ""
+    tags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tags:
+            object.__setattr__(self, "tags", tuple(concept.tag for concept in self.references))
+
+
+def grid_rows(
+    captions: Mapping[str, Sequence[CaptionRecord]], database: ConceptDatabase, root: str | Path
+) -> list[GridRow]:
+    """Line up the captions of several methods: a row for each photo and concepts, in the first file's order.
+
+    Args:
+        captions: method -> records (`evaluation.load_captions`), with queries relative to `root`. A method
+            without a caption for a row has None there.
+        database: a tag that it lacks becomes a concept without info whose image doesn't exist.
+
+    Raises:
+        ValueError: a query lies outside the root.
+    """
+    rows: dict[tuple[Any, ...], dict[str, CaptionRecord]] = {}
+    for method, records in captions.items():
+        seen: Counter[tuple[Any, ...]] = Counter()
+        for record in records:
+            key = (record.query, tuple(record.tags))
+            seen[key] += 1  # the same photo may be asked about twice
+            rows.setdefault((*key, seen[key]), {})[method] = record
+    found = []
+    for (query, tags, _), records in rows.items():
+        path = (Path(root) / query).resolve()
+        if not path.is_relative_to(Path(root).resolve()):
+            raise ValueError(f"the query {query!r} lies outside the root {root}")
+        found.append(
+            GridRow(
+                query=path,
+                references=[
+                    database[tag] if tag in database else Concept(tag, image="not in the database")
+                    for tag in tags
+                ],
+                captions={m: records[m].caption if m in records else None for m in captions},
+                question=next(iter(records.values())).question,
+            )
+        )
+    return found
+
+
+def caption_grid(
+    rows: Sequence[GridRow], path: str | Path | None = None, width: float = 7.2, font_size: float = 8.0
+) -> Figure:
+    """The qualitative figure (RePIC, Figures 1, A.1, A.2), a row a photo: the references framed in their
+    colours, the query, and a caption a method with every name in the colour of its concept.
+
+    Any number of references and methods fits: the height follows from the text. A named reference that the
+    photo doesn't show is struck out.
+
+    Args:
+        rows: from top to bottom.
+        path: where to write; its suffix is replaced by ``.png`` and ``.pdf``.
+        width: of the figure in inches (7.2: both columns of a two-column paper).
+        font_size: of the captions in points.
+
+    Raises:
+        ValueError: no rows, or an image can't be read; FileNotFoundError: an image is missing.
+    """
+    if not rows:
+        raise ValueError("caption_grid needs at least one row")
+    gap = 1.2 * font_size
+    canvas = Canvas(72 * width)
+    right = canvas.width - gap / 2
+    x_query = gap / 2 + (0.23 * canvas.width if any(row.references for row in rows) else 0.0)
+    x_text = x_query + 0.26 * canvas.width + 1.5 * gap
+    canvas.rule(0, canvas.width, 0.6, BLACK, 1.2)
+    y = 0.6
+    for row in rows:
+        top = y + gap
+        colors = concept_colors(concept.tag for concept in row.references)
+        bottoms = [_draw_references(canvas, gap / 2, top, x_query - gap, row.references, colors, font_size)]
+        query = open_image(row.query)
+        size = _fit(query, x_text - x_query - 1.5 * gap, 0.35 * canvas.width)
+        canvas.image(x_query, top, size, query, RULE, 0.8)
+        bottoms.append(top + size[1])
+        bottoms.append(_draw_captions(canvas, x_text, top, right - x_text, row, colors, font_size))
+        y = max(bottoms) + gap
+        canvas.rule(0, canvas.width, y, RULE, 0.6)
+    canvas.rule(0, canvas.width, y, BLACK, 1.2)
+    figure = canvas.figure(y + 0.6)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _draw_references(
+    canvas: Canvas,
+    x: float,
+    y: float,
+    width: float,
+    references: Sequence[Concept],
+    colors: Mapping[str, str],
+    font_size: float,
+) -> float:
+    """Tiles of a framed photo with its tag below; returns the y below them."""
+    columns = 1 if len(references) == 1 else 2 if len(references) <= 4 else 3
+    gap = 0.8 * font_size
+    tile = (width - gap * (columns - 1)) / columns
+    words = [word for concept in references for word in concept.tag.split()]
+    widest = max((text_width(word, bold=True) for word in words), default=1.0)
+    size = max(min(0.85 * font_size, tile / widest), 0.5 * font_size)
+    for start in range(0, len(references), columns):
+        bottoms = []
+        for column, concept in enumerate(references[start : start + columns]):
+            left = x + column * (tile + gap)
+            photo = open_image(concept.images[0])
+            w, h = _fit(photo, tile, tile)
+            canvas.image(left + (tile - w) / 2, y, (w, h), photo, colors[concept.tag], 2.0)
+            label = wrap([Piece(concept.tag, colors[concept.tag], bold=True)], tile, size)
+            bottoms.append(canvas.lines(left, y + h + 3, label, size, center=tile))
+        y = max(bottoms) + gap / 2
+    return y - gap / 2 if references else y
+
+
+def _draw_captions(
+    canvas: Canvas,
+    x: float,
+    y: float,
+    width: float,
+    row: GridRow,
+    colors: Mapping[str, str],
+    font_size: float,
+) -> float:
+    """The question, then a caption a method and the names that it misses; returns the y below them."""
+    if row.question:
+        y = canvas.lines(x, y, wrap([Piece(row.question, MUTED)], width, font_size), font_size)
+    for method in row.captions:
+        y += 0.6 * font_size
+        pieces, missing = _caption_pieces(row, method, colors)
+        y = canvas.lines(x, y, wrap(pieces, width, font_size), font_size)
+        if missing:
+            note = wrap([Piece(f"Missing: {', '.join(missing)}", ERROR_COLOR)], width, 0.85 * font_size)
+            y = canvas.lines(x, y, note, 0.85 * font_size)
+    return y
+
+
+def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tuple[list[Piece], list[str]]:
+    caption = row.captions[method]
+    pieces = [Piece(f"{method}:", bold=True), Piece(" ")]
+    if caption is None:
+        return [*pieces, Piece("no caption", MUTED)], []
+    text, end = caption.replace("</s>", ""), 0  # RAP's captions end with it
+    named = set()
+    for start, stop, tag in find_names(text, row.references):
+        shown = tag in row.tags
+        style = (colors[tag], True, False) if shown else (ERROR_COLOR, False, True)
+        pieces += [Piece(text[end:start]), Piece(text[start:stop], *style)]
+        named.add(tag)
+        end = stop
+    pieces.append(Piece(text[end:] if text.strip() else "(empty)"))
+    return pieces, [tag for tag in row.tags if tag not in named]
+
+
+def _fit(image: Image.Image, width: float, height: float) -> tuple[float, float]:
+    scale = min(width / image.width, height / image.height)
+    return image.width * scale, image.height * scale
+
+
+def open_image(image: Any) -> Image.Image:
+    """`image` (path or PIL image) as RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing, or that is no readable image.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        with Image.open(image) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{image}: there is no such image") from None
+    except Exception as error:
+        raise ValueError(f"{image}: not a readable image ({error}); replace the file") from None
+
+
+def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: int = 10) -> Figure:
+    """Training curves from ``metrics.csv``: reward (in all and by task), completion length, KL to the base.
+
+    Columns as TRL logs them: ``step``; ``reward`` and ``reward/<method>``; ``completions/mean_length`` (or
+    any other with "length"); ``kl``. Cells may be empty (a step without rows of that task). Faint: as logged;
+    strong: the mean of the last `smooth` logged values.
+
+    Raises:
+        FileNotFoundError: there is no such file; ValueError: it has no ``step`` column or nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    columns = _read_metrics(Path(metrics))
+    steps = columns.pop("step")
+    lengths = [name for name in columns if "length" in name]
+    panels = {
+        "Reward": [name for name in columns if name == "reward" or name.startswith("reward/")],
+        "Completion length (tokens)": [n for n in lengths if n.endswith("mean_length")] or lengths,
+        "KL to the base": [name for name in columns if name.split("/")[-1] == "kl"],
+    }
+    panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        raise ValueError(f"{metrics}: no column for reward, length or KL among {', '.join(columns)}")
+    figure = Figure(figsize=(2.6 * len(panels), 2.3), layout="constrained", facecolor="white")
+    for axes, (title, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        colors = {name: BLACK if "/" not in name or len(names) == 1 else None for name in names}
+        colors |= concept_colors(name for name in names if colors[name] is None)
+        for name in names:
+            points = [(s, v) for s, v in zip(steps, columns[name], strict=True) if not math.isnan(v)]
+            values = [v for _, v in points]
+            means = [
+                sum(values[max(0, i + 1 - smooth) : i + 1]) / min(i + 1, smooth) for i in range(len(values))
+            ]
+            at = [s for s, _ in points]
+            task = name.removeprefix("reward/")
+            label = TASKS.get(task, task) if "/" in name else "all"
+            axes.plot(at, values, color=colors[name], alpha=0.2, linewidth=0.7)
+            axes.plot(
+                at, means, color=colors[name], linewidth=1.4, label=label, marker="." if len(at) == 1 else ""
+            )
+        axes.set_xlabel("step", fontsize=7)
+        _style(axes, title)
+        if len(names) > 1:
+            axes.legend(fontsize=6, framealpha=0.8, edgecolor="none")
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _read_metrics(path: Path) -> dict[str, list[float]]:
+    """Columns of a metrics CSV as floats, NaN where a cell is empty or not a number."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    names = [name for name in reader.fieldnames or () if name]
+    if "step" not in names:
+        raise ValueError(f"{path}: a column 'step' is needed; there is {', '.join(names) or 'nothing'}")
+
+    def number(cell: str | None) -> float:
+        try:
+            return float(cell or "nan")
+        except ValueError:
+            return math.nan
+
+    rows = [row for row in rows if not math.isnan(number(row["step"]))]
+    return {name: [number(row[name]) for row in rows] for name in names}
+
+
+def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
+    """Precision, recall and F1 by the number of concepts, a line an arm.
+
+    Args:
+        table: rows ``{"arm", "k", "precision", "recall", "f1"}`` with scores in [0, 1] or None, as in
+            ``results.json``. Several rows of one arm and k are seeds: the line goes through their mean, a
+            bar spans from the lowest to the highest.
+        path: where to write, as in `caption_grid`.
+    """
+    from matplotlib.figure import Figure
+
+    arms = list(dict.fromkeys(row["arm"] for row in table))
+    ks = sorted({row["k"] for row in table})
+    colors = concept_colors(arms)
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, metric in zip(panels, ("precision", "recall", "f1"), strict=True):
+        for number, arm in enumerate(arms):
+            x, mean, low, high = [], [], [], []
+            for place, k in enumerate(ks):
+                scores = [
+                    r[metric] for r in table if (r["arm"], r["k"]) == (arm, k) and r[metric] is not None
+                ]
+                if scores:
+                    x.append(place + 0.06 * (number - (len(arms) - 1) / 2))
+                    mean.append(100 * sum(scores) / len(scores))
+                    low.append(mean[-1] - 100 * min(scores))
+                    high.append(100 * max(scores) - mean[-1])
+            style = {
+                "color": colors[arm],
+                "marker": "osD^vP*X"[number % 8],
+                "markersize": 4,
+                "linewidth": 1.2,
+            }
+            axes.errorbar(x, mean, (low, high), capsize=2, label=arm, **style)
+        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+        axes.set_xlabel("concepts in the photo", fontsize=7)
+        axes.set_ylim(-3, 103)
+        _style(axes, f"{metric.capitalize()} (%)")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False
+    )
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _style(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=8, loc="left")
+    axes.tick_params(labelsize=7, color=RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write `figure` as ``.png`` (200 dpi) and ``.pdf`` beside each other, each whole or not at all.
+
+    The suffix of `path` is dropped if it is one of the two. Fonts are embedded (TrueType, ``fonttype`` 42),
+    and no date is written, so the same figure gives the same bytes.
+    """
+    import matplotlib
+
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        handle, temporary = tempfile.mkstemp(dir=stem.parent, prefix=f".{stem.name}.", suffix=suffix)
+        try:
+            with os.fdopen(handle, "wb") as file, matplotlib.rc_context({"pdf.fonttype": 42}):
+                figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            written.append(stem.with_name(stem.name + suffix))
+            os.replace(temporary, written[-1])
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    return written

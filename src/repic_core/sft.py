@@ -1,0 +1,55 @@
+"""Supervised fine-tuning on captions: the baseline on the same rows, the same model parts and the same prompts.
+
+A row's `solution` is the caption to be written (text); the loss is on the caption only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from repic_core.tasks import TrainingExample, to_dataset
+from repic_core.training import last_checkpoint, metrics_callback, prepare_tuning, read_recipe
+
+
+def train(
+    model: Any,
+    processor: Any,
+    rows: Sequence[TrainingExample],
+    output_dir: str | Path,
+    recipe: str | Path = "toy_sft",
+    root: str | Path = ".",
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    **overrides: Any,
+) -> Any:
+    """Fine-tune `model` in place with TRL's `SFTTrainer` and save it; returns the trainer.
+
+    Args as in `repic_core.grpo.train`; each row's `solution` is its caption.
+
+    Raises:
+        ValueError: an unknown recipe or key, or a row whose solution is no text.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.solution, str):
+            raise ValueError(f"row {number}: the solution must be a caption (text), not {row.solution!r}")
+    tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
+    dataset = to_dataset(rows, root, config.seed)
+    captions = [
+        [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in dataset["solution"]
+    ]
+    dataset = dataset.select_columns(["prompt", "images"]).add_column("completion", captions)
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=prepare_tuning(model, tune),
+        callbacks=[metrics_callback(Path(output_dir) / "metrics.csv"), *callbacks],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
+    trainer.save_model(str(output_dir))
+    return trainer

@@ -1,0 +1,155 @@
+"""The miniature of the paper's claim: ``python -m repic_core.toyworld miniature``.
+
+From one base and the same training scenes:
+
+- ``base``: as shipped;
+- ``sft_single``: supervised on captions of single concepts, which is what supervised methods have;
+- ``grpo``: OCT + VLT + single and multi ICT, verifiable rewards, not one caption;
+- ``sft_multi``: the control, supervised on perfect captions of several concepts, which are costly to get.
+
+Settings were chosen on the validation split and written down here before the test split was run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repic_core import grpo, sft
+from repic_core.captioner import Captioner
+from repic_core.files import write_json_atomic
+from repic_core.models import load_model
+from repic_core.tasks import TrainingExample, read_rows, to_dataset
+from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
+from repic_core.toyworld.evaluate import caption_split, score_split
+from repic_core.toyworld.scoring import coverage_reward, place_reward
+
+ARMS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
+    "grpo": {"rows": "rows.jsonl", "max_steps": 200, "learning_rate": 1e-4},
+    "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
+}
+SCENE_REWARDS = ((coverage_reward, 0.3), (place_reward, 0.3))
+
+
+def grpo_dataset(rows: Sequence[TrainingExample], folder: str | Path, seed: int) -> Any:
+    """`tasks.to_dataset` with a ``truth`` column (JSON, or "" for rows without a captioned scene)."""
+    truth = json.loads((Path(folder) / "truth.json").read_text())
+    texts = [json.dumps(truth[r.images[-1]]) if r.method.startswith("yes_no_name") else "" for r in rows]
+    return to_dataset(rows, folder, seed).add_column("truth", texts)
+
+
+def train_arm(
+    arm: str,
+    base: str | Path,
+    data: str | Path,
+    out: str | Path,
+    seed: int,
+    scene_rewards: bool = True,
+    **overrides: Any,
+) -> Path:
+    """Train one arm from `base` on the scenes under `data`; returns the folder of the tuned model."""
+    settings = {**ARMS[arm], "seed": seed, **overrides}
+    rows = read_rows(Path(data) / settings.pop("rows"), check_images=False)
+    model, processor = load_model(base)
+    if arm == "grpo":
+        rewards = SCENE_REWARDS if scene_rewards else ()
+        dataset = grpo_dataset(rows, data, seed)
+        grpo.train(model, processor, dataset, out, "toy", rewards=rewards, **settings)
+    else:
+        sft.train(model, processor, rows, out, "toy_sft", root=data, **settings)
+    return Path(out)
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    arm: str,
+    sets: tuple[str, ...] = tuple(QUERY_SETS),
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Caption the held-out split under `data` with the model in a folder; one score row a query set."""
+    captioner = Captioner(*load_model(model), system=None, batch_size=50, max_new_tokens=64)
+    return score_split(caption_split(captioner, data, out, sets, limit), data, arm)
+
+
+def run(
+    base: str | Path,
+    out: str | Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    split: str = "test",
+    arms: Sequence[str] = tuple(ARMS),
+    n_scenes: int = 2000,
+) -> list[dict[str, Any]]:
+    """All arms and seeds; what is finished under `out` is not done again. Returns `summarize`'s table."""
+    out = Path(out)
+    train, heldout = out / "data" / "train", out / "data" / split
+    if not (train / "truth.json").exists():
+        write_training(train, n_scenes)
+    if not (heldout / "truth.json").exists():
+        write_heldout(heldout, split)
+    for seed in seeds:
+        for arm in arms:
+            if arm == "base" and seed != seeds[0]:
+                continue
+            folder = out / split / f"{arm}_{seed}"
+            if (folder / "scores.json").exists():
+                continue
+            started = time.time()
+            model = Path(base)
+            if arm != "base":
+                model = out / "models" / f"{arm}_{seed}"
+                if not (model / "finished").exists():
+                    train_arm(arm, base, train, model, seed, report_to="none")
+                    (model / "finished").touch()
+            minutes = (time.time() - started) / 60
+            table = evaluate_model(model, heldout, folder, arm)
+            write_json_atomic(
+                folder / "scores.json", {"seed": seed, "train_minutes": minutes, "table": table}
+            )
+            print(
+                f"{arm}, seed {seed}: " + ", ".join(f"{r['k']}: F1 {r['f1']:.3f}" for r in table), flush=True
+            )
+    return summarize(out / split)
+
+
+def summarize(folder: str | Path) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the seeds of every score under `folder`, a row an arm and query set."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(Path(folder).glob("*/scores.json")):
+        for row in json.loads(path.read_text())["table"]:
+            groups.setdefault((row["arm"], row["k"]), []).append(row)
+    table = []
+    for arm, label in sorted(groups, key=lambda g: (list(ARMS).index(g[0]), list(QUERY_SETS).index(g[1]))):
+        rows = groups[arm, label]
+        line: dict[str, Any] = {"arm": arm, "k": label, "seeds": len(rows)}
+        for key in ("precision", "recall", "f1", "coverage", "placed", "background", "length"):
+            values = [row[key] for row in rows if row[key] is not None]
+            line[key] = float(np.mean(values)) if values else None
+            line[f"{key}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        table.append(line)
+    return table
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The table as Markdown, in percent (length in characters), with the standard deviation over seeds."""
+
+    def cell(row: dict[str, Any], key: str, scale: float = 100) -> str:
+        if row[key] is None:
+            return "-"
+        spread = "" if row[f"{key}_sd"] is None else f" ± {scale * row[f'{key}_sd']:.1f}"
+        return f"{scale * row[key]:.1f}{spread}"
+
+    head = "| concepts | arm | P | R | F1 | mentioned | placed | background | length |\n|" + "---|" * 9
+    lines = []
+    for row in sorted(table, key=lambda r: list(QUERY_SETS).index(r["k"])):
+        cells = [cell(row, k) for k in ("precision", "recall", "f1", "coverage", "placed", "background")]
+        lines.append(f"| {row['k']} | {row['arm']} | {' | '.join(cells)} | {cell(row, 'length', 1)} |")
+    return "\n".join([head, *lines])
