@@ -169,7 +169,7 @@ class Encoder:
                 -1, 6
             ),
             "box_pointers": torch.tensor([(b, *p) for b, r in enumerate(rows) for p in r.box_pointers]).view(
-                -1, 3
+                -1, 6
             ),
             **pixel_values(self.processor, [image for lesson in lessons for image in lesson.images]),
         }
