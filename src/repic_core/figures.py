@@ -1,15 +1,13 @@
 """Figures for papers and notebooks: the qualitative caption grid, training curves, scores by arm.
 
-Each function returns a ``matplotlib.figure.Figure`` (``%matplotlib inline`` shows it in a notebook) and,
-given a path, writes it as PNG and PDF with fonts embedded as TrueType.
+Each function returns a ``matplotlib.figure.Figure``, which a notebook shows, and, given a path, writes it as
+PNG and PDF with fonts embedded as TrueType.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.evaluation import CaptionRecord, find_names
-from repic_core.typeset import BLACK, Canvas, Piece, text_width, wrap
+from repic_core.typeset import (
+    BLACK,
+    Canvas,
+    Piece,
+    fit,
+    new_figure,
+    open_image,
+    save_figure,
+    text_width,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import Image
 
 # Each has a contrast of at least 4.5 with white (text, WCAG AA) and of 3 with a dark page (frames); none is
 # the red of errors. They are told apart by hue, and every use stands beside the name.
@@ -66,10 +73,10 @@ class GridRow:
     references: Sequence[Concept]
     captions: Mapping[str, str | None]
     question: str = ""
-    tags: Sequence[str] = ()
+    tags: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if not self.tags:
+        if self.tags is None:
             object.__setattr__(self, "tags", tuple(concept.tag for concept in self.references))
 
 
@@ -81,10 +88,10 @@ def grid_rows(
     Args:
         captions: method -> records (`evaluation.load_captions`), with queries relative to `root`. A method
             without a caption for a row has None there.
-        database: a tag that it lacks becomes a concept without info whose image doesn't exist.
+        database: a tag that it lacks becomes a concept without a photo whose info says so.
 
     Raises:
-        ValueError: a query lies outside the root.
+        ValueError: a query lies outside the root, or a tag isn't one name in angle brackets.
     """
     rows: dict[tuple[Any, ...], dict[str, CaptionRecord]] = {}
     for method, records in captions.items():
@@ -102,8 +109,8 @@ def grid_rows(
             GridRow(
                 query=path,
                 references=[
-                    database[tag] if tag in database else Concept(tag, image="not in the database")
-                    for tag in tags
+                    database[tag] if tag in database else Concept(tag, image=tag, info="not in the database")
+                    for tag in dict.fromkeys(tags)
                 ],
                 captions={m: records[m].caption if m in records else None for m in captions},
                 question=next(iter(records.values())).question,
@@ -144,7 +151,7 @@ def caption_grid(
         colors = concept_colors(concept.tag for concept in row.references)
         bottoms = [_draw_references(canvas, gap / 2, top, x_query - gap, row.references, colors, font_size)]
         query = open_image(row.query)
-        size = _fit(query, x_text - x_query - 1.5 * gap, 0.35 * canvas.width)
+        size = fit(query, x_text - x_query - 1.5 * gap, 0.35 * canvas.width)
         canvas.image(x_query, top, size, query, RULE, 0.8)
         bottoms.append(top + size[1])
         bottoms.append(_draw_captions(canvas, x_text, top, right - x_text, row, colors, font_size))
@@ -178,7 +185,7 @@ def _draw_references(
         for column, concept in enumerate(references[start : start + columns]):
             left = x + column * (tile + gap)
             photo = open_image(concept.images[0])
-            w, h = _fit(photo, tile, tile)
+            w, h = fit(photo, tile, tile)
             canvas.image(left + (tile - w) / 2, y, (w, h), photo, colors[concept.tag], 2.0)
             label = wrap([Piece(concept.tag, colors[concept.tag], bold=True)], tile, size)
             bottoms.append(canvas.lines(left, y + h + 3, label, size, center=tile))
@@ -225,30 +232,6 @@ def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tup
     return pieces, [tag for tag in row.tags if tag not in named]
 
 
-def _fit(image: Image.Image, width: float, height: float) -> tuple[float, float]:
-    scale = min(width / image.width, height / image.height)
-    return image.width * scale, image.height * scale
-
-
-def open_image(image: Any) -> Image.Image:
-    """`image` (path or PIL image) as RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file that is missing, or that is no readable image.
-    """
-    from PIL import Image, ImageOps
-
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    try:
-        with Image.open(image) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{image}: there is no such image") from None
-    except Exception as error:
-        raise ValueError(f"{image}: not a readable image ({error}); replace the file") from None
-
-
 def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: int = 10) -> Figure:
     """Training curves from ``metrics.csv``: reward (in all and by task), completion length, KL to the base.
 
@@ -259,8 +242,6 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
     Raises:
         FileNotFoundError: there is no such file; ValueError: it has no ``step`` column or nothing to draw.
     """
-    from matplotlib.figure import Figure
-
     columns = _read_metrics(Path(metrics))
     steps = columns.pop("step")
     lengths = [name for name in columns if "length" in name]
@@ -272,7 +253,7 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
     panels = {title: names for title, names in panels.items() if names}
     if not panels:
         raise ValueError(f"{metrics}: no column for reward, length or KL among {', '.join(columns)}")
-    figure = Figure(figsize=(2.6 * len(panels), 2.3), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=(2.6 * len(panels), 2.3), layout="constrained")
     for axes, (title, names) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -328,12 +309,10 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
             bar spans from the lowest to the highest.
         path: where to write, as in `caption_grid`.
     """
-    from matplotlib.figure import Figure
-
     arms = list(dict.fromkeys(row["arm"] for row in table))
     ks = sorted({row["k"] for row in table})
     colors = concept_colors(arms)
-    figure = Figure(figsize=(7.2, 2.6), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=(7.2, 2.6), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     for axes, metric in zip(panels, ("precision", "recall", "f1"), strict=True):
         for number, arm in enumerate(arms):
@@ -372,31 +351,3 @@ def _style(axes: Any, title: str) -> None:
     axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
-
-
-def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Write `figure` as ``.png`` (200 dpi) and ``.pdf`` beside each other, each whole or not at all.
-
-    The suffix of `path` is dropped if it is one of the two. Fonts are embedded (TrueType, ``fonttype`` 42),
-    and no date is written, so the same figure gives the same bytes.
-    """
-    import matplotlib
-
-    path = Path(path)
-    stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        handle, temporary = tempfile.mkstemp(dir=stem.parent, prefix=f".{stem.name}.", suffix=suffix)
-        try:
-            with os.fdopen(handle, "wb") as file, matplotlib.rc_context({"pdf.fonttype": 42}):
-                figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            written.append(stem.with_name(stem.name + suffix))
-            os.replace(temporary, written[-1])
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    return written

@@ -1,15 +1,19 @@
-"""Coloured, measured and wrapped text beside pictures on a matplotlib figure, in points from its top left.
+"""What `repic_core.figures` draws with: coloured, wrapped text beside pictures on a matplotlib figure.
 
-`repic_core.figures` draws with it. Text is measured by its outlines, so a line that fits in the PNG fits in
-the PDF.
+Lengths are in points, from the figure's top left. Text is measured by its outlines, so a line that fits in
+the PNG fits in the PDF.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,6 +36,24 @@ class Piece(NamedTuple):
 
 
 Line = list[tuple[float, Piece]]  # (x offset in points, piece)
+
+
+def new_figure(**options: Any) -> Figure:
+    """A white ``matplotlib.figure.Figure`` that notebooks show as a PNG; pyplot doesn't keep it."""
+    return _figure_class()(facecolor="white", **options)
+
+
+@lru_cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=120)
+            return buffer.getvalue()
+
+    return NotebookFigure
 
 
 @lru_cache
@@ -128,9 +150,7 @@ class Canvas:
 
     def figure(self, height: float) -> Figure:
         """A figure of `height` points with all marks."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(self.width / 72, height / 72), facecolor="white")
+        figure = new_figure(figsize=(self.width / 72, height / 72))
         for mark in self._marks:
             mark(figure, height)
         return figure
@@ -187,3 +207,56 @@ class Canvas:
             axes.spines[:].set(color=color, linewidth=frame)
 
         self._marks.append(mark)
+
+
+def open_image(image: Any) -> Image.Image:
+    """`image` (path or PIL image) as RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing, or that is no readable image.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        with Image.open(image) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{image}: there is no such image") from None
+    except Exception as error:
+        raise ValueError(f"{image}: not a readable image ({error}); replace the file") from None
+
+
+def fit(image: Image.Image, width: float, height: float) -> tuple[float, float]:
+    """The largest size that `image` can have within `width` x `height`."""
+    scale = min(width / image.width, height / image.height)
+    return image.width * scale, image.height * scale
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write `figure` as ``.png`` (200 dpi) and ``.pdf`` beside each other, each whole or not at all.
+
+    The suffix of `path` is dropped if it is one of the two. Fonts are embedded (TrueType, ``fonttype`` 42),
+    and no date is written, so the same figure gives the same bytes.
+    """
+    import matplotlib
+
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        handle, temporary = tempfile.mkstemp(dir=stem.parent, prefix=f".{stem.name}.", suffix=suffix)
+        try:
+            with os.fdopen(handle, "wb") as file, matplotlib.rc_context({"pdf.fonttype": 42}):
+                figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            written.append(stem.with_name(stem.name + suffix))
+            os.replace(temporary, written[-1])
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    return written

@@ -34,6 +34,6 @@ def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         "ssr_mode": False,
         "max_file_size": "20mb",
         "footer_links": [],
-        "theme": gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        "theme": gr.themes.Default(primary_hue="indigo", font=fonts, font_mono=["ui-monospace", "monospace"]),
     }
     return app.launch(**(defaults | options))

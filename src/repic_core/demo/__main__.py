@@ -1,4 +1,4 @@
-"""Look at captions: ``viewer --root RePIC``. Make captions: ``live --model NAME --database database.json``."""
+"""Look at captions (``viewer --root RePIC``) or make them (``live --model NAME --database FILE``)."""
 
 from __future__ import annotations
 

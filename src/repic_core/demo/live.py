@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from repic_core.concepts import ConceptDatabase
 from repic_core.demo.page import STYLE, caption_card, concept_cards
-from repic_core.figures import concept_colors, open_image
+from repic_core.figures import concept_colors
 from repic_core.prompts import CAPTION_QUESTIONS
+from repic_core.typeset import open_image
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 QUESTIONS = tuple(dict.fromkeys(q for questions in CAPTION_QUESTIONS.values() for q in questions))
+WAITING = '<div class="repic"><p class="muted">The caption appears here.</p></div>'
 QUEUE = 20  # visitors that may wait for the model
 
 
@@ -48,26 +50,20 @@ def build_live(
             raise gr.Error("Add a photo to caption.", print_exception=False)
         if not (question or "").strip():
             raise gr.Error("Ask something, or choose one of the questions.", print_exception=False)
-        references, text = database.select(*tags), ""
+        references = database.select(*tags)
         colors = concept_colors(tags)
-
-        def card(done: bool) -> str:
-            body = caption_card("Caption", text, tags, colors, references)
-            return f'<div class="repic" aria-live="polite" aria-busy="{str(not done).lower()}">{body}</div>'
-
         try:
             for text in captioner.stream(open_image(query), references, question=question.strip()):
-                yield card(done=False)
+                yield f'<div class="repic">{caption_card("Caption", text, tags, colors, references)}</div>'
         except ValueError as error:  # such as a control token in the question
             raise gr.Error(escape(str(error)), print_exception=False) from None
         except Exception:
             logger.exception("captioning failed")
             raise gr.Error("Captioning failed; the log says why.", print_exception=False) from None
-        yield card(done=True)
 
     choices = [(c.tag if c.name == c.tag.strip("<>") else f"{c.name} {c.tag}", c.tag) for c in database]
     with gr.Blocks(title=title, analytics_enabled=False) as app:
-        gr.HTML(f'{STYLE}<div class="repic"><h1>{escape(title)}</h1></div>')
+        gr.HTML(f'{STYLE}<div class="repic"><h1>{escape(title)}</h1></div>', apply_default_css=False)
         with gr.Row():
             with gr.Column():
                 query = gr.Image(
@@ -81,8 +77,8 @@ def build_live(
                     run = gr.Button("Caption", variant="primary")
                     stop = gr.Button("Stop")
             with gr.Column():
-                output = gr.HTML('<div class="repic"><p class="muted">The caption appears here.</p></div>')
-                shelf = gr.HTML()
+                output = gr.HTML(WAITING, apply_default_css=False)
+                shelf = gr.HTML(apply_default_css=False)
         if examples:
             gr.Examples([[str(path), list(names)] for path, names in examples], [query, tags])
         tags.change(show_concepts, tags, shelf, api_name="concepts", show_progress="hidden")

@@ -16,53 +16,59 @@ from typing import Any
 
 from repic_core.concepts import Concept
 from repic_core.evaluation import find_names
-from repic_core.figures import open_image
+from repic_core.typeset import open_image
 
 PHOTO_PIXELS = 768  # longest side of an embedded photo
 
 # Gradio's own variables, so that light and dark follow its theme.
 STYLE = """<style>
-.repic { color: var(--body-text-color); line-height: 1.5; overflow-wrap: anywhere; }
+.repic { --muted: #52525b; --error: #b91c1c; color: var(--body-text-color); line-height: 1.5;
+  overflow-wrap: anywhere; font-size: .95rem; }
+.dark .repic { --muted: #a1a1aa; --error: #fca5a5; }
+.repic h1 { font-size: 1.4rem; font-weight: 700; margin: 0 0 .5rem; }
 .repic * { box-sizing: border-box; }
 .repic figure, .repic h3, .repic p { margin: 0; }
 .repic img { display: block; width: 100%; border-radius: 6px; }
 .repic .empty { display: grid; place-items: center; min-height: 9rem; padding: .5rem; border-radius: 6px;
-  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); font-size: .85rem;
+  background: var(--background-fill-secondary); color: var(--muted); font-size: .85rem;
   text-align: center; }
 .repic .top { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 1rem; }
 .repic .query img { max-height: 30rem; object-fit: contain; background: var(--background-fill-secondary); }
-.repic .query figcaption { padding-top: .4rem; color: var(--body-text-color-subdued); }
+.repic .query figcaption { padding-top: .4rem; color: var(--muted); }
 .repic .concepts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .75rem;
   align-content: start; }
 .repic .concept img { aspect-ratio: 1; object-fit: contain; border: 4px solid var(--concept);
   background: var(--background-fill-secondary); }
 .repic .concept .empty { border: 4px solid var(--concept); aspect-ratio: 1; min-height: 0; }
 .repic .concept figcaption { padding-top: .35rem; font-size: .85rem; }
-.repic .concept p { color: var(--body-text-color-subdued); display: -webkit-box; overflow: hidden;
+.repic .concept p { color: var(--muted); display: -webkit-box; overflow: hidden;
   -webkit-box-orient: vertical; -webkit-line-clamp: 4; }
 .repic .concept p:hover, .repic .concept p:focus { -webkit-line-clamp: none; }
-.repic .captions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr));
+.repic .captions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13.5rem, 100%), 1fr));
   gap: .75rem; margin-top: 1rem; }
 .repic .card { padding: .75rem .9rem; border: 1px solid var(--border-color-primary); border-radius: 8px;
   background: var(--block-background-fill); }
 .repic .card h3 { font-size: .95rem; font-weight: 700; display: flex; flex-wrap: wrap; gap: 0 .5rem;
   justify-content: space-between; margin-bottom: .3rem; color: inherit; }
-.repic .card h3 span, .repic .muted { color: var(--body-text-color-subdued); font-weight: 400; }
+.repic .card h3 span, .repic .muted { color: var(--muted); font-weight: 400; }
 .repic .name { color: #fff; background: var(--concept); border-radius: 4px; padding: 0 .3em;
   font-weight: 600; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
 .repic .missing { margin-top: .4rem; font-size: .85rem; }
-.repic .missing, .repic del { color: #b91c1c; }
-.dark .repic .missing, .dark .repic del { color: #fca5a5; }
+.repic .missing, .repic del { color: var(--error); }
 .repic .scroll { overflow-x: auto; }
-.repic table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 34rem; width: 100%; }
+.repic table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
+  white-space: nowrap; }
 .repic th, .repic td { padding: .25rem .6rem; text-align: right; border: 0;
   border-bottom: 1px solid var(--border-color-primary); color: inherit; font-size: .9rem; }
+.repic th { font-weight: 600; }
 .repic th:first-child { text-align: left; }
-.repic thead tr:first-child th { text-align: center; color: var(--body-text-color-subdued); }
+.repic thead tr:first-child th { text-align: center; color: var(--muted); }
 .repic td.best { font-weight: 700; }
 @media (max-width: 640px) {
   .repic .top { grid-template-columns: minmax(0, 1fr); }
   .repic .concepts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .repic th, .repic td { padding: .25rem .3rem; font-size: .8rem; }
+  .repic th:first-child { white-space: normal; }
 }
 </style>"""
 
@@ -100,7 +106,8 @@ def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str
             f'<figure class="concept" style="--concept: {colors[concept.tag]}">'
             f"{photo(concept.images[0], f'Reference photo of {concept.name}')}"
             f'<figcaption><span class="name">{escape(concept.tag)}</span>'
-            f'{"" if same else " " + escape(concept.name)}<p tabindex="0">{escape(concept.info)}</p></figcaption></figure>'
+            f"{'' if same else ' ' + escape(concept.name)}"
+            f'<p tabindex="0">{escape(concept.info)}</p></figcaption></figure>'
         )
     return f'<div class="concepts">{"".join(cards)}</div>'
 

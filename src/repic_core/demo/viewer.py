@@ -91,13 +91,18 @@ def build_viewer(
 
     with gr.Blocks(title="RePIC captions", analytics_enabled=False, fill_width=True) as app:
         summary = summary_html(captions, concepts)
-        gr.HTML(f'{STYLE}<div class="repic"><h1>Captions, method by method</h1>{summary}</div>')
+        gr.HTML(
+            f'{STYLE}<div class="repic"><h1>Captions, method by method</h1>{summary}</div>',
+            apply_default_css=False,
+        )
         with gr.Row():
-            previous = gr.Button("← Previous", min_width=90)
+            previous = gr.Button("Previous", min_width=90)
             anywhere = gr.Button("Random", min_width=90)
-            following = gr.Button("Next →", min_width=90, variant="primary")
-        number = gr.Slider(1, len(rows), 1, step=1, label=f"Photo, of {len(rows)}", interactive=len(rows) > 1)
-        page = gr.HTML(show(1)[1])
+            following = gr.Button("Next", min_width=90, variant="primary")
+        number = gr.Slider(
+            1, len(rows), 1, step=1, label=f"Photo (of {len(rows)})", interactive=len(rows) > 1
+        )
+        page = gr.HTML(show(1)[1], apply_default_css=False)
         previous.click(back, number, [number, page], api_name="previous", show_progress="hidden")
         following.click(forward, number, [number, page], api_name="next", show_progress="hidden")
         anywhere.click(pick, None, [number, page], api_name="random", show_progress="hidden")
@@ -108,7 +113,8 @@ def build_viewer(
 def row_html(row: GridRow, candidates: Sequence[Concept]) -> str:
     """One row of the viewer. Names of `candidates` that the photo doesn't show are struck out."""
     colors = concept_colors(row.tags)
-    cards = [caption_card(m, text, row.tags, colors, candidates) for m, text in row.captions.items()]
+    known = list({concept.tag: concept for concept in (*row.references, *candidates)}.values())
+    cards = [caption_card(m, text, row.tags, colors, known) for m, text in row.captions.items()]
     return (
         '<div class="repic"><div class="top">'
         f'<figure class="query">{photo(row.query, "The query photo")}'

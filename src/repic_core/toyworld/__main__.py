@@ -1,4 +1,7 @@
-"""``python -m repic_core.toyworld pretrain``: reproduce the shipped base (CPU: about an hour on two cores)."""
+"""``python -m repic_core.toyworld pretrain``: reproduce the shipped base (under an hour on two cores).
+
+``python -m repic_core.toyworld miniature``: the paper's claim in small, all arms and seeds, and its table.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,36 @@ def main() -> None:
     pretrain.add_argument("--steps", type=int, default=4500, help="steps of the second phase")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
+    miniature = commands.add_parser("miniature", help="base, SFT, GRPO and the control on held-out concepts")
+    miniature.add_argument("--base", default="assets/toy-base")
+    miniature.add_argument("--out", type=Path, default=Path("runs/miniature"), help="resumes what is there")
+    miniature.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    miniature.add_argument("--arms", nargs="+", default=None, help="default: all")
+    miniature.add_argument("--split", choices=("val", "test"), default="test")
+    skills = commands.add_parser("skills", help="what a toy model can do, held out")
+    skills.add_argument("model", nargs="?", default="assets/toy-base")
+    skills.add_argument("--split", choices=("val", "test"), default="test")
+    skills.add_argument("--n", type=int, default=200)
     args = parser.parse_args()
 
-    import torch
+    if args.command == "pretrain":
+        import torch
 
-    from repic_core.toyworld.pretrain import pretrain as run
+        from repic_core.toyworld.pretrain import pretrain as run_pretrain
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    run(args.out, args.work, args.vision_steps, args.steps, args.seed)
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        run_pretrain(args.out, args.work, args.vision_steps, args.steps, args.seed)
+    elif args.command == "miniature":
+        from repic_core.toyworld.miniature import ARMS, markdown, run
+
+        print(markdown(run(args.base, args.out, args.seeds, args.split, args.arms or tuple(ARMS))))
+    else:
+        from repic_core.models import load_model
+        from repic_core.toyworld.skills import measure_skills
+
+        for skill, value in measure_skills(*load_model(args.model), args.split, args.n).items():
+            print(f"{skill:16} {value:.3f}")
 
 
 if __name__ == "__main__":

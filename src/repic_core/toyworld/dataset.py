@@ -52,7 +52,7 @@ def _references(sample: Sample, paths: list[str]) -> list[Concept]:
 
 
 def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> dict[str, int]:
-    """Write `n_scenes` training scenes and their rows; returns how many rows of each file there are.
+    """Write `n_scenes` training scenes and their rows; returns the number of rows of each file.
 
     Every scene gives an ICT row (single for one concept in it, else multi), every fourth also a VLT row on the
     scene and every fourth an OCT row on its references. `captions_multi.jsonl` has the same ICT prompts with

@@ -142,7 +142,7 @@ def _layers(shape: str, pattern: str, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 def toy_colors(toy: Toy) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The main colour of a toy and that of its stripes, dots, ...: paler for dark toys, darker for pale ones."""
+    """The main colour of a toy and that of its marks: paler for dark toys, darker for pale ones."""
     color = COLORS[toy.color]
     dark = sum(color) < 480
     return color, tuple(int(255 - (255 - v) * 0.25) if dark else int(v * 0.35) for v in color)

@@ -46,12 +46,15 @@ def caption_split(
 
 
 def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[dict[str, Any]]:
-    """One row a query set: names (`precision`, `recall`, `f1` under `span`) and the scene scores."""
-    truth = json.loads((Path(folder) / "truth.json").read_text())
+    """One row a query set: names (`precision`, `recall`, `f1` under `span`, where any wrong
+    tag counts, also one that no concept has) and the scene scores."""
+    folder = Path(folder)
+    truth = json.loads((folder / "truth.json").read_text())
+    database = ConceptDatabase.load(folder / "database.json", root=folder, check_images=False)
     table = []
     for label, path in files.items():
         records = load_captions(path)
-        names = score(records, protocol="span")
+        names = score(records, "span", database, unknown_tags=True)
         scenes = [score_scene(r.caption, truth[r.query]) for r in records]
         row: dict[str, Any] = {"arm": arm, "k": label, "n": len(records)}
         row |= {"precision": names.precision, "recall": names.recall, "f1": names.f1}

@@ -121,7 +121,7 @@ def run(
 
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the seeds of every score under `folder`, a row an arm and query set."""
+    """Mean and standard deviation over seeds of every score under `folder`, a row an arm and set."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).glob("*/scores.json")):
         for row in json.loads(path.read_text())["table"]:

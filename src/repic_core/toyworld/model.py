@@ -67,7 +67,7 @@ CHAT_TEMPLATE = (
 
 
 def make_processor() -> Any:
-    """A `Qwen2_5_VLProcessor` whose image processor leaves toy images as they are and shrinks larger photos."""
+    """A `Qwen2_5_VLProcessor` that leaves toy images as they are and shrinks larger photos."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor

@@ -135,7 +135,7 @@ class Encoder:
         return Encoded(ids, labels, self._pointers(ids, labels, lesson), boxes)
 
     def _pointers(self, ids: list[int], labels: list[int], lesson: Lesson) -> list[tuple[int, ...]]:
-        """From each position that predicts a token of a name in an answer to that token in the reference text."""
+        """From each position that predicts a token of an answer's name to that token in the reference text."""
         toys = {tuple(self.encode(f" <{name}>")[1:-1]): toy for name, toy in lesson.targets.items()}
         source: dict[tuple[int, ...], int] = {}
         pointers = []
@@ -190,7 +190,7 @@ def make_lessons(
 
 
 def _prepare_pointer(model: Any) -> None:
-    """Head 0 of the pointer layer starts out as a copier: it attends by likeness and passes on what it finds."""
+    """Head 0 of the pointer layer starts out as a copier: attends by likeness, passes on what it finds."""
     import torch
 
     attention = model.model.language_model.layers[POINTER_LAYER].self_attn

@@ -4,7 +4,7 @@ End to end, shape and pattern stay at chance for long. So the tower is first tra
 that are thrown away: attributes (shape, colour, pattern) of a reference from its mean token and of a scene's
 toys from the tokens at their centres, the quarter that each token lies in, whether it holds a toy, and the
 background. In a second stage half of the scenes' toys are repainted in two random colours, which no identity
-has: without it the shape of held-out identities is read half as well as that of trained ones.
+has; with it the shape of held-out identities is read right in 93% of scenes, without it in 57%.
 """
 
 from __future__ import annotations

@@ -1,0 +1,248 @@
+"""Personalised captions from a loaded model: one photo, many photos, or word by word."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts import Concept
+from repic_core.files import write_json_atomic
+from repic_core.prompts import CAPTION_QUESTIONS, caption_messages
+
+DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
+
+
+@dataclass(frozen=True)
+class CaptionItem:
+    """One thing to caption.
+
+    Args:
+        query: path or PIL image.
+        references: the concepts in the prompt, in order.
+        tags: what is written as the row's tags (the concepts that the query shows); by default all references'.
+        label: what is written as the row's query path; by default `query`.
+    """
+
+    query: Any
+    references: Sequence[Concept]
+    question: str = DEFAULT_QUESTION
+    tags: Sequence[str] | None = None
+    label: str | None = None
+
+
+class Captioner:
+    """Captions photos with `model` (greedy unless asked otherwise).
+
+    >>> model, processor = load_model("assets/toy-base")  # doctest: +SKIP
+    >>> captioner = Captioner(model, processor, system=None)  # doctest: +SKIP
+    >>> captioner.caption("scene.png", [Concept("<bo>", "bo", "bo.png", "a toy")])  # doctest: +SKIP
+
+    Args:
+        system: a key of `prompts.SYSTEM_PROMPTS`, a text, or None (the toy base).
+        batch_size: prompts that `caption_many` generates together, padded on the left.
+        max_new_tokens: upstream uses 1024.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        system: str | None = "evaluation",
+        batch_size: int = 8,
+        max_new_tokens: int = 1024,
+    ) -> None:
+        self.model, self.processor, self.system = model, processor, system
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+
+    def caption(
+        self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
+    ) -> str:
+        """The caption of one photo (path or PIL image). `generation` goes to ``model.generate``.
+
+        Raises:
+            ValueError: an image that can't be read (named), or a control token in a text.
+        """
+        return self._generate([CaptionItem(query, references, question)], **generation)[0]
+
+    def caption_many(
+        self,
+        items: Sequence[CaptionItem],
+        out: str | Path | None = None,
+        resume: bool = True,
+        progress: bool = True,
+        **generation: Any,
+    ) -> list[list[Any]]:
+        """Rows ``[query path, tags, caption, question]`` of all items, in order.
+
+        With `out`, the rows are written there as they come (atomically), and a file that is there already is
+        gone on with.
+
+        Raises:
+            ValueError: the file's rows are not those of `items` (named; delete the file or change `out`).
+        """
+        from tqdm import tqdm
+
+        rows = self._finished(items, Path(out)) if out is not None and resume and Path(out).exists() else []
+        written = time.monotonic()
+        with tqdm(total=len(items), initial=len(rows), disable=not progress, unit="photo") as bar:
+            while len(rows) < len(items):
+                batch = items[len(rows) : len(rows) + self.batch_size]
+                captions = self._generate(batch, **generation)
+                rows += [_row(item, caption) for item, caption in zip(batch, captions, strict=True)]
+                bar.update(len(batch))
+                if out is not None and (time.monotonic() - written > 5 or len(rows) == len(items)):
+                    write_json_atomic(out, rows, indent=None)
+                    written = time.monotonic()
+        return rows
+
+    def stream(
+        self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
+    ) -> Iterator[str]:
+        """The caption as it grows, word by word. Closing the iterator stops the generation; an error in it is
+        raised here."""
+        from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+        stop, errors = threading.Event(), []
+
+        class Stopped(StoppingCriteria):
+            def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+                import torch
+
+                return torch.full((len(input_ids),), stop.is_set(), dtype=torch.bool, device=input_ids.device)
+
+        inputs = self.inputs([CaptionItem(query, references, question)])
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+        def run() -> None:
+            try:
+                self._run(
+                    inputs,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([Stopped()]),
+                    **generation,
+                )
+            except BaseException as error:
+                errors.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        text = ""
+        try:
+            for piece in streamer:
+                if piece:
+                    text += piece
+                    yield text
+        finally:
+            stop.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def inputs(self, items: Sequence[CaptionItem]) -> Any:
+        """The processor's inputs for a batch of items, on the model's device."""
+        conversations = [
+            caption_messages(
+                open_image(item.query),
+                [_opened(concept) for concept in item.references],
+                item.question,
+                self.system,
+            )
+            for item in items
+        ]
+        texts = [
+            self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            for messages in conversations
+        ]
+        images = [self._images(messages) for messages in conversations]
+        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        return inputs.to(self.model.device)
+
+    def _images(self, messages: list[dict[str, Any]]) -> list[Any]:
+        """The images of one conversation, resized as `qwen_vl_utils` does for the model's patch size, within
+        the processor's own limits (so that the processor changes nothing more)."""
+        from qwen_vl_utils import process_vision_info
+
+        settings = self.processor.image_processor
+        size = dict(settings.size)
+        for message in messages:
+            for block in message["content"]:
+                if block["type"] == "image":
+                    block |= {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        images, _ = process_vision_info(messages, image_patch_size=settings.patch_size)
+        return images
+
+    def _generate(self, items: Sequence[CaptionItem], **generation: Any) -> list[str]:
+        inputs = self.inputs(items)
+        out = self._run(inputs, **generation)
+        return [
+            text.strip()
+            for text in self.processor.batch_decode(
+                out[:, inputs["input_ids"].shape[1] :],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+        ]
+
+    def _run(self, inputs: Any, **generation: Any) -> Any:
+        import torch
+
+        options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, **generation}
+        if not options["do_sample"]:  # the defaults of an instruct model sample; say plainly that we do not
+            options = {"temperature": None, "top_p": None, "top_k": None, **options}
+        with torch.inference_mode():
+            return self.model.generate(**inputs, **options)
+
+    def _finished(self, items: Sequence[CaptionItem], out: Path) -> list[list[Any]]:
+        try:
+            rows = json.loads(out.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{out}: not valid JSON ({error}); delete it to begin again") from None
+        mend = "it belongs to other items; delete it or write to another file"
+        if not isinstance(rows, list) or len(rows) > len(items):
+            raise ValueError(f"{out}: holds more than the {len(items)} rows asked for: {mend}")
+        for number, (row, item) in enumerate(zip(rows, items, strict=False), 1):
+            want = _row(item, "")
+            if (
+                not isinstance(row, list)
+                or len(row) != 4
+                or [row[0], row[1], row[3]] != [want[0], want[1], want[3]]
+            ):
+                raise ValueError(f"{out}, row {number}: {str(row)[:80]} is not {want[0]!r}: {mend}")
+        return rows
+
+
+def open_image(image: Any) -> Any:
+    """`image` (path or PIL image) as an RGB PIL image, turned upright by its EXIF orientation.
+
+    Raises:
+        ValueError: naming the file that is missing or that is no readable image.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        with Image.open(image) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"{image}: no such image") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{image}: unreadable image ({error}): replace the file") from None
+
+
+def _opened(concept: Concept) -> Concept:
+    from dataclasses import replace
+
+    return replace(concept, image=[open_image(image) for image in concept.images])
+
+
+def _row(item: CaptionItem, caption: str) -> list[Any]:
+    tags = [concept.tag for concept in item.references] if item.tags is None else list(item.tags)
+    label = item.label if item.label is not None else item.query if isinstance(item.query, str | Path) else ""
+    return [str(label), tags, caption, item.question]
