@@ -24,8 +24,8 @@ class CaptionItem:
     Args:
         query: path or PIL image.
         references: the concepts in the prompt, in order.
-        tags: what is written as the row's tags (the concepts that the query shows); by default all references'.
-        label: what is written as the row's query path; by default `query`.
+        tags: the row's tags (the concepts that the query shows); by default all references'.
+        label: the row's query path; by default `query`.
     """
 
     query: Any

@@ -20,8 +20,8 @@ from typing import Any
 
 from repic_core.files import write_json_atomic
 
-# Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case, looked for
-# after white space and zero-width characters are taken out, so that they can't be hidden. A plain <s> stays
+# Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case, looked
+# for after white space and zero-width characters are taken out, so that they can't be hidden. A plain <s> stays
 # allowed: people do have concepts called S.
 _CONTROL_TOKEN = re.compile(
     r"<\|[^<>]*?\|>|</?(?:image|video|audio|tool_call|tool_response|think)>|</s>|\[/?INST\]",
@@ -215,7 +215,7 @@ class ConceptDatabase:
         return concept
 
     def rename(self, tag: str, name: str, new_tag: str | None = None) -> Concept:
-        """Give a concept another name, and the tag made from it (or `new_tag`); its place in the order stays."""
+        """Give a concept another name, and the tag made from it (or `new_tag`); the order stays."""
         renamed = replace(self[tag], name=name, tag=new_tag or f"<{' '.join(name.split())}>")
         key = renamed.tag.casefold()
         if key != tag.casefold() and key in self._concepts:

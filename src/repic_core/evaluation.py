@@ -2,8 +2,8 @@
 
 Caption files are lists of rows ``[query path, tags, caption, question]`` (the authors' format).
 
-- ``repic-single``, ``repic-2``, ``repic-4`` reproduce upstream's ``evaluation/eval_*.py`` exactly. The caption is
-  split at white space and the tokens stripped of punctuation, so a name with a space never matches.
+- ``repic-single``, ``repic-2``, ``repic-4`` reproduce upstream's ``evaluation/eval_*.py`` exactly. The caption
+  is split at white space and the tokens stripped of punctuation, so a name with a space never matches.
 - ``span`` is ours: names match as whole phrases, longest first, with the database's `name` as an alias of its
   tag, and precision counts every candidate named that the row does not have.
 """
@@ -16,7 +16,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,6 @@ from repic_core.files import write_text_atomic
 
 PROTOCOLS = ("repic-single", "repic-2", "repic-4", "span")
 _STRIP = ".,!?;:()[]{}\"'-"  # upstream's PUNCT_STRIP
-
-# Names that are also words of everyday English: written plainly they count only exactly as stored ("Park" for a
-# concept called Park, but not "park"). Common nouns, verbs and adjectives that people, pets and things are
-# called; a list can't be complete, and a name that it lacks is matched in any case.
-ORDINARY_WORDS = frozenset(
-    ["a", "amber", "an", "ash", "autumn", "baby", "bag", "ball", "basil", "bear", "beau", "bee", "berry", "bill", "bird", "blue", "boot", "bottle", "bowl", "box", "boy", "bread", "brown", "buddy", "can", "candle", "candy", "car", "cat", "chair", "charm", "chase", "cherry", "child", "clock", "clay", "cliff", "cloud", "coco", "coffee", "cookie", "cookies", "crystal", "cup", "daisy", "dash", "dawn", "dean", "dog", "doll", "drew", "duck", "dusty", "dutch", "earl", "eve", "faith", "fern", "fish", "flower", "fox", "frank", "frost", "gene", "ghost", "ginger", "girl", "glen", "gold", "grace", "grant", "gray", "green", "guy", "hat", "hazel", "heath", "hope", "house", "hunter", "iris", "ivory", "ivy", "jack", "jade", "jasmine", "jay", "jet", "jewel", "joy", "june", "kitty", "lady", "lake", "lamp", "lance", "lily", "lion", "love", "lucky", "man", "mark", "mars", "mary", "max", "may", "melody", "mercy", "merry", "milk", "mint", "misty", "moon", "mug", "noble", "oak", "ocean", "olive", "onyx", "opal", "or", "pan", "park", "pat", "patty", "peach", "peanut", "pearl", "penny", "pepper", "pet", "phone", "pick", "pig", "pip", "pixie", "plant", "plush", "poppy", "prince", "princess", "pumpkin", "queen", "rain", "ray", "red", "reed", "rich", "rob", "robin", "rock", "rocky", "rose", "ruby", "rusty", "sage", "sam", "sandy", "scout", "shadow", "ship", "shoe", "shy", "silver", "skip", "sky", "smoky", "snow", "sonny", "spring", "star", "stone", "storm", "sue", "sugar", "summer", "sun", "sunny", "table", "teapot", "teddy", "the", "tiger", "tim", "toy", "tree", "turner", "vase", "victor", "violet", "wade", "warren", "watch", "white", "will", "willow", "wolf", "woman", "wood", "yellow", "young"]
-)
 
 
 class CaptionFileError(ValueError):
@@ -199,6 +193,16 @@ def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int
     return sorted(found)
 
 
+@cache
+def ordinary_words() -> frozenset[str]:
+    """Words of everyday English that people, pets and things are called (``ordinary_words.txt``).
+
+    Written plainly, such a name counts only exactly as stored: "Park" for a concept called Park, but not "park".
+    No list is complete; a name that it lacks is matched in any case.
+    """
+    return frozenset(resources.files("repic_core").joinpath("ordinary_words.txt").read_text().split())
+
+
 @lru_cache(maxsize=64)
 def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str, str]]:
     """(pattern on folded text, tag, exact text that plain writing needs or "") of all forms, longest first."""
@@ -207,7 +211,7 @@ def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str
         for form in dict.fromkeys((_bare(tag), name)):
             key = _fold(form)[0]
             forms.setdefault((key, True), (tag, ""))
-            ordinary = len(key) == 1 or key in ORDINARY_WORDS
+            ordinary = len(key) == 1 or key in ordinary_words()
             if not ordinary or form == name:
                 forms.setdefault((key, False), (tag, form if ordinary else ""))
     patterns = []
@@ -258,7 +262,7 @@ def disagreements(
     n: int = 10,
 ) -> list[tuple[CaptionRecord, CaptionScore, CaptionScore]]:
     """The `n` records that two protocols judge most differently (names that one of them finds only), with
-    both judgements; each photo at most twice, so that the list explains and does not repeat."""
+    both judgements; no photo takes more than half of the list, so that it explains and does not repeat."""
     judged = []
     for record in records:
         pair = [
@@ -270,7 +274,7 @@ def disagreements(
     judged.sort(key=lambda item: -item[0])
     chosen: list[tuple[CaptionRecord, CaptionScore, CaptionScore]] = []
     for difference, record, one, two in judged:
-        if difference and sum(r.query == record.query for r, _, _ in chosen) < max(2, n // 4):
+        if difference and sum(r.query == record.query for r, _, _ in chosen) < max(1, n // 2):
             chosen.append((record, one, two))
     return chosen[:n]
 

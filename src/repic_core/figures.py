@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repic_core.captioner import open_image
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.evaluation import CaptionRecord, find_names
 from repic_core.typeset import (
@@ -22,7 +23,6 @@ from repic_core.typeset import (
     Piece,
     fit,
     new_figure,
-    open_image,
     save_figure,
     text_width,
     wrap,
@@ -135,7 +135,7 @@ def caption_grid(
         font_size: of the captions in points.
 
     Raises:
-        ValueError: no rows, or an image can't be read; FileNotFoundError: an image is missing.
+        ValueError: no rows, or an image that is missing or can't be read, by name.
     """
     if not rows:
         raise ValueError("caption_grid needs at least one row")
@@ -285,8 +285,8 @@ def _read_metrics(path: Path) -> dict[str, list[float]]:
     """Columns of a metrics CSV as floats, NaN where a cell is empty or not a number."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
+        names = [name for name in reader.fieldnames or () if name]
         rows = list(reader)
-    names = [name for name in reader.fieldnames or () if name]
     if "step" not in names:
         raise ValueError(f"{path}: a column 'step' is needed; there is {', '.join(names) or 'nothing'}")
 

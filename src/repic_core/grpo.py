@@ -1,4 +1,4 @@
-"""GRPO post-training on verifiable rewards: ``train(...)`` or ``python -m repic_core.grpo --config toy.yaml``.
+"""GRPO post-training on verifiable rewards: ``train(...)`` or ``python -m repic_core.grpo --config toy``.
 
 This is TRL's `GRPOTrainer` with the published recipe: LoRA on the language model (vision frozen), one reward
 that routes by each row's method, group-scaled advantages, a KL term against the untuned model.

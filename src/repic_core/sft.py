@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on captions: the baseline on the same rows, the same model parts and the same prompts.
+"""Supervised fine-tuning on captions: the baseline, on the same rows, model parts and prompts.
 
 A row's `solution` is the caption to be written (text); the loss is on the caption only.
 """

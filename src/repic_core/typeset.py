@@ -209,25 +209,6 @@ class Canvas:
         self._marks.append(mark)
 
 
-def open_image(image: Any) -> Image.Image:
-    """`image` (path or PIL image) as RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file that is missing, or that is no readable image.
-    """
-    from PIL import Image, ImageOps
-
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    try:
-        with Image.open(image) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{image}: there is no such image") from None
-    except Exception as error:
-        raise ValueError(f"{image}: not a readable image ({error}); replace the file") from None
-
-
 def fit(image: Image.Image, width: float, height: float) -> tuple[float, float]:
     """The largest size that `image` can have within `width` x `height`."""
     scale = min(width / image.width, height / image.height)

@@ -13,9 +13,13 @@ def _viewer(options: argparse.Namespace) -> None:
     if options.captions:
         if not options.database:
             raise ValueError("--captions needs --database")
-        files = {Path(path).stem: Path(path) for path in options.captions}
-        if len(files) < len(options.captions):
-            raise ValueError("two caption files have the same name; rename one, names are the methods'")
+        named = (text.rpartition("=") for text in options.captions)
+        pairs = [(name or Path(path).stem, Path(path)) for name, _, path in named]
+        files = dict(pairs)
+        if len(files) < len(pairs):
+            raise ValueError(
+                f"two caption files are called {pairs[0][0]}: write NAME=FILE, such as ours={pairs[0][1]}"
+            )
         database = options.database
     else:
         files, database = viewer.published_files(options.root, options.concepts)
@@ -44,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     viewer.add_argument(
         "--root", default=".", help="what paths are relative to, such as the authors' repository"
     )
-    viewer.add_argument("--captions", nargs="+", help="caption files; default: those published under --root")
+    viewer.add_argument(
+        "--captions", nargs="+", metavar="[NAME=]FILE", help="default: those published under --root"
+    )
     viewer.add_argument("--database", help="default: the published one under --root")
     viewer.add_argument("--concepts", type=int, choices=(2, 4), default=4, help="which published captions")
     viewer.set_defaults(run=_viewer)

@@ -11,7 +11,6 @@ from repic_core.concepts import ConceptDatabase
 from repic_core.demo.page import STYLE, caption_card, concept_cards
 from repic_core.figures import concept_colors
 from repic_core.prompts import CAPTION_QUESTIONS
-from repic_core.typeset import open_image
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -53,7 +52,7 @@ def build_live(
         references = database.select(*tags)
         colors = concept_colors(tags)
         try:
-            for text in captioner.stream(open_image(query), references, question=question.strip()):
+            for text in captioner.stream(query, references, question=question.strip()):
                 yield f'<div class="repic">{caption_card("Caption", text, tags, colors, references)}</div>'
         except ValueError as error:  # such as a control token in the question
             raise gr.Error(escape(str(error)), print_exception=False) from None

@@ -14,11 +14,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from repic_core.captioner import open_image
 from repic_core.concepts import Concept
 from repic_core.evaluation import find_names
-from repic_core.typeset import open_image
 
 PHOTO_PIXELS = 768  # longest side of an embedded photo
+SMALL_PIXELS = 200  # up to here it is drawn pixel by pixel (the toy world)
 
 # Gradio's own variables, so that light and dark follow its theme.
 STYLE = """<style>
@@ -29,11 +30,12 @@ STYLE = """<style>
 .repic * { box-sizing: border-box; }
 .repic figure, .repic h3, .repic p { margin: 0; }
 .repic img { display: block; width: 100%; border-radius: 6px; }
+.repic img.pixels { image-rendering: pixelated; }
 .repic .empty { display: grid; place-items: center; min-height: 9rem; padding: .5rem; border-radius: 6px;
   background: var(--background-fill-secondary); color: var(--muted); font-size: .85rem;
   text-align: center; }
 .repic .top { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 1rem; }
-.repic .query img { max-height: 30rem; object-fit: contain; background: var(--background-fill-secondary); }
+.repic .query img { max-height: 22rem; object-fit: contain; background: var(--background-fill-secondary); }
 .repic .query figcaption { padding-top: .4rem; color: var(--muted); }
 .repic .concepts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .75rem;
   align-content: start; }
@@ -68,20 +70,23 @@ STYLE = """<style>
   .repic .top { grid-template-columns: minmax(0, 1fr); }
   .repic .concepts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .repic th, .repic td { padding: .25rem .3rem; font-size: .8rem; }
-  .repic th:first-child { white-space: normal; }
+  .repic th:first-child { white-space: normal; overflow-wrap: break-word; min-width: 6rem; }
 }
 </style>"""
 
 
 def photo(image: Any, alt: str) -> str:
     """An ``<img>`` with the photo in it, or a placeholder that says why there is none."""
+    from PIL import Image
+
     try:
         source = _data_uri(str(image)) if isinstance(image, str | Path) else _encode(image)
-    except (OSError, ValueError):
+    except (ValueError, Image.DecompressionBombError):
         name = Path(image).name if isinstance(image, str | Path) else "the photo"
         label = f'role="img" aria-label="{escape(alt)}"'
         return f'<div class="empty" {label}>{escape(name)} is missing or unreadable</div>'
-    return f'<img alt="{escape(alt)}" src="{source}">'
+    drawn = ' class="pixels"' if source.startswith("data:image/png") else ""
+    return f'<img{drawn} alt="{escape(alt)}" src="{source}">'
 
 
 @lru_cache(maxsize=128)
@@ -91,10 +96,12 @@ def _data_uri(path: str) -> str:
 
 def _encode(image: Any) -> str:
     opened = open_image(image)
+    kind = "png" if max(opened.size) <= SMALL_PIXELS else "jpeg"
     opened.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    opened.info.clear()  # EXIF and comments, with place and time, stay behind
     buffer = io.BytesIO()
-    opened.save(buffer, "JPEG", quality=88)  # pixels only: EXIF, with its place and time, stays behind
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    opened.save(buffer, kind, quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str:

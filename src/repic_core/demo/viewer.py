@@ -75,16 +75,16 @@ def build_viewer(
     if not rows:
         raise ValueError(f"no captions in {', '.join(map(str, caption_files.values())) or 'no files'}")
 
-    def show(number: float | None) -> tuple[int, str]:
-        """Row `number` (from 1; clipped) and its HTML."""
-        number = min(max(int(number or 1), 1), len(rows))
-        return number, row_html(rows[number - 1], list(concepts))
+    def show(number: float) -> tuple[int, str]:
+        """Row `number` (from 1; beyond the last comes the first) and its HTML."""
+        index = (int(number) - 1) % len(rows)
+        return index + 1, row_html(rows[index], list(concepts))
 
-    def back(number: float | None) -> tuple[int, str]:
-        return show((number or 1) - 1 or len(rows))
+    def back(number: float) -> tuple[int, str]:
+        return show(number - 1)
 
-    def forward(number: float | None) -> tuple[int, str]:
-        return show((number or 0) % len(rows) + 1)
+    def forward(number: float) -> tuple[int, str]:
+        return show(number + 1)
 
     def pick() -> tuple[int, str]:
         return show(random.randint(1, len(rows)))
@@ -99,9 +99,8 @@ def build_viewer(
             previous = gr.Button("Previous", min_width=90)
             anywhere = gr.Button("Random", min_width=90)
             following = gr.Button("Next", min_width=90, variant="primary")
-        number = gr.Slider(
-            1, len(rows), 1, step=1, label=f"Photo (of {len(rows)})", interactive=len(rows) > 1
-        )
+        last = max(len(rows), 2)  # a slider can't have a single place
+        number = gr.Slider(1, last, 1, step=1, label=f"Photo (of {len(rows)})", visible=len(rows) > 1)
         page = gr.HTML(show(1)[1], apply_default_css=False)
         previous.click(back, number, [number, page], api_name="previous", show_progress="hidden")
         following.click(forward, number, [number, page], api_name="next", show_progress="hidden")

@@ -20,7 +20,7 @@ def main() -> None:
     pretrain.add_argument(
         "--vision-steps", type=int, nargs=2, default=(2600, 1800), help="steps of the two vision stages"
     )
-    pretrain.add_argument("--steps", type=int, default=4500, help="steps of the second phase")
+    pretrain.add_argument("--steps", type=int, default=5600, help="steps of the second phase")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     miniature = commands.add_parser("miniature", help="base, SFT, GRPO and the control on held-out concepts")

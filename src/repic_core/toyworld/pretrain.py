@@ -35,7 +35,7 @@ from repic_core.toyworld.world import SYLLABLES
 from repic_core.vision import use_batched_vision
 
 POINTER_LAYER = 2  # the third text layer; its head 0 is the pointer
-SKILL_SHARE = 0.45  # of the steps
+SKILL_SHARE = 0.36  # of the steps
 # Task mixes: the skill of matching first with few references, then everything.
 SKILL_MIX = {
     "who2": 16,

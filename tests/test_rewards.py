@@ -1,0 +1,157 @@
+"""Each reward against hand-worked values; each hole of the paper's rewards with the completion that uses it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repic_core.rewards import (
+    decode_solution,
+    ict_reward,
+    iou,
+    oct_reward,
+    paper_ict_multi_reward,
+    paper_ict_single_reward,
+    paper_iou,
+    personalization_reward,
+    vlt_reward,
+)
+
+LONG = "He lies on a white rug in the living room and looks at the camera, happy and relaxed, his tongue out."
+
+
+@pytest.mark.parametrize(
+    ("completion", "solution", "paper", "strict"),
+    [
+        ("yes", "yes", 1, 1),
+        ("No.", "no", 1, 1),
+        ("no", "yes", 0, 0),
+        ("I know, yes", "yes", 0, 1),  # "no" hides in "know"
+        ("yes or no", "yes", 1, 0),  # both, so nothing is said
+        ("Yesterday it rained", "yes", 1, 0),  # "yes" hides in "yesterday"
+        ("maybe", "yes", 0, 0),
+        ("", "no", 0, 0),
+    ],
+)
+def test_oct(completion, solution, paper, strict):
+    assert oct_reward(completion, solution, "paper") == paper
+    assert oct_reward(completion, solution, "strict") == strict
+
+
+@pytest.mark.parametrize(
+    ("completion", "paper", "strict"),
+    [
+        ("[10, 10, 50, 50]", 1, 1),
+        ('```json\n[{"bbox_2d": [10, 12, 50, 50], "label": "cat"}]\n```', 1, 1),
+        ("[60, 60, 90, 90]", 0, 0),
+        ("[10, 10, 50, 50] [0, 0, 5, 5]", 1, 0),  # one of several guesses
+        ("[10.5, 10.0, 50.0, 50.0]", 0, 1),  # upstream reads integers only
+        ("[50, 50, 10, 10]", 0, 0),  # turned round
+        ("[10, 10, 10, 50]", 0, 0),  # no width
+        ("the cat is at the left", 0, 0),
+    ],
+)
+def test_vlt(completion, paper, strict):
+    assert vlt_reward(completion, [10, 10, 50, 50], "paper") == paper
+    assert vlt_reward(completion, [10, 10, 50, 50], "strict") == strict
+
+
+def test_paper_iou_by_hand():
+    # overlap 5..9 x 0..9 inclusive = 5 * 10; areas 100 + 100; union 150
+    assert paper_iou([0, 0, 10, 10], [5, 0, 15, 10]) == 50 / 150
+    # an overlap of one column (9..9) is no overlap for upstream: its far side must be greater
+    assert paper_iou([0, 0, 10, 10], [9, 0, 19, 10]) == 0
+    assert iou([0, 0, 10, 10], [9, 0, 19, 10]) == 10 / 190
+    assert vlt_reward("[0, 0, 10, 10]", [0, 0, 10, 20], "paper") == 1  # exactly 0.5 counts
+
+
+def test_paper_ict_single_by_hand():
+    assert len(LONG) >= 100
+    assert paper_ict_single_reward(f"<bo>: {LONG}", "<bo>") == 1
+    assert paper_ict_single_reward("<bo> sleeps.", "<bo>") == 0  # shorter than 100 characters
+    assert paper_ict_single_reward(f"<Bo>: {LONG}", "<bo>") == 0  # exact string
+    assert paper_ict_single_reward(f"<bo>{LONG}</bo>", "<bo>") == 0  # the guard
+    assert paper_ict_single_reward(f"bo/ {LONG}", "bo") == 1  # the guard is for solutions beginning with <
+
+
+def test_paper_ict_multi_by_hand():
+    assert paper_ict_multi_reward(f"<bo> and <mia>: {LONG}", ["<bo>", "<mia>"]) == 1
+    assert paper_ict_multi_reward(f"<bo>: {LONG}", ["<bo>", "<mia>", "<zoe>", "<kim>"]) == 0.25
+    assert paper_ict_multi_reward(f"<bo>{LONG}</bo>", ["<bo>", "<mia>"]) == 0.5  # no guard here
+    assert paper_ict_multi_reward(LONG, []) == 0
+
+
+TWO = ["<bo>", "<black widow>"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "value"),
+    [
+        ("<bo> runs after <black widow> in the snow.", 1.0),
+        ("<BO> runs after <Black Widow> in the snow.", 1.0),
+        ("<bo> runs after someone in the snow.", 0.5),
+        ("A dog runs after someone in the snow.", 0.0),
+        ("<bo> runs after <mia> in the deep snow.", 0.25),  # (1 - 0.5) / 2: a wrong name
+        ("<bo> runs after <bo>, and <bo> is fast.", 0.0),  # (1 - 2 * 0.5) / 2: repeats
+        ("<bo> <black widow> snow.", 0.0),  # a list of names, no sentence
+        ("bo runs after black widow in the snow.", 0.0),  # names of the prompt count as tags only
+        ("<bo> runs, mia and zoe are watching him.", 0.25),  # wrong candidate without brackets
+        ("<black> runs after the widow in the snow.", -0.25),  # part of a tag is another tag
+    ],
+)
+def test_strict_ict(completion, value):
+    candidates = [*TWO, "<mia>"]
+    assert ict_reward(completion, TWO, candidates, min_length=10) == pytest.approx(value)
+
+
+def test_strict_ict_copying_and_length():
+    info = "a well-groomed, medium-sized Shiba Inu with a black collar"
+    copied = "<bo> is a well-groomed, medium-sized Shiba Inu with a black collar on a rug."
+    assert ict_reward(copied, ["<bo>"], infos=[info], min_length=20) == 0
+    assert ict_reward(copied, ["<bo>"], infos=["a cat"], min_length=20) == 1
+    assert ict_reward("<bo> naps here.", ["<bo>"], min_length=100) == 0
+    assert ict_reward("<bo> naps here.", ["<bo>"], min_length=10) == 1
+    assert ict_reward("<철수> liest <Zoë> ein Buch vor.", ["<철수>", "<ZOË>"], min_length=10) == 1
+
+
+def test_routes_by_method_and_reads_every_form():
+    completions = [
+        "yes",
+        [{"role": "assistant", "content": "[0, 0, 9, 9]"}],
+        f"<bo>: {LONG}",
+        f"<bo>: {LONG}",
+        "x",
+    ]
+    solutions = ["yes", "[0, 0, 9, 9]", "<bo>", json.dumps(["<bo>", "<mia>"]), "?"]
+    methods = ["yes_no", "iou", "yes_no_name", "yes_no_name_multi", "something else"]
+    for profile in ("paper", "strict"):
+        got = personalization_reward(completions, solutions, methods, profile=profile, trainer_state=None)
+        assert got == [1.0, 1.0, 1.0, 0.5, None]
+    with pytest.raises(ValueError, match="profile 'lenient'"):
+        personalization_reward(completions, solutions, methods, profile="lenient")
+
+
+@given(st.text(), st.sampled_from(["yes_no", "iou", "yes_no_name", "yes_no_name_multi"]), st.booleans())
+def test_any_text_gets_a_bounded_reward(text, method, paper):
+    solution = {
+        "yes_no": "yes",
+        "iou": [1, 2, 3, 4],
+        "yes_no_name": "<bo>",
+        "yes_no_name_multi": ["<bo>", "<a>"],
+    }
+    profile = "paper" if paper else "strict"
+    (value,) = personalization_reward([text], [solution[method]], [method], profile=profile, min_length=0)
+    assert -1 <= value <= 1
+
+
+@given(st.lists(st.integers(0, 60), min_size=8, max_size=8))
+def test_iou_is_symmetric_and_at_most_one(v):
+    assert iou(v[:4], v[4:]) == iou(v[4:], v[:4]) <= 1
+    assert paper_iou(v[:4], v[4:]) == paper_iou(v[4:], v[:4])
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_decode_solution_round_trip(names):
+    assert decode_solution(json.dumps(names), "yes_no_name_multi") == names
+    assert decode_solution(names, "yes_no_name_multi") == names
