@@ -1,6 +1,7 @@
 """The published numbers from the published captions, both protocols by hand, and bad caption files."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -103,7 +104,7 @@ def test_find_names_gives_ordered_spans_in_the_text(text, names):
     candidates = [f"<{name}>" for name in names if name.strip()]
     spans = find_names(text, candidates)
     assert all(0 <= a < b <= len(text) for a, b, _ in spans)
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
 @given(st.lists(st.sampled_from(["<bo>", "<mia>", "<black widow>"]), min_size=1, max_size=3, unique=True))

@@ -149,7 +149,9 @@ def caption_grid(
     for row in rows:
         top = y + gap
         colors = concept_colors(concept.tag for concept in row.references)
-        bottoms = [_draw_references(canvas, gap / 2, top, x_query - gap, row.references, colors, font_size)]
+        bottoms = [
+            _draw_references(canvas, gap / 2, top, x_query - 1.5 * gap, row.references, colors, font_size)
+        ]
         query = open_image(row.query)
         size = fit(query, x_text - x_query - 1.5 * gap, 0.35 * canvas.width)
         canvas.image(x_query, top, size, query, RULE, 0.8)
@@ -175,6 +177,8 @@ def _draw_references(
 ) -> float:
     """Tiles of a framed photo with its tag below; returns the y below them."""
     columns = 1 if len(references) == 1 else 2 if len(references) <= 4 else 3
+    if columns == 1:  # not larger than the query
+        x, width = x + 0.2 * width, 0.6 * width
     gap = 0.8 * font_size
     tile = (width - gap * (columns - 1)) / columns
     words = [word for concept in references for word in concept.tag.split()]

@@ -15,11 +15,11 @@ from repic_core.rewards import personalization_reward
 from repic_core.tasks import METHODS, TrainingExample, read_rows, to_dataset
 from repic_core.training import (
     TuneArguments,
-    last_checkpoint,
     metrics_callback,
     prepare_tuning,
     read_recipe,
     recipe_path,
+    run_training,
 )
 
 
@@ -114,8 +114,7 @@ def _run(
     )
     if getattr(trainer, "ref_model", None) is not None:
         use_batched_vision(trainer.ref_model)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
-    trainer.save_model(str(output_dir))
+    run_training(trainer, resume)
     return trainer
 
 

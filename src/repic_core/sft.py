@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.tasks import TrainingExample, to_dataset
-from repic_core.training import last_checkpoint, metrics_callback, prepare_tuning, read_recipe
+from repic_core.training import metrics_callback, prepare_tuning, read_recipe, run_training
 
 
 def train(
@@ -50,6 +50,5 @@ def train(
         peft_config=prepare_tuning(model, tune),
         callbacks=[metrics_callback(Path(output_dir) / "metrics.csv"), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
-    trainer.save_model(str(output_dir))
+    run_training(trainer, resume)
     return trainer

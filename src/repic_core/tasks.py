@@ -133,7 +133,7 @@ def _records(path: Path) -> Iterable[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise RowError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
                     yield f"{path}, line {number}", json.loads(line)

@@ -114,11 +114,23 @@ def metrics_callback(path: str | Path) -> Any:
     return MetricsCSV()
 
 
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest ``checkpoint-N`` folder in `output_dir`, if there is one."""
+def run_training(trainer: Any, resume: bool) -> None:
+    """Train, from the newest ``checkpoint-N`` in the output folder if `resume` and there is one, and save.
+
+    `transformers` 5.23 restores optimizer, scheduler and RNG of a fully tuned Qwen2.5-VL, but not its weights:
+    they are saved under the hub's names and looked for under the module's (it only warns). So they are loaded
+    here, with the model's own loader.
+    """
     from transformers.trainer_utils import get_last_checkpoint
 
-    return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
+    output_dir = trainer.args.output_dir
+    checkpoint = get_last_checkpoint(output_dir) if resume and Path(output_dir).is_dir() else None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if checkpoint and not hasattr(model, "peft_config"):
+        saved = type(model).from_pretrained(checkpoint, dtype=model.dtype, use_safetensors=True)
+        model.load_state_dict(saved.state_dict())
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(output_dir)
 
 
 def live_curves(metrics: str | Path) -> Any:

@@ -53,7 +53,8 @@ def build_live(
         colors = concept_colors(tags)
         try:
             for text in captioner.stream(query, references, question=question.strip()):
-                yield f'<div class="repic">{caption_card("Caption", text, tags, colors, references)}</div>'
+                card = caption_card("Caption", text, tags, colors, references, "Not named")
+                yield f'<div class="repic">{card}</div>'
         except ValueError as error:  # such as a control token in the question
             raise gr.Error(escape(str(error)), print_exception=False) from None
         except Exception:

@@ -37,7 +37,7 @@ STYLE = """<style>
 .repic .top { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 1rem; }
 .repic .query img { max-height: 22rem; object-fit: contain; background: var(--background-fill-secondary); }
 .repic .query figcaption { padding-top: .4rem; color: var(--muted); }
-.repic .concepts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .75rem;
+.repic .concepts { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .75rem;
   align-content: start; }
 .repic .concept img { aspect-ratio: 1; object-fit: contain; border: 4px solid var(--concept);
   background: var(--background-fill-secondary); }
@@ -48,7 +48,7 @@ STYLE = """<style>
 .repic .concept p:hover, .repic .concept p:focus { -webkit-line-clamp: none; }
 .repic .captions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13.5rem, 100%), 1fr));
   gap: .75rem; margin-top: 1rem; }
-.repic .card { padding: .75rem .9rem; border: 1px solid var(--border-color-primary); border-radius: 8px;
+.repic .card { padding: .75rem .9rem; border: 1px solid var(--border-color-primary, #d4d4d8); border-radius: 8px;
   background: var(--block-background-fill); }
 .repic .card h3 { font-size: .95rem; font-weight: 700; display: flex; flex-wrap: wrap; gap: 0 .5rem;
   justify-content: space-between; margin-bottom: .3rem; color: inherit; }
@@ -61,7 +61,7 @@ STYLE = """<style>
 .repic table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
   white-space: nowrap; }
 .repic th, .repic td { padding: .25rem .6rem; text-align: right; border: 0;
-  border-bottom: 1px solid var(--border-color-primary); color: inherit; font-size: .9rem; }
+  border-bottom: 1px solid var(--border-color-primary, #d4d4d8); color: inherit; font-size: .9rem; }
 .repic th { font-weight: 600; }
 .repic th:first-child { text-align: left; }
 .repic thead tr:first-child th { text-align: center; color: var(--muted); }
@@ -146,13 +146,14 @@ def caption_card(
     tags: Sequence[str],
     colors: Mapping[str, str],
     candidates: Iterable[Concept],
+    missing_label: str = "Missing",
 ) -> str:
-    """A card with a method's caption, how many names it has, and which are missing."""
+    """A card with a method's caption, how many of the names of `tags` it has, and which it lacks."""
     if caption is None:
         return f'<article class="card"><h3>{escape(method)}</h3><p class="muted">no caption</p></article>'
     caption = caption.replace("</s>", "").strip()  # RAP's captions end with it
     text, missing = color_names(caption, tags, colors, candidates)
     count = f"<span>{len(tags) - len(missing)} of {len(tags)} names</span>" if tags else ""
-    note = f'<p class="missing">Missing: {escape(", ".join(missing))}</p>' if missing else ""
+    note = f'<p class="missing">{missing_label}: {escape(", ".join(missing))}</p>' if missing else ""
     body = f"<p>{text}</p>" if caption else '<p class="muted">empty</p>'
     return f'<article class="card"><h3>{escape(method)}{count}</h3>{body}{note}</article>'
