@@ -91,7 +91,7 @@ def test_absent_and_empty_captions_are_told_apart():
 
 
 AWKWARD = {
-    "dollars": "It costs $5, not $6_x^2$ or \\frac, " + "w" * 300,
+    "dollars": "It costs $5, not $6_x^2$ or $\\frac$, " + "w" * 300,
     "markup": "<script>alert(1)</script> & <img src=x onerror=alert(1)> <bo>",
     "a method with a rather long name that takes more than a line of the column": "bo and Mia Rose, " * 40,
 }

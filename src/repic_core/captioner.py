@@ -6,7 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from repic_core.concepts import Concept
 from repic_core.files import write_json_atomic
 from repic_core.prompts import CAPTION_QUESTIONS, caption_messages
 
+ROW_FIELDS = ("query path", "tags", "caption", "question")
+SAVE_SECONDS = 5  # between two writes of a growing caption file
 DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
 
 
@@ -25,7 +28,7 @@ class CaptionItem:
         query: path or PIL image.
         references: the concepts in the prompt, in order.
         tags: the row's tags (the concepts that the query shows); by default all references'.
-        label: the row's query path; by default `query`.
+        label: the row's query path; by default `query` (empty for a PIL image).
     """
 
     query: Any
@@ -79,32 +82,39 @@ class Captioner:
     ) -> list[list[Any]]:
         """Rows ``[query path, tags, caption, question]`` of all items, in order.
 
-        With `out`, the rows are written there as they come (atomically), and a file that is there already is
-        gone on with.
+        With `out`, the rows are written there as they come (atomically, every `SAVE_SECONDS` and at the end,
+        also where it ends early), and a file that is there already is gone on with.
 
         Raises:
-            ValueError: the file's rows are not those of `items` (named; delete the file or change `out`).
+            ValueError: the file's rows are not those of `items`, or it is cut off (named; delete it or change
+                `out`); an image that can't be read (named; the rows before its batch are kept).
         """
         from tqdm import tqdm
 
         rows = self._finished(items, Path(out)) if out is not None and resume and Path(out).exists() else []
         written = time.monotonic()
         with tqdm(total=len(items), initial=len(rows), disable=not progress, unit="photo") as bar:
-            while len(rows) < len(items):
-                batch = items[len(rows) : len(rows) + self.batch_size]
-                captions = self._generate(batch, **generation)
-                rows += [_row(item, caption) for item, caption in zip(batch, captions, strict=True)]
-                bar.update(len(batch))
-                if out is not None and (time.monotonic() - written > 5 or len(rows) == len(items)):
+            try:
+                while len(rows) < len(items):
+                    batch = items[len(rows) : len(rows) + self.batch_size]
+                    captions = self._generate(batch, **generation)
+                    rows += [_row(item, caption) for item, caption in zip(batch, captions, strict=True)]
+                    bar.update(len(batch))
+                    if out is not None and time.monotonic() - written > SAVE_SECONDS:
+                        write_json_atomic(out, rows, indent=None)
+                        written = time.monotonic()
+            finally:  # also what was done before an unreadable photo or an interrupt
+                if out is not None:
                     write_json_atomic(out, rows, indent=None)
-                    written = time.monotonic()
         return rows
 
     def stream(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
     ) -> Iterator[str]:
-        """The caption as it grows, word by word. Closing the iterator stops the generation; an error in it is
-        raised here."""
+        """The caption as it grows, word by word; the last text is what `caption` returns.
+
+        The model runs in a thread. Closing the iterator stops it; an error in it is raised here.
+        """
         from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
         stop, errors = threading.Event(), []
@@ -128,16 +138,16 @@ class Captioner:
                 )
             except BaseException as error:
                 errors.append(error)
-                streamer.end()
+                streamer.on_finalized_text("", stream_end=True)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         text = ""
         try:
             for piece in streamer:
-                if piece:
-                    text += piece
-                    yield text
+                text += piece
+                if piece.strip():
+                    yield text.strip()
         finally:
             stop.set()
             thread.join()
@@ -145,7 +155,11 @@ class Captioner:
             raise errors[0]
 
     def inputs(self, items: Sequence[CaptionItem]) -> Any:
-        """The processor's inputs for a batch of items, on the model's device."""
+        """The processor's inputs for a batch of items, on the model's device.
+
+        The processor resizes the images itself, as it does in training: `qwen_vl_utils` would do it with
+        another filter (same sizes, pixels off by one).
+        """
         conversations = [
             caption_messages(
                 open_image(item.query),
@@ -159,23 +173,12 @@ class Captioner:
             self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             for messages in conversations
         ]
-        images = [self._images(messages) for messages in conversations]
+        images = [
+            [block["image"] for block in messages[-1]["content"] if block["type"] == "image"]
+            for messages in conversations
+        ]
         inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
-
-    def _images(self, messages: list[dict[str, Any]]) -> list[Any]:
-        """The images of one conversation, resized as `qwen_vl_utils` does for the model's patch size, within
-        the processor's own limits (so that the processor changes nothing more)."""
-        from qwen_vl_utils import process_vision_info
-
-        settings = self.processor.image_processor
-        size = dict(settings.size)
-        for message in messages:
-            for block in message["content"]:
-                if block["type"] == "image":
-                    block |= {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
-        images, _ = process_vision_info(messages, image_patch_size=settings.patch_size)
-        return images
 
     def _generate(self, items: Sequence[CaptionItem], **generation: Any) -> list[str]:
         inputs = self.inputs(items)
@@ -201,44 +204,50 @@ class Captioner:
     def _finished(self, items: Sequence[CaptionItem], out: Path) -> list[list[Any]]:
         try:
             rows = json.loads(out.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{out}: not valid JSON ({error}); delete it to begin again") from None
-        mend = "it belongs to other items; delete it or write to another file"
-        if not isinstance(rows, list) or len(rows) > len(items):
-            raise ValueError(f"{out}: holds more than the {len(items)} rows asked for: {mend}")
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{out}: not valid JSON ({error}): was it cut off? delete it") from None
+        mend = "delete the file or write to another"
+        if not isinstance(rows, list):
+            raise ValueError(f"{out}: holds no list of caption rows: {mend}")
+        if len(rows) > len(items):
+            raise ValueError(f"{out}: holds {len(rows)} rows, but {len(items)} are asked for: {mend}")
         for number, (row, item) in enumerate(zip(rows, items, strict=False), 1):
-            want = _row(item, "")
-            if (
-                not isinstance(row, list)
-                or len(row) != 4
-                or [row[0], row[1], row[3]] != [want[0], want[1], want[3]]
-            ):
-                raise ValueError(f"{out}, row {number}: {str(row)[:80]} is not {want[0]!r}: {mend}")
+            if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
+                raise ValueError(f"{out}, row {number}: not [query path, tags, caption, question]: {mend}")
+            for field, old, new in zip(ROW_FIELDS, row, _row(item, row[2]), strict=True):
+                if old != new:
+                    raise ValueError(
+                        f"{out}, row {number}: its {field} is {old!r}, but {new!r} is asked for: {mend}"
+                    )
         return rows
 
 
 def open_image(image: Any) -> Any:
-    """`image` (path or PIL image) as an RGB PIL image, turned upright by its EXIF orientation.
+    """`image` (path or PIL image) as an RGB PIL image, upright by its EXIF orientation, on white where it is
+    transparent (as the processors do it).
 
     Raises:
         ValueError: naming the file that is missing or that is no readable image.
     """
     from PIL import Image, ImageOps
 
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
+    in_memory = isinstance(image, Image.Image)
+    name = (getattr(image, "filename", "") or "the image") if in_memory else image
     try:
-        with Image.open(image) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+        with nullcontext(image) if in_memory else Image.open(image) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if not upright.has_transparency_data:
+                return upright.convert("RGB")
+            upright = upright.convert("RGBA")
+            white = Image.new("RGBA", upright.size, "white")
+            return Image.alpha_composite(white, upright).convert("RGB")
     except FileNotFoundError:
-        raise ValueError(f"{image}: no such image") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{image}: unreadable image ({error}): replace the file") from None
+        raise ValueError(f"{name}: no such image") from None
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise ValueError(f"{name}: unreadable image ({error}): replace the file") from None
 
 
 def _opened(concept: Concept) -> Concept:
-    from dataclasses import replace
-
     return replace(concept, image=[open_image(image) for image in concept.images])
 
 

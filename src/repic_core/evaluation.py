@@ -5,7 +5,7 @@ Caption files are lists of rows ``[query path, tags, caption, question]`` (the a
 - ``repic-single``, ``repic-2``, ``repic-4`` reproduce upstream's ``evaluation/eval_*.py`` exactly. The caption
   is split at white space and the tokens stripped of punctuation, so a name with a space never matches.
 - ``span`` is ours: names match as whole phrases, longest first, with the database's `name` as an alias of its
-  tag, and precision counts every candidate named that the row does not have.
+  tag (`names.find_names`), and precision counts every candidate named that the row does not have.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.files import write_text_atomic
+from repic_core.names import TAG, bare, find_names, key, tag_of
 
 PROTOCOLS = ("repic-single", "repic-2", "repic-4", "span")
 _STRIP = ".,!?;:()[]{}\"'-"  # upstream's PUNCT_STRIP
@@ -86,9 +85,9 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
     path = Path(path)
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CaptionFileError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CaptionFileError(f"{path}: can't be read ({error.strerror}): give a caption file") from None
+    except ValueError as error:  # of JSON or of UTF-8
         raise CaptionFileError(f"{path}: not valid JSON ({error}): was it cut off? write it again") from None
     if not isinstance(rows, list):
         raise CaptionFileError(f"{path}: must hold a list of rows [query, tags, caption, question]")
@@ -99,7 +98,11 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
             raise CaptionFileError(f"{where}: must be [query, tags, caption, question], not {str(row)[:80]}")
         query, tags, caption, question = [*row, ""][:4]
         tags = [tags] if isinstance(tags, str) else tags
-        if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) for tag in tags):
+        if (
+            not isinstance(tags, list)
+            or not tags
+            or not all(isinstance(t, str) and bare(t).strip() for t in tags)
+        ):
             raise CaptionFileError(f"{where}, tags: must be a list of tags like <bo>, not {str(tags)[:80]}")
         for field, value in (("query", query), ("caption", caption), ("question", question)):
             if not isinstance(value, str):
@@ -118,8 +121,9 @@ def score(
 
     Args:
         protocol: one of `PROTOCOLS`.
-        database: for `span`, gives aliases (its names) and further candidates; the published protocols take
-            the candidates from the ground truth of the file only, whatever is given.
+        database: concepts whose names are aliases of their tags in `span`. Candidates are the names that are
+            ground truth somewhere in `records`, as in the published protocols, and for `span` also those of
+            the database: to name one of them that is not in the row is wrong in a short file, too.
         unknown_tags: for `span`, whether a name in brackets that is no candidate also counts as wrong.
 
     >>> rows = [CaptionRecord("a.jpg", ("<bo>", "<mia>"), "<bo> naps beside <zoe>.")]
@@ -127,17 +131,15 @@ def score(
     >>> score(rows).precision, score(rows).recall
     (0.5, 0.3333333333333333)
     """
-    candidates = _candidates(records, database if protocol == "span" else None)
+    candidates = _candidates(records, protocol, database)
     correct = predicted = total = 0
     for record in records:
         found = score_caption(record, candidates, protocol)
         correct += len(found.correct)
         total += len(found.correct) + len(found.missed)
-        if protocol == "span":
-            predicted += len(found.correct) + len(found.hallucinated)
-            predicted += len(_unknown(record.caption, candidates)) if unknown_tags else 0
-        else:  # a miss for every shown concept that is not named while another one is
-            predicted += len(found.correct) + (len(found.missed) if found.hallucinated else 0)
+        predicted += len(found.correct) + _wrong(found, protocol)
+        if unknown_tags and protocol == "span":
+            predicted += len(_unknown(record.caption, candidates))
     return Score(protocol, correct, predicted, total)
 
 
@@ -151,107 +153,62 @@ def score_caption(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
+    if protocol != "span":
+        return _score_published(record, [tag_of(c) for c in candidates], protocol)
     candidates = list(candidates)
-    if protocol == "span":
-        fold = str.casefold
-        named = list(dict.fromkeys(tag for _, _, tag in find_names(record.caption, candidates)))
-        tags = list({fold(tag): tag for tag in record.tags}.values())
-    else:
-        fold = str if protocol == "repic-2" else str.lower
-        tokens = {w.strip(_STRIP) for w in fold(record.caption.replace("</s>", "")).split()} - {""}
-        tags = list(record.tags)
-        named = [tag for tag in map(_tag, candidates) if {fold(tag), _bare(fold(tag))} & tokens]
-    shown, said = {fold(tag) for tag in tags}, {fold(tag) for tag in named}
+    known = {key(tag_of(c)) for c in candidates}
+    candidates += [tag for tag in record.tags if key(tag) not in known]
+    named = dict.fromkeys(tag for _, _, tag in find_names(record.caption, candidates))
+    shown, said = {key(tag): tag for tag in record.tags}, {key(tag) for tag in named}
     return CaptionScore(
-        correct=tuple(tag for tag in tags if fold(tag) in said),
-        missed=tuple(tag for tag in tags if fold(tag) not in said),
-        hallucinated=tuple(tag for tag in named if fold(tag) not in shown),
+        correct=tuple(shown[k] for k in shown if k in said),
+        missed=tuple(shown[k] for k in shown if k not in said),
+        hallucinated=tuple(tag for tag in named if key(tag) not in shown),
     )
 
 
-def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int, int, str]]:
-    """Where `text` names a candidate, as (start, end, tag), by the rules of `span`.
+def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol: str) -> CaptionScore:
+    """`score_caption` as in upstream's scripts, with their differences in case and in what counts as another."""
+    fold = str if protocol == "repic-2" else str.lower
+    tags = record.tags[:1] if protocol == "repic-single" else record.tags
+    tokens = {word.strip(_STRIP) for word in fold(record.caption.replace("</s>", "")).split()} - {""}
+    known = dict.fromkeys((*candidates, *tags))
+    said = {bare(fold(tag)) for tag in known if {fold(tag), bare(fold(tag))} & tokens}
+    if protocol == "repic-single":
+        others = [tag for tag in known if bare(fold(tag)) != bare(fold(tags[0]))]
+    else:  # by the exact spelling, so <Thor> is another than <thor>
+        others = [tag for tag in known if tag not in tags]
+    return CaptionScore(
+        correct=tuple(tag for tag in tags if bare(fold(tag)) in said),
+        missed=tuple(tag for tag in tags if bare(fold(tag)) not in said),
+        hallucinated=tuple(tag for tag in others if bare(fold(tag)) in said),
+    )
 
-    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, never inside
-    another word, ignoring case and Unicode compatibility forms, the longest first. A name that is a single
-    letter or an ordinary English word matches only in brackets or written exactly as stored.
 
-    >>> find_names("Black Widow and <hulk> in the park", ["<black widow>", "<hulk>", "<Park>"])
-    [(0, 11, '<black widow>'), (16, 22, '<hulk>')]
+def _wrong(found: CaptionScore, protocol: str) -> int:
+    """What one caption adds to precision's denominator beside its correct names.
+
+    Published: a miss for every shown concept that is not named while another is; `span`: that other name.
     """
-    folded, origin = _fold(text)
-    forms = _forms(tuple((_tag(c), c.name if isinstance(c, Concept) else _bare(c)) for c in candidates))
-    taken = [False] * len(folded)
-    found = []
-    for pattern, tag, exact in forms:
-        for match in pattern.finditer(folded):
-            start, end = origin[match.start()], origin[match.end() - 1] + 1
-            if any(taken[match.start() : match.end()]) or (exact and text[start:end] != exact):
-                continue
-            taken[match.start() : match.end()] = [True] * (match.end() - match.start())
-            found.append((start, end, tag))
-    return sorted(found)
-
-
-@cache
-def ordinary_words() -> frozenset[str]:
-    """Words of everyday English that people, pets and things are called (``ordinary_words.txt``).
-
-    Written plainly, such a name counts only exactly as stored: "Park" for a concept called Park, but not "park".
-    No list is complete; a name that it lacks is matched in any case.
-    """
-    return frozenset(resources.files("repic_core").joinpath("ordinary_words.txt").read_text().split())
-
-
-@lru_cache(maxsize=64)
-def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str, str]]:
-    """(pattern on folded text, tag, exact text that plain writing needs or "") of all forms, longest first."""
-    forms: dict[tuple[str, bool], tuple[str, str]] = {}
-    for tag, name in candidates:
-        for form in dict.fromkeys((_bare(tag), name)):
-            key = _fold(form)[0]
-            forms.setdefault((key, True), (tag, ""))
-            ordinary = len(key) == 1 or key in ordinary_words()
-            if not ordinary or form == name:
-                forms.setdefault((key, False), (tag, form if ordinary else ""))
-    patterns = []
-    for (key, bracketed), (tag, exact) in forms.items():
-        phrase = r"\s+".join(re.escape(word) for word in key.split())
-        full = rf"<\s*{phrase}\s*>" if bracketed else rf"(?<!\w){phrase}(?!\w)"
-        patterns.append((len(key) + 2 * bracketed, re.compile(full), tag, exact))
-    return [(p, tag, exact) for _, p, tag, exact in sorted(patterns, key=lambda item: -item[0])]
-
-
-def _fold(text: str) -> tuple[str, list[int]]:
-    """`text` with compatibility forms and case folded, and the index in `text` of every folded character."""
-    folded, origin = [], []
-    for index, character in enumerate(text):
-        for c in unicodedata.normalize("NFKC", character).casefold():
-            folded.append(c)
-            origin.append(index)
-    return "".join(folded), origin
+    if protocol == "span":
+        return len(found.hallucinated)
+    return len(found.missed) if found.hallucinated else 0
 
 
 def _unknown(caption: str, candidates: Sequence[Concept | str]) -> set[str]:
     """Names in brackets that are no candidate."""
     spans = find_names(caption, candidates)
-    tags = ((m.start(), m.end(), m.group()) for m in re.finditer(r"<[^<>/|][^<>]*>", caption))
+    tags = ((m.start(), m.end(), m.group()) for m in TAG.finditer(caption))
     return {tag for start, end, tag in tags if not any(a < end and start < b for a, b, _ in spans)}
 
 
-def _candidates(records: Sequence[CaptionRecord], database: Iterable[Concept] | None) -> list[Concept | str]:
-    """The names that may be found: the ground truth of all records, and the database's concepts."""
-    known = {concept.tag.casefold(): concept for concept in database or ()}
-    tags = sorted({tag for record in records for tag in record.tags})
-    return [*known.values(), *(tag for tag in tags if tag.casefold() not in known)]
-
-
-def _tag(candidate: Concept | str) -> str:
-    return candidate.tag if isinstance(candidate, Concept) else candidate
-
-
-def _bare(tag: str) -> str:
-    return tag[1:-1] if tag.startswith("<") and tag.endswith(">") else tag
+def _candidates(
+    records: Sequence[CaptionRecord], protocol: str, database: Iterable[Concept] | None
+) -> list[Concept | str]:
+    """The names that may be found: the ground truth of all records and, for `span`, the database's concepts."""
+    known = {key(c.tag): c for c in database or ()} if protocol == "span" else {}
+    tags = sorted({t for r in records for t in (r.tags[:1] if protocol == "repic-single" else r.tags)})
+    return [*known.values(), *(tag for tag in tags if key(tag) not in known)]
 
 
 def disagreements(
@@ -261,22 +218,28 @@ def disagreements(
     database: ConceptDatabase | None = None,
     n: int = 10,
 ) -> list[tuple[CaptionRecord, CaptionScore, CaptionScore]]:
-    """The `n` records that two protocols judge most differently (names that one of them finds only), with
-    both judgements; no photo takes more than half of the list, so that it explains and does not repeat."""
-    judged = []
-    for record in records:
-        pair = [
-            score_caption(record, _candidates(records, database if p == "span" else None), p)
-            for p in (first, second)
-        ]
-        sets = [{t.casefold() for t in (*s.correct, *s.hallucinated)} for s in pair]
-        judged.append((len(sets[0] ^ sets[1]), record, *pair))
-    judged.sort(key=lambda item: -item[0])
-    chosen: list[tuple[CaptionRecord, CaptionScore, CaptionScore]] = []
-    for difference, record, one, two in judged:
-        if difference and sum(r.query == record.query for r, _, _ in chosen) < max(1, n // 2):
-            chosen.append((record, one, two))
-    return chosen[:n]
+    """The `n` records that explain best why two protocols differ, with both judgements.
+
+    A reason is a name that only one protocol finds, or a pair of unlike counts of wrong names. Each pick is the
+    record whose reasons not shown yet occur most often in `records`; once all are shown, they may come again.
+    """
+    known = {p: _candidates(records, p, database) for p in (first, second)}
+    judged: dict[int, tuple[CaptionRecord, CaptionScore, CaptionScore]] = {}
+    reasons: dict[int, set[Any]] = {}
+    for number, record in enumerate(records):
+        one, two = (score_caption(record, known[p], p) for p in (first, second))
+        names = [{key(tag) for tag in (*s.correct, *s.hallucinated)} for s in (one, two)]
+        counts = _wrong(one, first), _wrong(two, second)
+        judged[number] = record, one, two
+        reasons[number] = (names[0] ^ names[1]) | ({counts} if counts[0] != counts[1] else set())
+    often = Counter(reason for found in reasons.values() for reason in found)
+    chosen: list[int] = []
+    fresh = set(often)
+    while len(chosen) < n and (left := [k for k in reasons if reasons[k] and k not in chosen]):
+        best = max(left, key=lambda k: sum(often[reason] for reason in reasons[k] & fresh))
+        chosen.append(best)
+        fresh = (fresh - reasons[best]) or set(often)
+    return [judged[number] for number in chosen]
 
 
 def table(scores: dict[str, Sequence[Score]], latex: bool = False) -> str:
@@ -288,7 +251,8 @@ def table(scores: dict[str, Sequence[Score]], latex: bool = False) -> str:
         for name, row in scores.items()
     ]
     if latex:
-        lines = [" & ".join(row).replace("_", r"\_") + r" \\" for row in (head, *body)]
+        escaped = ([re.sub(r"([&%$#_{}])", r"\\\1", cell) for cell in row] for row in (head, *body))
+        lines = [" & ".join(row) + r" \\" for row in escaped]
         rules = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", lines[0], r"\midrule"]
         return "\n".join([*rules, *lines[1:], r"\bottomrule", r"\end{tabular}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
@@ -306,9 +270,10 @@ def main(arguments: list[str] | None = None) -> None:
     database: Any = None
     if options.database:
         database = ConceptDatabase.load(options.database, options.root, check_images=False)
+    stems = [Path(file).stem for file in options.files]
     scores = {
-        Path(file).stem: [score(load_captions(file), p, database) for p in options.protocol]
-        for file in options.files
+        stem if stems.count(stem) == 1 else file: [score(records, p, database) for p in options.protocol]
+        for stem, file, records in zip(stems, options.files, map(load_captions, options.files), strict=True)
     }
     print(table(scores))
     if options.latex:
@@ -316,4 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:  # a file that can't be used: its message is enough
+        raise SystemExit(str(error)) from None

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from repic_core.captioner import open_image
 from repic_core.concepts import Concept, ConceptDatabase
-from repic_core.evaluation import CaptionRecord, find_names
+from repic_core.evaluation import CaptionRecord
+from repic_core.names import find_names
 from repic_core.typeset import (
     BLACK,
     Canvas,

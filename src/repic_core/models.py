@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import warnings
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
+# Adapters saved with transformers < 4.52 (upstream's version) call the layers by the names of that time.
+OLD_ADAPTER_KEYS = {
+    r"^visual": "model.visual",
+    r"^model(?!\.(language_model|visual))": "model.language_model",
+}
 PAPER_MAX_PIXELS = 1024 * 28 * 28  # upstream's evaluation scripts
 
 
@@ -45,9 +52,11 @@ def load_model(
         (model in eval mode, processor whose tokenizer pads on the left).
 
     Raises:
-        ModelError: wrong path, unreachable hub, another family, pickled weights, missing adapter.
+        ModelError: wrong path, unreachable hub, another family, pickled or broken weights, an adapter that is
+            missing or that was made for another model, a dtype, attention or device that is not to be had.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from repic_core.vision import use_batched_vision
@@ -57,14 +66,9 @@ def load_model(
     family = config.model_type
     if family not in FAMILIES:
         raise ModelError(f"{name}: is a {family!r} model; this kit handles {', '.join(FAMILIES.values())}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    on_cuda = device.startswith("cuda")
-    if dtype == "auto":
-        dtype = torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else torch.float32
-    elif isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    attn = _choose_attention(attn, on_cuda and dtype in (torch.bfloat16, torch.float16))
+    device = _choose_device(device)
+    dtype = _choose_dtype(dtype, device)
+    attn = _choose_attention(attn, device.type == "cuda" and dtype in (torch.bfloat16, torch.float16))
     sizes = {} if max_pixels is None else {"max_pixels": max_pixels}
     options = {"trust_remote_code": False}
     try:
@@ -72,7 +76,7 @@ def load_model(
         model = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, attn_implementation=attn, use_safetensors=True, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{name}: {_first_line(error)}") from None
     processor.tokenizer.padding_side = "left"
     if adapter is not None:
@@ -83,23 +87,27 @@ def load_model(
 
 
 def _existing(name_or_path: str | Path, what: str) -> str:
-    """The path of a folder that exists, or a hub id; what looks like a path is never looked for on the hub."""
+    """A folder that exists, or a hub id; what looks like a path is never looked for on the hub."""
     text = os.fspath(name_or_path)
-    if Path(text).is_dir():
-        files = {path.name for path in Path(text).iterdir()}
-        wanted = "adapter_config.json" if what == "adapter" else "config.json"
-        if wanted not in files:
-            raise ModelError(f"{text}: no {wanted} in this folder; is it a saved {what}?")
-        if not any(name.endswith(".safetensors") for name in files):
-            raise ModelError(
-                f"{text}: no .safetensors file; pickled weights (.bin) are not read, convert them"
-            )
-        return text
-    parts = text.split("/")
-    looks_local = isinstance(name_or_path, Path) or len(parts) != 2 or parts[0] in ("", ".", "..", "~")
-    if looks_local or Path(parts[0]).is_dir():
-        raise ModelError(f"{text}: no such {what} folder")
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        _check_folder(folder, what)
+        return str(folder)
+    is_hub_id = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", text)
+    if not is_hub_id or Path(text.split("/")[0]).is_dir():
+        raise ModelError(f"{text!r}: no such {what} folder")
     return text
+
+
+def _check_folder(folder: Path, what: str) -> None:
+    files = {path.name for path in folder.iterdir()}
+    config = "adapter_config.json" if what == "adapter" else "config.json"
+    if config not in files:
+        hint = "; it is an adapter: give it as adapter=" if "adapter_config.json" in files else ""
+        raise ModelError(f"{folder}: no {config} in this folder{hint or f'; is it a saved {what}?'}")
+    weights = "adapter_model.safetensors" if what == "adapter" else ".safetensors"
+    if not any(name.endswith(weights) for name in files):
+        raise ModelError(f"{folder}: no {weights} file; pickled weights (.bin) are not read: convert them")
 
 
 def _load_config(name: str) -> Any:
@@ -107,7 +115,7 @@ def _load_config(name: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         if not Path(name).is_dir():
             raise ModelError(
                 f"{name}: no such folder, and the hub does not give it ({_first_line(error)})"
@@ -116,24 +124,72 @@ def _load_config(name: str) -> Any:
 
 
 def _add_adapter(model: Any, adapter: str) -> Any:
+    """`model` with the adapter on top; only its configuration and safetensors are fetched or read."""
+    from huggingface_hub import snapshot_download
     from peft import PeftModel
+    from safetensors import SafetensorError
 
+    folder = adapter
     try:
-        return PeftModel.from_pretrained(model, adapter, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"adapter {adapter}: {_first_line(error)}") from None
+        if not Path(adapter).is_dir():
+            wanted = ["adapter_config.json", "adapter_model.safetensors"]
+            folder = snapshot_download(adapter, allow_patterns=wanted)
+            _check_folder(Path(folder), "adapter")
+        with warnings.catch_warnings():  # else an adapter of another layout would load as no adapter at all
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, folder, key_mapping=OLD_ADAPTER_KEYS)
+    except UserWarning:
+        reason = "its weights are not those that its configuration asks for in this model"
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = _first_line(error)
+    raise ModelError(f"adapter {adapter}: {reason}")
+
+
+def _choose_device(device: Any) -> Any:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device {device!r}: {_first_line(error)}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _choose_dtype(dtype: Any, device: Any) -> Any:
+    import torch
+
+    if dtype == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"dtype {dtype!r}: use auto, bfloat16, float16 or float32")
+    return found
 
 
 def _choose_attention(attn: str, half_on_cuda: bool) -> str:
-    if attn == "auto":
-        attn = "flash_attention_2" if half_on_cuda and find_spec("flash_attn") else "sdpa"
-    _log_once(attn)
+    if attn != "auto":
+        _log_once(attn, "as asked")
+        return attn
+    if not half_on_cuda:
+        attn, why = "sdpa", "flash-attn needs CUDA and half precision"
+    else:
+        try:
+            import_module("flash_attn")  # an installed build may still not fit this torch
+            attn, why = "flash_attention_2", "flash-attn was found"
+        except Exception as error:
+            attn, why = "sdpa", f"flash-attn can't be imported: {_first_line(error)}"
+    _log_once(attn, why)
     return attn
 
 
 @cache
-def _log_once(attn: str) -> None:
-    logger.info("attention: %s", attn)
+def _log_once(attn: str, why: str) -> None:
+    logger.info("attention: %s (%s)", attn, why)
 
 
 def _first_line(error: BaseException) -> str:

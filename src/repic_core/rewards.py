@@ -3,35 +3,44 @@
 ``profile="paper"`` is upstream's arithmetic to the letter (`grpo_multitask_multi_img_no_format.py`; paper,
 section 3.2). ``profile="strict"`` closes its holes:
 
-=====================  =============================================  =======  ========================
+=====================  =============================================  =======  ==========================
 task                   completion                                     paper    strict
-=====================  =============================================  =======  ========================
+=====================  =============================================  =======  ==========================
 OCT, "yes"             "I know ..., yes"                              0        1 (whole words only)
+OCT, "yes"             "Yesterday it rained"                          1        0 (whole words only)
 OCT, "yes"             "yes or no"                                    1        0 (contradiction)
-VLT                    the right box first, then four other boxes     1        0 (exactly one box)
+VLT                    the right box first, then other boxes          1        0 (exactly one box)
 VLT                    "[9, 9, 9, 9]" and other degenerate boxes      0        0
 ICT, ``<bo>``          "... <bo> ... <mia> ..." (mia is not there)    1        less: a wrong name costs
+ICT, ``<bo>``          "... <bo> ... mia ..." (mia is not there)      1        less, as with brackets
 ICT, ``<bo>``          "... <bo> ... <bo> ... <bo> ..."               1        less: each repeat costs
-ICT, ``<bo>``          "<bo> <bo> ... a list of names"                1        0 (names, no sentence)
-ICT, ``<bo>``          the reference's info, word for word            1        0 (copied)
-ICT, ``<black>``       "... <black widow> ..." or "bo" in "bowl"      0 or 1   0 (whole tags only)
+ICT, ``<bo>``          "<bo> <bo> ... a list of names"                1        at most 0 (no sentence)
+ICT, ``<bo>``          the reference's info, word for word            1        at most 0 (copied)
+ICT, ``<black>``       "... <black widow> ..."                        0        less: that is another tag
+ICT, "bo"              "... bowl ..." or "... elbow ..."              1        0 (never inside a word)
+ICT, ``<bo>``          "... <bo> ... </bo> ..."                       0        at most 0
+multi ICT              "... <bo> ... </bo> ..." (no guard upstream)   1        at most 0
 multi ICT              every tag of the prompt                        1        less: wrong names cost
-=====================  =============================================  =======  ========================
+ICT                    wrong names in a caption below the floor       0        less than 0: no way out
+=====================  =============================================  =======  ==========================
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
+
+from repic_core.names import TAG, bare, find_names, fold, is_ordinary, key
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
 _PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
-_TAG = re.compile(r"<[^<>/|][^<>]*>")
+WORDS_PER_NAME = 2  # a caption with fewer other words a name is a list of names
 COPY_WORDS = 6  # a run of this many words of an info, or a whole info of at least 4 words, is a copy
 
 
@@ -46,10 +55,10 @@ def oct_reward(completion: str, solution: str, profile: str = "strict") -> float
     (0.0, 1.0)
     """
     if profile == "paper":
-        said, right = (re.search(r"yes|no", text.lower()) for text in (completion, solution))
+        said, right = (re.search("yes|no", text.lower(), re.IGNORECASE) for text in (completion, solution))
         return float(bool(said and right) and said.group() == right.group())
-    said = set(re.findall(r"\b(?:yes|no)\b", completion.lower()))
-    return float(said == {solution.strip().lower()})
+    said, right = (set(re.findall(r"\b(?:yes|no)\b", text.lower())) for text in (completion, solution))
+    return float(len(said) == 1 and said == right)
 
 
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
@@ -65,9 +74,9 @@ def vlt_reward(completion: str, solution: Sequence[float], profile: str = "stric
         return 0.0
     if profile == "paper":
         found = _PAPER_BOX.search(completion)
-        return float(
-            found is not None and paper_iou([int(v) for v in found.groups()], solution) >= IOU_THRESHOLD
-        )
+        if found is None or max(map(len, found.groups())) > 18:  # no coordinate; int() refuses the longest
+            return 0.0
+        return float(paper_iou([int(v) for v in found.groups()], solution) >= IOU_THRESHOLD)
     boxes = _BOX.findall(completion)
     if len(boxes) != 1:
         return 0.0
@@ -124,51 +133,59 @@ def ict_reward(
     infos: Sequence[str] = (),
     min_length: int = PAPER_MIN_LENGTH,
     penalty: float = 0.5,
+    max_repeats: int = 1,
 ) -> float:
     """Strict identity consistency, single or multi: the right names, each once, in a sentence of its own.
 
-    (different right tags named - `penalty` x (wrong tags + repeats)) / tags shown, at least -1.
+    (different right names - `penalty` x (wrong names + repeats)) / names shown, at least -1; and at most 0 for
+    a caption below `min_length`, a list of names, a copied info, or a closing tag such as ``</bo>``.
 
     Args:
+        completion: the caption. A name counts as a whole tag, in any case; only a solution that is written
+            without brackets counts without them, as a whole phrase.
         solution: the tags that the query shows, such as ``["<bo>", "<black widow>"]``.
-        candidates: all tags in the prompt; a wrong one also counts when written without its brackets.
-        infos: the references' infos; a caption that copies one word for word gets 0.
-        min_length: below this many characters the reward is 0.
+        candidates: all tags in the prompt; a wrong one also counts when written without its brackets, unless
+            that is an ordinary English word. Any other name in brackets is wrong, too.
+        infos: the references' infos; none may be copied word for word (`COPY_WORDS`).
+        min_length: the length floor in characters.
+        penalty: what a wrong name or a repeat takes away from the names that are right.
+        max_repeats: how often a right name may stand in the caption.
 
     >>> ict_reward("<bo> sleeps in the sun, <mia> watches.", ["<bo>", "<mia>"], min_length=20)
     1.0
     >>> ict_reward("<bo> sleeps in the sun, <mia> watches.", ["<bo>"], min_length=20)
     0.5
     """
-    if len(completion) < min_length or not solution:
+    if not solution:
         return 0.0
-    right = {tag.casefold() for tag in solution}
-    named = [tag.casefold() for tag in _TAG.findall(completion)]
-    bare = _TAG.sub(" ", completion).casefold()
-    wrong = sum(tag not in right for tag in named)
-    for candidate in candidates:
-        name = candidate.strip("<>").casefold()
-        if candidate.casefold() not in right and len(name) > 1:
-            wrong += len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", bare))
-    words = re.findall(r"\w+", bare)
-    if named and len(words) < 2 * len(named):  # a list of names is no caption
-        return 0.0
-    if any(_copies(bare, info) for info in infos):
-        return 0.0
-    hits = len(right & set(named))
-    repeats = sum(tag in right for tag in named) - hits
-    return max(-1.0, (hits - penalty * (wrong + repeats)) / len(right))
+    right = {key(tag): tag for tag in solution}
+    named = [key(tag) for tag in TAG.findall(completion)]
+    rest = TAG.sub(" ", completion)  # what is said without brackets
+    for _, _, tag in find_names(rest, dict.fromkeys((*solution, *candidates))):
+        wanted = right.get(key(tag))
+        if (wanted is None and not is_ordinary(bare(tag))) or (wanted and not wanted.startswith("<")):
+            named.append(key(tag))
+    hits = len(right.keys() & set(named))
+    wrong = sum(name not in right for name in named)
+    repeats = sum(max(0, named.count(name) - max_repeats) for name in right)
+    value = max(-1.0, (hits - penalty * (wrong + repeats)) / len(right))
+    hollow = (
+        len(completion) < min_length
+        or len(re.findall(r"\w+", rest)) < WORDS_PER_NAME * len(named)
+        or any(fold(name) in right for name in re.findall(r"</([^<>]*)>", completion))
+        or any(_copies(rest, info) for info in infos)
+    )
+    return min(0.0, value) if hollow else value
 
 
 def _copies(text: str, info: str) -> bool:
     """Does the text hold `COPY_WORDS` words of the info in a row, or the whole of a shorter info (4 words up)?"""
-    words = re.findall(r"\w+", _TAG.sub(" ", info).casefold())
+    words, told = (re.findall(r"\w+", fold(TAG.sub(" ", t))) for t in (info, text))
     size = min(COPY_WORDS, len(words))
     if size < 4:
         return False
-    told = " ".join(re.findall(r"\w+", text))
     runs = (" ".join(words[i : i + size]) for i in range(len(words) - size + 1))
-    return any(f" {run} " in f" {told} " for run in runs)
+    return any(f" {run} " in f" {' '.join(told)} " for run in runs)
 
 
 def personalization_reward(
@@ -179,6 +196,7 @@ def personalization_reward(
     min_length: int | None = None,
     candidates: Sequence[Sequence[str]] | None = None,
     infos: Sequence[Sequence[str]] | None = None,
+    penalty: float = 0.5,
     **kwargs: Any,
 ) -> list[float | None]:
     """The reward of each completion by its row's method; None where the method is none of the published ones.
@@ -189,7 +207,8 @@ def personalization_reward(
         accu_reward_method: per row: ``yes_no``, ``iou``, ``yes_no_name`` or ``yes_no_name_multi``.
         profile: ``paper`` or ``strict``.
         min_length: characters below which ICT gets 0; by default 100, as in the paper.
-        candidates, infos: per row, for `strict` (`ict_reward`).
+        candidates, infos: per row, for `strict` (`ict_reward`); a row's may be empty or None.
+        penalty: of a wrong name or a repeat, for `strict`.
 
     >>> personalization_reward(["yes"], ["yes"], ["yes_no"])
     [1.0]
@@ -201,8 +220,10 @@ def personalization_reward(
         raise ValueError(f"profile {profile!r}: use 'paper' or 'strict'")
     floor = PAPER_MIN_LENGTH if min_length is None else min_length
     rewards: list[float | None] = []
-    for i, (completion, method) in enumerate(zip(completions, accu_reward_method, strict=True)):
-        text, answer = completion_text(completion), decode_solution(solution[i], method)
+    none: list[Sequence[str]] = [()] * len(completions)
+    rows = zip(completions, solution, accu_reward_method, candidates or none, infos or none, strict=True)
+    for completion, raw, method, known, told in rows:
+        text, answer = completion_text(completion), decode_solution(raw, method)
         if method == "yes_no":
             rewards.append(oct_reward(text, answer, profile))
         elif method == "iou":
@@ -211,9 +232,7 @@ def personalization_reward(
             rewards.append(None)
         elif profile == "strict":
             tags = [answer] if isinstance(answer, str) else answer
-            rewards.append(
-                ict_reward(text, tags, candidates[i] if candidates else (), infos[i] if infos else (), floor)
-            )
+            rewards.append(ict_reward(text, tags, known or (), told or (), floor, penalty))
         elif method == "yes_no_name":
             rewards.append(paper_ict_single_reward(text, answer, floor))
         else:
@@ -225,7 +244,7 @@ def completion_text(completion: Any) -> str:
     """The text of a completion, plain or conversational (string content or text blocks)."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
+    content = (completion[-1]["content"] if completion else "") or ""
     if isinstance(content, str):
         return content
     return "".join(block.get("text") or "" for block in content)
@@ -237,11 +256,12 @@ def decode_solution(solution: Any, method: str) -> Any:
     >>> decode_solution('["<bo>", "<mia>"]', "yes_no_name_multi"), decode_solution("<bo>", "yes_no_name_multi")
     (['<bo>', '<mia>'], ['<bo>'])
     """
-    if method in ("yes_no", "yes_no_name"):
-        return str(solution)
-    if isinstance(solution, str):
-        try:
+    if isinstance(solution, str) and solution.lstrip().startswith("["):
+        with contextlib.suppress(json.JSONDecodeError):
             solution = json.loads(solution)
-        except json.JSONDecodeError:
-            solution = [solution] if method == "yes_no_name_multi" else []
+    if method in ("yes_no", "yes_no_name"):
+        listed = isinstance(solution, list | tuple) and len(solution) == 1
+        return str(solution[0] if listed else solution)
+    if isinstance(solution, str):
+        return [solution] if method == "yes_no_name_multi" else []
     return list(solution) if isinstance(solution, list | tuple) else []

@@ -41,6 +41,10 @@ def _attention_forward(
 
 def _patch_embed_forward(self: Any, hidden_states: Any) -> Any:
     """Drop-in for ``Qwen2_5_VisionPatchEmbed.forward``; hidden_states (patches, 3 * 2 * patch**2)."""
+    from torch.nn import Conv3d
+
+    if type(self.proj) is not Conv3d:  # an adapter sits on it
+        return type(self).forward(self, hidden_states)
     weight = self.proj.weight
     return hidden_states.to(weight.dtype) @ weight.reshape(weight.shape[0], -1).t()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from repic_core.captioner import open_image
 from repic_core.concepts import Concept
-from repic_core.evaluation import find_names
+from repic_core.names import find_names
 
 PHOTO_PIXELS = 768  # longest side of an embedded photo
 SMALL_PIXELS = 200  # up to here it is drawn pixel by pixel (the toy world)

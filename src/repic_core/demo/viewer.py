@@ -75,10 +75,13 @@ def build_viewer(
     if not rows:
         raise ValueError(f"no captions in {', '.join(map(str, caption_files.values())) or 'no files'}")
 
+    shown = (concept for row in rows for concept in row.references)  # also those not in the database
+    candidates = list({concept.tag: concept for concept in (*concepts, *shown)}.values())
+
     def show(number: float) -> tuple[int, str]:
         """Row `number` (from 1; beyond the last comes the first) and its HTML."""
         index = (int(number) - 1) % len(rows)
-        return index + 1, row_html(rows[index], list(concepts))
+        return index + 1, row_html(rows[index], candidates)
 
     def back(number: float) -> tuple[int, str]:
         return show(number - 1)
@@ -112,8 +115,7 @@ def build_viewer(
 def row_html(row: GridRow, candidates: Sequence[Concept]) -> str:
     """One row of the viewer. Names of `candidates` that the photo doesn't show are struck out."""
     colors = concept_colors(row.tags)
-    known = list({concept.tag: concept for concept in (*row.references, *candidates)}.values())
-    cards = [caption_card(m, text, row.tags, colors, known) for m, text in row.captions.items()]
+    cards = [caption_card(m, text, row.tags, colors, candidates) for m, text in row.captions.items()]
     return (
         '<div class="repic"><div class="top">'
         f'<figure class="query">{photo(row.query, "The query photo")}'
@@ -157,6 +159,6 @@ def _summary_table(
     heads = "".join(f'<th colspan="3" scope="colgroup">{protocol} (%)</th>' for protocol in protocols)
     metrics = "<th>P</th><th>R</th><th>F1</th>" * len(protocols)
     return (
-        f'<div class="scroll"><table><thead><tr><th></th>{heads}</tr>'
+        f'<div class="scroll" tabindex="0"><table><thead><tr><th></th>{heads}</tr>'
         f'<tr><th scope="col">{title}</th>{metrics}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )

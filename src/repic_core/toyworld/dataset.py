@@ -1,8 +1,8 @@
 """The toy world on disk, in the kit's public formats.
 
-A folder holds PNG photos, `rows.jsonl` (tuning rows), `captions_single.jsonl` and `captions_multi.jsonl` (the
-same scenes with captions, for the supervised arms), `truth.json` (what each scene shows), and for held-out
-splits `database.json` and `queries.json`. All image paths are relative to the folder.
+A folder holds PNG photos, `rows.jsonl` (tuning rows), `captions_single.jsonl`, `captions_listing.jsonl` and
+`captions_multi.jsonl` (the same scenes with captions, for the supervised arms), `truth.json` (what each scene
+shows), and for held-out splits `database.json` and `queries.json`. All image paths are relative to the folder.
 """
 
 from __future__ import annotations
@@ -56,12 +56,15 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
 
     Every scene gives an ICT row (single for one concept in it, else multi), every fourth also a VLT row on the
     scene and every fourth an OCT row on its references. `captions_multi.jsonl` has the same ICT prompts with
-    the perfect caption as solution; `captions_single.jsonl` shows each scene's first concept alone, with one
-    reference and its caption: what supervised methods have.
+    the perfect caption as solution. The two others show each scene's first concept alone, with one reference:
+    `captions_single.jsonl` has captions about the subject ("This is <bo> on a sandy beach, at the top left."),
+    the form of the single-concept captions that supervised methods have; `captions_listing.jsonl` has the form
+    in which the base lists what a scene holds ("On a sandy beach, at the top left is <bo>.").
     """
     folder = Path(folder)
     rows: list[TrainingExample] = []
     single: list[TrainingExample] = []
+    listing: list[TrainingExample] = []
     multi: list[TrainingExample] = []
     truth: dict[str, Any] = {}
     for n in range(n_scenes):
@@ -112,6 +115,7 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
             rows.append(TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", "yes_no"))
     write_rows(folder / "rows.jsonl", rows)
     write_rows(folder / "captions_single.jsonl", single)
+    write_rows(folder / "captions_listing.jsonl", listing)
     write_rows(folder / "captions_multi.jsonl", multi)
     write_json_atomic(folder / "truth.json", truth)
     return {"rows": len(rows), "captions_single": len(single), "captions_multi": len(multi)}

@@ -3,7 +3,9 @@
 From one base and the same training scenes:
 
 - ``base``: as shipped;
-- ``sft_single``: supervised on captions of single concepts, which is what supervised methods have;
+- ``sft_single``: supervised on captions of single concepts, about their subject ("This is <bo> on a ..."), which
+  is what supervised methods have;
+- ``sft_listing``: the same photos, but with captions in the very form in which the base lists a scene;
 - ``grpo``: OCT + VLT + single and multi ICT, verifiable rewards, not one caption;
 - ``sft_multi``: the control, supervised on perfect captions of several concepts, which are costly to get.
 
@@ -32,6 +34,7 @@ from repic_core.toyworld.scoring import coverage_reward, place_reward
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
+    "sft_listing": {"rows": "captions_listing.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
     "grpo": {"rows": "rows.jsonl", "max_steps": 200, "learning_rate": 1e-4},
     "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
 }

@@ -1,0 +1,121 @@
+"""Find the names of concepts in text: the matching of protocol `span`, of the strict rewards and of the viewer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from importlib import resources
+
+from repic_core.concepts import Concept
+
+TAG = re.compile(r"<[^<>/|][^<>]*>")  # a name in brackets: <bo>, but not </bo>, </s> or <|im_end|>
+
+
+def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int, int, str]]:
+    """Where `text` names a candidate (a concept, or a tag), as (start, end, tag), in order.
+
+    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, never inside
+    another word, ignoring case and Unicode compatibility forms, the longest first. White space in a name
+    matches any white space, and after a full stop none is needed ("Mr.Krabs", "Mr. Krabs").
+
+    A name that is a single letter or an ordinary English word matches only in brackets or written exactly as
+    stored; where that is plain English itself ("dog", "A"), only in brackets.
+
+    >>> find_names("Black Widow and <hulk> in the park", ["<black widow>", "<hulk>", "<Park>"])
+    [(0, 11, '<black widow>'), (16, 22, '<hulk>')]
+    """
+    folded, spans = _fold(text)
+    known = tuple((tag_of(c), c.name if isinstance(c, Concept) else bare(c)) for c in candidates)
+    taken = [False] * len(folded)
+    found = []
+    for pattern, tag, exact in _forms(known):
+        for match in pattern.finditer(folded):
+            first, last = match.span()
+            start, end = spans[first][0], spans[last - 1][1]
+            if any(taken[first:last]) or (exact and text[start:end] != exact):
+                continue
+            taken[first:last] = [True] * (last - first)
+            found.append((start, end, tag))
+    return sorted(found)
+
+
+@cache
+def ordinary_words() -> frozenset[str]:
+    """Everyday English words that are also given as names (``ordinary_words.txt``).
+
+    Colours, animals, plants, foods, weather, household things, virtues, trades, and function words that are
+    spelt like a name; among them those of the published data (Moon, Park, Pearl, Sandy; DreamBooth's can, cat,
+    dog, vase ...). No list is complete: a name that it lacks matches in any case.
+    """
+    return frozenset(resources.files("repic_core").joinpath("ordinary_words.txt").read_text().split())
+
+
+def is_ordinary(name: str) -> bool:
+    """Is this name a single letter or an ordinary English word?"""
+    folded = fold(name)
+    return len(folded) == 1 or folded in ordinary_words()
+
+
+def fold(text: str) -> str:
+    """`text` with Unicode compatibility forms, case and runs of white space folded."""
+    return " ".join(_fold(text)[0].split())
+
+
+def tag_of(candidate: Concept | str) -> str:
+    """The tag of a candidate, which may be the tag itself."""
+    return candidate.tag if isinstance(candidate, Concept) else candidate
+
+
+def key(tag: str) -> str:
+    """What is equal for two spellings of one tag: its name without brackets, folded."""
+    return fold(bare(tag))
+
+
+def bare(tag: str) -> str:
+    """A tag without its angle brackets."""
+    return tag[1:-1] if tag.startswith("<") and tag.endswith(">") else tag
+
+
+@lru_cache(maxsize=256)
+def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str, str]]:
+    """(pattern on folded text, tag, exact text that plain writing needs or "") of all forms, longest first."""
+    forms: dict[tuple[str, bool], tuple[str, str]] = {}
+    written = [(tag, name, bare(tag)) for tag, name in candidates]  # a tag goes before another's alias
+    for tag, name, form in [*written, *((tag, name, name) for tag, name in candidates)]:
+        folded, ordinary = fold(form), is_ordinary(form)
+        if not folded:
+            continue
+        forms.setdefault((folded, True), (tag, ""))
+        plain_english = form in ("A", "I") or (form == folded and folded in ordinary_words())
+        if not ordinary or (form == name and not plain_english):
+            forms.setdefault((folded, False), (tag, form if ordinary else ""))
+    patterns = []
+    for (folded, bracketed), (tag, exact) in forms.items():
+        parts = re.findall(r"[^\s.]*\.|[^\s.]+", folded)
+        phrase = "".join(re.escape(p) + (r"\s*" if p.endswith(".") else r"\s+") for p in parts[:-1])
+        phrase += re.escape(parts[-1])
+        # \u0300-\u036f: marks that make the letter before them another letter
+        full = rf"<\s*{phrase}\s*>" if bracketed else rf"(?<!\w){phrase}(?![\w\u0300-\u036f])"
+        patterns.append((len(folded) + 2 * bracketed, re.compile(full), tag, exact))
+    return [(p, tag, exact) for _, p, tag, exact in sorted(patterns, key=lambda item: -item[0])]
+
+
+def _fold(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """`text` with compatibility forms (NFKC) and case folded; where in `text` each folded character was.
+
+    A letter and the combining marks after it are folded together, so that both ways to write "ë" are one.
+    """
+    folded: list[str] = []
+    spans: list[tuple[int, int]] = []
+    start = 0
+    while start < len(text):
+        end = start + 1
+        while end < len(text) and unicodedata.combining(text[end]):
+            end += 1
+        piece = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text[start:end]).casefold())
+        folded += piece
+        spans += [(start, end)] * len(piece)
+        start = end
+    return "".join(folded), spans
