@@ -32,6 +32,9 @@ LONG = "He lies on a white rug in the living room and looks at the camera, happy
         ("Yesterday it rained", "yes", 1, 0),  # "yes" hides in "yesterday"
         ("maybe", "yes", 0, 0),
         ("", "no", 0, 0),
+        ("yes", "Yes.", 1, 1),
+        ("yes", "", 0, 0),
+        ("ye\u017f, no", "no", 0, 1),  # a long s: one "yes" to upstream's regex, which equals no answer
     ],
 )
 def test_oct(completion, solution, paper, strict):
@@ -50,6 +53,9 @@ def test_oct(completion, solution, paper, strict):
         ("[50, 50, 10, 10]", 0, 0),  # turned round
         ("[10, 10, 10, 50]", 0, 0),  # no width
         ("the cat is at the left", 0, 0),
+        ("[[10, 10, 50, 50], [60, 60, 90, 90]]", 1, 0),
+        ("[10, 10, 50, 50, 60, 60, 90, 90]", 0, 0),  # no box of four
+        (f"[0, 0, {'9' * 5000}, 9]", 0, 0),  # int() would refuse so long a number
     ],
 )
 def test_vlt(completion, paper, strict):
@@ -97,11 +103,18 @@ TWO = ["<bo>", "<black widow>"]
         ("<bo> <black widow> snow.", 0.0),  # a list of names, no sentence
         ("bo runs after black widow in the snow.", 0.0),  # names of the prompt count as tags only
         ("<bo> runs, mia and zoe are watching him.", 0.25),  # wrong candidate without brackets
-        ("<black> runs after the widow in the snow.", -0.25),  # part of a tag is another tag
+        ("<bo> runs, an anemiac looks on.", 0.5),  # "mia" inside a word is no name
+        ("<bo> runs after a widow in the park.", 0.25),  # the wrong candidate "widow", but not "park"
+        ("<bo> runs after black widow in the snow.", 0.5),  # longest first: the widow here is black widow
+        ("<bo> runs after < black\n widow > in the snow.", 1.0),
+        ("<bo> runs after <black widow> </bo> in the snow.", 0.0),  # a closing tag, which "paper" lets pass
+        ("<mia> sits.", -0.25),  # wrong names cost in a short caption,
+        ("<mia> <zoe>, two friends.", -0.5),  # and in a list
+        ("<black> runs after the spider in the snow.", -0.25),  # part of a tag is another tag
     ],
 )
 def test_strict_ict(completion, value):
-    candidates = [*TWO, "<mia>"]
+    candidates = [*TWO, "<mia>", "<widow>", "<park>"]
     assert ict_reward(completion, TWO, candidates, min_length=10) == pytest.approx(value)
 
 
@@ -112,7 +125,36 @@ def test_strict_ict_copying_and_length():
     assert ict_reward(copied, ["<bo>"], infos=["a cat"], min_length=20) == 1
     assert ict_reward("<bo> naps here.", ["<bo>"], min_length=100) == 0
     assert ict_reward("<bo> naps here.", ["<bo>"], min_length=10) == 1
+    assert ict_reward("Kim met <Zoe\u0308> here.", ["<Zoë>"], min_length=10) == 1  # two ways to write ë
     assert ict_reward("<철수> liest <Zoë> ein Buch vor.", ["<철수>", "<ZOË>"], min_length=10) == 1
+
+
+def test_each_name_costs_what_the_parameters_say():
+    text = "<bo> runs after <mia>, and <bo> is the faster one."
+    assert ict_reward(text, ["<bo>"], min_length=10) == 0  # 1 - 0.5 * (a wrong name + a repeat)
+    assert ict_reward(text, ["<bo>"], min_length=10, max_repeats=2) == 0.5
+    assert ict_reward(text, ["<bo>"], min_length=10, penalty=0.25) == 0.5
+    rows = {"completions": [text], "solution": ["<bo>"], "accu_reward_method": ["yes_no_name"]}
+    assert personalization_reward(**rows, min_length=10, penalty=0.25) == [0.5]
+    assert personalization_reward(**rows, min_length=10, candidates=[None], infos=[[]]) == [0]
+    assert personalization_reward(**rows) == [0]  # below 100 characters
+
+
+def test_a_solution_without_brackets_is_a_whole_phrase():
+    assert ict_reward("In the bowl sleeps bo, quietly.", ["bo"], min_length=10) == 1
+    assert ict_reward("In the bowl sleeps a dog.", ["bo"], min_length=10) == 0
+    assert paper_ict_single_reward(f"bowl {LONG}", "bo") == 1  # upstream's hole
+
+
+NAMES = ["<bo>", "<mia>", "<zoe>", "<kim>"]
+
+
+@given(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(["<eve>", "<ann>", "<max>"]), max_size=2))
+def test_the_strict_reward_is_graded(right, wrong):
+    """A right name more is worth 1/4 and a wrong one costs 1/8, so that a group of captions always differs."""
+    caption = " ".join(f"{name} stands over there." for name in sorted(right | wrong))
+    value = ict_reward(caption, NAMES, [*NAMES, *wrong], min_length=0)
+    assert value == pytest.approx(len(right) / 4 - len(wrong) / 8)
 
 
 def test_routes_by_method_and_reads_every_form():
@@ -155,3 +197,12 @@ def test_iou_is_symmetric_and_at_most_one(v):
 def test_decode_solution_round_trip(names):
     assert decode_solution(json.dumps(names), "yes_no_name_multi") == names
     assert decode_solution(names, "yes_no_name_multi") == names
+
+
+def test_decode_solution_by_hand():
+    assert decode_solution("[1, 2, 3.5, 4]", "iou") == [1, 2, 3.5, 4]
+    assert decode_solution("somewhere", "iou") == decode_solution("5", "iou") == []
+    assert decode_solution("<bo>", "yes_no_name_multi") == ["<bo>"]
+    one = [decode_solution(s, "yes_no_name") for s in ("<bo>", ["<bo>"], '["<bo>"]')]
+    assert one == ["<bo>"] * 3
+    assert decode_solution("[bo", "yes_no_name") == "[bo"

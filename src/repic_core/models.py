@@ -14,7 +14,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
-# Adapters saved with transformers < 4.52 (upstream's version) call the layers by the names of that time.
+# Adapters saved with transformers < 4.52 call the layers by the names of that time.
 OLD_ADAPTER_KEYS = {
     r"^visual": "model.visual",
     r"^model(?!\.(language_model|visual))": "model.language_model",
@@ -62,6 +62,7 @@ def load_model(
     from repic_core.vision import use_batched_vision
 
     name = _existing(name_or_path, "model")
+    adapter = _existing(adapter, "adapter") if adapter is not None else None
     config = _load_config(name)
     family = config.model_type
     if family not in FAMILIES:
@@ -73,14 +74,22 @@ def load_model(
     options = {"trust_remote_code": False}
     try:
         processor = AutoProcessor.from_pretrained(name, **sizes, **options)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, attn_implementation=attn, use_safetensors=True, **options
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            name,
+            dtype=dtype,
+            attn_implementation=attn,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{name}: {_first_line(error)}") from None
+        raise ModelError(f"{name}: {_in_a_line(error)}") from None
+    missing = sorted(report["missing_keys"])
+    if missing:  # they would stay random
+        raise ModelError(f"{name}: {len(missing)} weights are missing in its files, first {missing[0]}")
     processor.tokenizer.padding_side = "left"
     if adapter is not None:
-        model = _add_adapter(model, _existing(adapter, "adapter"))
+        model = _add_adapter(model, adapter)
     if attn != "flash_attention_2":
         use_batched_vision(model)
     return model.to(device).eval(), processor
@@ -118,9 +127,9 @@ def _load_config(name: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         if not Path(name).is_dir():
             raise ModelError(
-                f"{name}: no such folder, and the hub does not give it ({_first_line(error)})"
+                f"{name}: no such folder, and the hub does not give it ({_in_a_line(error)})"
             ) from None
-        raise ModelError(f"{name}: {_first_line(error)}") from None
+        raise ModelError(f"{name}: {_in_a_line(error)}") from None
 
 
 def _add_adapter(model: Any, adapter: str) -> Any:
@@ -141,7 +150,7 @@ def _add_adapter(model: Any, adapter: str) -> Any:
     except UserWarning:
         reason = "its weights are not those that its configuration asks for in this model"
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = _first_line(error)
+        reason = _in_a_line(error)
     raise ModelError(f"adapter {adapter}: {reason}")
 
 
@@ -153,7 +162,7 @@ def _choose_device(device: Any) -> Any:
     try:
         device = torch.device(device)
     except RuntimeError as error:
-        raise ModelError(f"device {device!r}: {_first_line(error)}") from None
+        raise ModelError(f"device {device!r}: {_in_a_line(error)}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
@@ -182,7 +191,7 @@ def _choose_attention(attn: str, half_on_cuda: bool) -> str:
             import_module("flash_attn")  # an installed build may still not fit this torch
             attn, why = "flash_attention_2", "flash-attn was found"
         except Exception as error:
-            attn, why = "sdpa", f"flash-attn can't be imported: {_first_line(error)}"
+            attn, why = "sdpa", f"flash-attn can't be imported: {_in_a_line(error)}"
     _log_once(attn, why)
     return attn
 
@@ -192,5 +201,5 @@ def _log_once(attn: str, why: str) -> None:
     logger.info("attention: %s (%s)", attn, why)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:240] or type(error).__name__

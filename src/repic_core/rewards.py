@@ -33,7 +33,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from repic_core.names import TAG, bare, find_names, fold, is_ordinary, key
+from repic_core.names import TAG, find_names, fold, key
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
@@ -144,8 +144,8 @@ def ict_reward(
         completion: the caption. A name counts as a whole tag, in any case; only a solution that is written
             without brackets counts without them, as a whole phrase.
         solution: the tags that the query shows, such as ``["<bo>", "<black widow>"]``.
-        candidates: all tags in the prompt; a wrong one also counts when written without its brackets, unless
-            that is an ordinary English word. Any other name in brackets is wrong, too.
+        candidates: all tags in the prompt; a wrong one also counts when written without its brackets, by the
+            rules of `names.find_names`. Any other name in brackets is wrong, too.
         infos: the references' infos; none may be copied word for word (`COPY_WORDS`).
         min_length: the length floor in characters.
         penalty: what a wrong name or a repeat takes away from the names that are right.
@@ -163,7 +163,7 @@ def ict_reward(
     rest = TAG.sub(" ", completion)  # what is said without brackets
     for _, _, tag in find_names(rest, dict.fromkeys((*solution, *candidates))):
         wanted = right.get(key(tag))
-        if (wanted is None and not is_ordinary(bare(tag))) or (wanted and not wanted.startswith("<")):
+        if wanted is None or not wanted.startswith("<"):
             named.append(key(tag))
     hits = len(right.keys() & set(named))
     wrong = sum(name not in right for name in named)
@@ -206,7 +206,7 @@ def personalization_reward(
         solution: per row: text, a list, or the JSON of a list.
         accu_reward_method: per row: ``yes_no``, ``iou``, ``yes_no_name`` or ``yes_no_name_multi``.
         profile: ``paper`` or ``strict``.
-        min_length: characters below which ICT gets 0; by default 100, as in the paper.
+        min_length: characters below which ICT gets 0 (`strict`: at most 0); by default 100, as in the paper.
         candidates, infos: per row, for `strict` (`ict_reward`); a row's may be empty or None.
         penalty: of a wrong name or a repeat, for `strict`.
 

@@ -57,8 +57,8 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
     Every scene gives an ICT row (single for one concept in it, else multi), every fourth also a VLT row on the
     scene and every fourth an OCT row on its references. `captions_multi.jsonl` has the same ICT prompts with
     the perfect caption as solution. The two others show each scene's first concept alone, with one reference:
-    `captions_single.jsonl` has captions about the subject ("This is <bo> on a sandy beach, at the top left."),
-    the form of the single-concept captions that supervised methods have; `captions_listing.jsonl` has the form
+    `captions_single.jsonl` has captions about the subject ("This is <bo>. On a sandy beach."), the form of
+    the single-concept captions that supervised methods have; `captions_listing.jsonl` has the form
     in which the base lists what a scene holds ("On a sandy beach, at the top left is <bo>.").
     """
     folder = Path(folder)
@@ -99,9 +99,10 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         )
         lone_path = _save(alone, folder, f"{n:05d}_alone")
         lone_problem = caption_problem([references[first]], question)
-        single.append(
-            TrainingExample((photos[first], lone_path), lone_problem, lone.caption(), "yes_no_name")
-        )
+        about = f"This is <{lone.names[0]}>. On a {background}."
+        pair = (photos[first], lone_path)
+        single.append(TrainingExample(pair, lone_problem, about, "yes_no_name"))
+        listing.append(TrainingExample(pair, lone_problem, lone.caption(), "yes_no_name"))
 
         if n % 4 == 0:
             target = rng.integers(len(tags))

@@ -3,7 +3,7 @@
 From one base and the same training scenes:
 
 - ``base``: as shipped;
-- ``sft_single``: supervised on captions of single concepts, about their subject ("This is <bo> on a ..."), which
+- ``sft_single``: supervised on captions of single concepts, about their subject ("This is <bo>. On a ..."), which
   is what supervised methods have;
 - ``sft_listing``: the same photos, but with captions in the very form in which the base lists a scene;
 - ``grpo``: OCT + VLT + single and multi ICT, verifiable rewards, not one caption;

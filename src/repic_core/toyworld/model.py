@@ -55,14 +55,16 @@ PHRASES = (
     *(f"On a {background}" for background in BACKGROUNDS),
     *(f", at the {place} is" for place in PLACES),
 )
+# Qwen's format, with the line break between messages instead of after each: a trainer that scores the whole
+# assistant turn would otherwise teach the break after <|im_end|>, which no generation ever reaches.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for block in message['content'] %}"
     "{% if block['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif block['type'] == 'text' %}{{ block['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n' }}<|im_start|>assistant\n{% endif %}"
 )
 
 

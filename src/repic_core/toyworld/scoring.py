@@ -13,20 +13,16 @@ from typing import Any
 
 from repic_core.toyworld.draw import PLACES
 
-_PART = re.compile(rf"at the ({'|'.join(PLACES)}) is (<[^<>]*>|[^,.]*)")  # "at the top left is <bo>"
-_SUBJECT = re.compile(rf"(<[^<>]*>)[^<>.]* at the ({'|'.join(PLACES)})(?! is)")  # "<bo> ..., at the top left"
+_PART = re.compile(rf"at the ({'|'.join(PLACES)}) is (<[^<>]*>|[^,.]*)")
 
 
 def stated_places(caption: str) -> list[tuple[str, str]]:
-    """(place, what): all that is listed, then subjects of which a place is told.
+    """(place, what) in the order of the caption.
 
     >>> stated_places("On a night sky, at the top left is <bamo>, at the bottom right is a toy.")
     [('top left', '<bamo>'), ('bottom right', 'a toy')]
-    >>> stated_places("This is <bamo> on a night sky, at the top left.")
-    [('top left', '<bamo>')]
     """
-    listed = [(place, what.strip()) for place, what in _PART.findall(caption)]
-    return listed + [(place, what) for what, place in _SUBJECT.findall(caption)]
+    return [(place, what.strip()) for place, what in _PART.findall(caption)]
 
 
 def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
