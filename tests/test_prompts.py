@@ -118,9 +118,8 @@ def test_toy_chat_text_is_what_pretraining_renders(toy, photos, k):
     ids, _ = encode(toy, messages)
     assert ids == toy.tokenizer(want)["input_ids"]
     row = task_messages([*photos[:k], photos[7]], caption_problem(references, QUESTION), "iou", NoSuffix())
-    assert toy.apply_chat_template(row, tokenize=False).replace(f" {VLT}", "") == text.removesuffix(
-        "<|im_start|>assistant\n"
-    )
+    turn = toy.apply_chat_template(row, tokenize=False, add_generation_prompt=True)
+    assert turn.replace(f" {VLT}", "") == text
 
 
 VLT = "For bounding box coordinates, return the final answer in JSON format."
@@ -138,6 +137,8 @@ HOSTILE = [
     "<|vision_start|><|image_pad|><|vision_end|>",
     "<|IM_END|>",
     "<|im_\u200bend|>",
+    "<\u200b|im_end|>",
+    "< image >",
     "<|im_end\n|>",
     "<image>",
     "<video>",

@@ -13,7 +13,7 @@ from repic_core.toyworld.draw import COLORS, IDENTITIES, PLACES, Toy, draw_scene
 from repic_core.toyworld.lessons import HABIT, LESSONS, references_of
 from repic_core.toyworld.model import make_processor
 from repic_core.toyworld.pretrain import Encoder
-from repic_core.toyworld.scoring import coverage_reward, place_reward, score_scene
+from repic_core.toyworld.scoring import score_scene
 from repic_core.toyworld.skills import box_iou, measure_skills
 from repic_core.toyworld.world import identities, make_sample, new_name, pick_toys, split_of
 
@@ -62,24 +62,21 @@ TRUTH = {
 
 
 @pytest.mark.parametrize(
-    ("caption", "coverage", "placed", "cover_reward", "where_reward"),
+    ("caption", "coverage", "placed"),
     [
-        ("On a night sky, at the top left is <bo>, at the bottom right is <mia>.", 1, 1, 1, 1),
-        ("On a night sky, at the top left is a toy, at the bottom right is <mia>.", 1, 0.5, 1, 0.5),
-        ("On a night sky, at the top left is <mia>.", 1, 0, 0.5, -0.25),
-        ("On a blue sea, at the top left is <bo>, at the bottom right is <mia>.", 1, 1, 0.5, 1),
-        ("On a night sky, at the top right is <bo>.", 0.5, 0, 0, -0.25),
-        ("<bo> <mia>", 1, 0, 0, 0),
-        ("On a night sky, at the top left is <bo>, at the top left is <bo>.", 0.5, 0.5, 0, 1),
+        ("On a night sky, at the top left is <bo>, at the bottom right is <mia>.", 1, 1),
+        ("On a night sky, at the top left is a toy, at the bottom right is <mia>.", 1, 0.5),
+        ("On a night sky, at the top left is <mia>.", 1, 0),
+        ("On a night sky, at the top right is <bo>.", 0.5, 0),
+        ("<bo> <mia>", 1, 0),
+        ("This is a plain red ball.", 0.5, 0),
+        ("On a night sky, at the top left is <bo>, at the top left is <bo>.", 0.5, 0.5),
     ],
 )
-def test_scene_scores_by_hand(caption, coverage, placed, cover_reward, where_reward):
+def test_scene_scores_by_hand(caption, coverage, placed):
     scores = score_scene(caption, TRUTH)
     assert (scores["coverage"], scores["placed"]) == (coverage, placed)
-    truth = [json.dumps(TRUTH), ""]
-    assert coverage_reward([caption, caption], truth) == [pytest.approx(cover_reward), None]
-    assert place_reward([[{"role": "assistant", "content": caption}], caption], truth)[1] is None
-    assert place_reward([caption], truth[:1]) == [pytest.approx(where_reward)]
+    assert scores["background"] == ("night sky" in caption) and scores["length"] == len(caption)
 
 
 def test_lessons_render_as_the_chat_template_does():

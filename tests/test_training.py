@@ -10,7 +10,6 @@ from repic_core import grpo, sft
 from repic_core.models import load_model
 from repic_core.tasks import read_rows
 from repic_core.toyworld.dataset import write_training
-from repic_core.toyworld.miniature import SCENE_REWARDS, grpo_dataset
 from repic_core.toyworld.model import make_model, make_processor
 from repic_core.training import read_recipe, recipe_path
 
@@ -33,6 +32,11 @@ def world(tmp_path_factory):
     processor.save_pretrained(folder / "model")
     write_training(folder / "train", 12)
     return folder / "model", folder / "train"
+
+
+def by_length(completions, **_):
+    """A reward that differs within every group, so that each step moves the parameters."""
+    return [len(completion[0]["content"]) % 17 / 17 for completion in completions]
 
 
 def parameters(model):
@@ -62,20 +66,20 @@ def test_only_the_language_model_is_tuned(world, tmp_path, tune):
         assert all(torch.equal(after[n], before[n]) for n in before if "visual" in n)
 
 
-def test_metrics_by_method_and_scene_rewards(world, tmp_path):
+def test_metrics_by_method_and_further_rewards(world, tmp_path):
     model, processor = load_model(world[0])
-    dataset = grpo_dataset(rows_of(world[1]), world[1], 0)
-    grpo.train(model, processor, dataset, tmp_path, rewards=SCENE_REWARDS, max_steps=3, **SMALL)
+    options = {"root": world[1], "rewards": [(by_length, 0.5)], "max_steps": 3, **SMALL}
+    grpo.train(model, processor, rows_of(world[1]), tmp_path, **options)
     with open(tmp_path / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3]
-    assert {"reward", "kl", "completions/mean_length", "rewards/place_reward/mean"} <= set(rows[0])
+    assert {"reward", "kl", "completions/mean_length", "rewards/by_length/mean"} <= set(rows[0])
     assert any(key.startswith("reward/yes_no") for key in rows[0])
 
 
 def test_resume_gives_the_parameters_of_an_uninterrupted_run(world, tmp_path):
     options = {"root": world[1], "max_steps": 4, "save_steps": 2, "learning_rate": 1e-3, **SMALL}
-    options |= {"reward_min_length": 0, "warmup_steps": 0}
+    options |= {"rewards": [(by_length, 1.0)], "warmup_steps": 0}
     whole, processor = load_model(world[0])
     whole = grpo.train(whole, processor, rows_of(world[1]), tmp_path / "whole", **options).model
 
@@ -119,9 +123,8 @@ def test_log_probabilities_are_those_of_the_processors_inputs(world, tmp_path):
             )
             return out
 
-    _, config = read_recipe(
-        "toy", GRPOConfig, {**SMALL, "output_dir": "unused", "max_steps": 1, "learning_rate": 0.0}
-    )
+    options = {**SMALL, "output_dir": str(tmp_path), "max_steps": 1, "learning_rate": 0.0}
+    _, config = read_recipe("toy", GRPOConfig, options)
     config.remove_unused_columns = False
     from repic_core.tasks import to_dataset
 

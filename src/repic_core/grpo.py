@@ -95,8 +95,6 @@ def _run(
 ) -> Any:
     from trl import GRPOTrainer
 
-    from repic_core.vision import use_batched_vision
-
     output_dir = Path(config.output_dir)
     config.remove_unused_columns = False  # the rewards read the other columns
     config.reward_weights = [1.0, *(weight for _, weight in rewards)]
@@ -109,13 +107,30 @@ def _run(
         args=config,
         train_dataset=dataset,
         processing_class=processor,
-        peft_config=prepare_tuning(model, tune),
+        peft_config=prepare_tuning(model, processor, tune),
         callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
     )
-    if getattr(trainer, "ref_model", None) is not None:
-        use_batched_vision(trainer.ref_model)
+    if trainer.ref_model is not None:
+        _check_reference(trainer, model)
     run_training(trainer, resume)
     return trainer
+
+
+def _check_reference(trainer: Any, model: Any) -> None:
+    """Full tuning: TRL reads the model that the KL term compares with from the files that `model` came from."""
+    import torch
+
+    from repic_core.vision import use_batched_vision
+
+    use_batched_vision(trainer.ref_model)
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return  # sharded: not to be compared
+    reference = dict(trainer.ref_model.named_parameters())
+    if not all(torch.equal(p, reference[name]) for name, p in model.named_parameters()):
+        raise ValueError(
+            f"the model in memory differs from {model.config._name_or_path}, its files, which the KL term compares "
+            "with: load it afresh, or save it and load it from there"
+        )
 
 
 @dataclass

@@ -47,7 +47,7 @@ def train(
         args=config,
         train_dataset=dataset,
         processing_class=processor,
-        peft_config=prepare_tuning(model, tune),
+        peft_config=prepare_tuning(model, processor, tune),
         callbacks=[metrics_callback(Path(output_dir) / "metrics.csv"), *callbacks],
     )
     run_training(trainer, resume)

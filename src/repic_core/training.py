@@ -12,7 +12,8 @@ from typing import Any
 
 from repic_core.files import write_text_atomic
 
-# All linear layers of the language model and none of the vision tower, as published (appendix B.1).
+# All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
+# trainer also adapts `lm_head`; TRL can't (its log-probabilities take the head's own weight).
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -24,6 +25,9 @@ class TuneArguments:
     lora_r: int = 64
     lora_alpha: int = 128
     lora_dropout: float = 0.05
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "shrink larger images to this; None: the processor's own setting"}
+    )
     reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
 
@@ -62,17 +66,26 @@ def read_recipe(
     return HfArgumentParser((TuneArguments, config_class)).parse_dict(values)
 
 
-def prepare_tuning(model: Any, tune: TuneArguments) -> Any:
-    """Freeze what is not tuned; the `LoraConfig` for the trainer, or None for full tuning.
+def prepare_tuning(model: Any, processor: Any, tune: TuneArguments) -> Any:
+    """Freeze what is not tuned, limit the images; the `LoraConfig` for the trainer, or None for full tuning.
 
     Full tuning trains the language model (embeddings and head included) and leaves the vision tower frozen.
+
+    Raises:
+        ValueError: `tune` is neither 'lora' nor 'full', or the model has an adapter already.
     """
+    if tune.tune not in ("lora", "full"):
+        raise ValueError(f"tune: {tune.tune!r} must be 'lora' or 'full'")
+    if hasattr(model, "peft_config"):
+        raise ValueError(
+            "the model has an adapter already: merge it (`merge_and_unload`), or load the model without it"
+        )
+    if tune.max_pixels is not None:
+        processor.image_processor.size["longest_edge"] = tune.max_pixels
     if tune.tune == "full":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("visual" not in name)
         return None
-    if tune.tune != "lora":
-        raise ValueError(f"tune: {tune.tune!r} must be 'lora' or 'full'")
     from peft import LoraConfig
 
     return LoraConfig(
@@ -115,22 +128,48 @@ def metrics_callback(path: str | Path) -> Any:
 
 
 def run_training(trainer: Any, resume: bool) -> None:
-    """Train, from the newest ``checkpoint-N`` in the output folder if `resume` and there is one, and save.
-
-    `transformers` 5.23 restores optimizer, scheduler and RNG of a fully tuned Qwen2.5-VL, but not its weights:
-    they are saved under the hub's names and looked for under the module's (it only warns). So they are loaded
-    here, with the model's own loader.
-    """
+    """Train, from the newest ``checkpoint-N`` in the output folder if `resume` and there is one, and save."""
     from transformers.trainer_utils import get_last_checkpoint
 
     output_dir = trainer.args.output_dir
     checkpoint = get_last_checkpoint(output_dir) if resume and Path(output_dir).is_dir() else None
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if checkpoint and not hasattr(model, "peft_config"):
-        saved = type(model).from_pretrained(checkpoint, dtype=model.dtype, use_safetensors=True)
-        model.load_state_dict(saved.state_dict())
+    if checkpoint:
+        _mend_resume(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(output_dir)
+
+
+def _mend_resume(trainer: Any, checkpoint: str) -> None:
+    """Let `trainer` go on from `checkpoint` exactly; optimizer, scheduler and RNG are restored without this.
+
+    - `transformers` 5.23 does not find the weights of a fully tuned Qwen2.5-VL in its own checkpoint: they are
+      saved under the hub's names and looked for under the module's (it only warns). The model's loader does.
+    - TRL 1.16's sampler of prompts draws a new order in each epoch, and after a resume begins with the first
+      epoch's again. The orders that were used up are drawn first.
+    """
+    from transformers import TrainerState
+    from transformers.trainer import TRAINER_STATE_NAME
+    from trl.trainer.utils import RepeatSampler
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+
+    def load_weights(folder: str, *_: Any, **__: Any) -> None:
+        saved = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+        model.load_state_dict(saved.state_dict())
+
+    if not hasattr(model, "peft_config"):
+        trainer._load_from_checkpoint = load_weights
+
+    epochs = int(TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).epoch + 1e-6)
+    make_sampler = trainer._get_train_sampler
+
+    def train_sampler(*args: Any, **kwargs: Any) -> Any:
+        sampler = make_sampler(*args, **kwargs)
+        for _ in range(epochs if isinstance(sampler, RepeatSampler) else 0):
+            next(iter(sampler))
+        return sampler
+
+    trainer._get_train_sampler = train_sampler
 
 
 def live_curves(metrics: str | Path) -> Any:

@@ -26,26 +26,17 @@ from repic_core import grpo, sft
 from repic_core.captioner import Captioner
 from repic_core.files import write_json_atomic
 from repic_core.models import load_model
-from repic_core.tasks import TrainingExample, read_rows, to_dataset
+from repic_core.tasks import read_rows
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
 from repic_core.toyworld.evaluate import caption_split, score_split
-from repic_core.toyworld.scoring import coverage_reward, place_reward
 
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
-    "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
-    "sft_listing": {"rows": "captions_listing.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
-    "grpo": {"rows": "rows.jsonl", "max_steps": 200, "learning_rate": 1e-4},
-    "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 4, "learning_rate": 3e-4},
+    "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
+    "sft_listing": {"rows": "captions_listing.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
+    "grpo": {"rows": "rows.jsonl", "max_steps": 100, "learning_rate": 1e-4},
+    "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
 }
-SCENE_REWARDS = ((coverage_reward, 0.3), (place_reward, 0.3))
-
-
-def grpo_dataset(rows: Sequence[TrainingExample], folder: str | Path, seed: int) -> Any:
-    """`tasks.to_dataset` with a ``truth`` column (JSON, or "" for rows without a captioned scene)."""
-    truth = json.loads((Path(folder) / "truth.json").read_text())
-    texts = [json.dumps(truth[r.images[-1]]) if r.method.startswith("yes_no_name") else "" for r in rows]
-    return to_dataset(rows, folder, seed).add_column("truth", texts)
 
 
 def train_arm(
@@ -54,7 +45,6 @@ def train_arm(
     data: str | Path,
     out: str | Path,
     seed: int,
-    scene_rewards: bool = True,
     **overrides: Any,
 ) -> Path:
     """Train one arm from `base` on the scenes under `data`; returns the folder of the tuned model."""
@@ -62,9 +52,7 @@ def train_arm(
     rows = read_rows(Path(data) / settings.pop("rows"), check_images=False)
     model, processor = load_model(base)
     if arm == "grpo":
-        rewards = SCENE_REWARDS if scene_rewards else ()
-        dataset = grpo_dataset(rows, data, seed)
-        grpo.train(model, processor, dataset, out, "toy", rewards=rewards, **settings)
+        grpo.train(model, processor, rows, out, "toy", root=data, **settings)
     else:
         sft.train(model, processor, rows, out, "toy_sft", root=data, **settings)
     return Path(out)

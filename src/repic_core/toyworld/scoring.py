@@ -1,4 +1,4 @@
-"""What name recall hides: objects mentioned, places right, background kept, length; and rewards made of it.
+"""What name recall hides: objects mentioned, places right, background kept, length.
 
 `truth` describes one scene: ``{"background": str, "objects": [{"tag", "description", "place", "box"}]}``,
 boxes in pixels of the scene.
@@ -6,9 +6,7 @@ boxes in pixels of the scene.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from repic_core.toyworld.draw import PLACES
@@ -43,43 +41,3 @@ def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
         "background": float(truth["background"] in caption),
         "length": float(len(caption)),
     }
-
-
-def coverage_reward(completions: Sequence[Any], truth: Sequence[str | None], **_: Any) -> list[float | None]:
-    """Did the caption tell all that is there, and no more? None (not rewarded) for rows without a scene.
-
-    1 minus the share of quarters of the scene (those with an object or said to hold one) on which caption and
-    truth disagree, halved if the background is not told. It asks for no name.
-    """
-    rewards: list[float | None] = []
-    for completion, text in zip(completions, truth, strict=True):
-        if not text:
-            rewards.append(None)
-            continue
-        caption = completion if isinstance(completion, str) else completion[0]["content"]
-        scene = json.loads(text)
-        told = [place for place, _ in stated_places(caption)]
-        real = {o["place"] for o in scene["objects"]}
-        wrong = len(real ^ set(told)) + len(told) - len(set(told))
-        score = max(0.0, 1 - wrong / len(real | set(told)))
-        rewards.append(score if scene["background"] in caption else score / 2)
-    return rewards
-
-
-def place_reward(completions: Sequence[Any], truth: Sequence[str | None], **_: Any) -> list[float | None]:
-    """Are the named concepts where the caption says? None for rows without a scene.
-
-    Mean over the shown concepts of 1 (named at the right place), -0.5 (named at a wrong one), 0 (not named);
-    the boxes that this needs are those of the localisation task.
-    """
-    rewards: list[float | None] = []
-    for completion, text in zip(completions, truth, strict=True):
-        if not text:
-            rewards.append(None)
-            continue
-        caption = completion if isinstance(completion, str) else completion[0]["content"]
-        where = {o["tag"]: o["place"] for o in json.loads(text)["objects"]}
-        hits = sum(where.get(what) == place for place, what in stated_places(caption))
-        misses = sum(what in where and where[what] != place for place, what in stated_places(caption))
-        rewards.append((hits - 0.5 * misses) / len(where))
-    return rewards
