@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,14 @@ def train(
         recipe: ``paper``, ``toy``, or a YAML file.
         root: the folder that the rows' image paths are relative to.
         rewards: further reward functions (TRL's signature) with their weights.
-        resume: go on from the last checkpoint in `output_dir`, if there is one.
+        resume: go on from the last checkpoint in `output_dir`, if there is one; give the model that training
+            started from. The result is that of an uninterrupted run (with `num_iterations` above 1 only if the
+            checkpoint does not fall between two uses of the same completions).
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
-        ValueError: an unknown recipe or key.
+        ValueError: an unknown recipe or key; a model that has an adapter already, or (full tuning) that is no
+            longer the one in its files.
     """
     from trl import GRPOConfig
 
@@ -152,15 +156,22 @@ def main(arguments: list[str] | None = None) -> None:
     from repic_core.models import load_model
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--config" in arguments:
-        place = arguments.index("--config") + 1
-        arguments[place] = str(recipe_path(arguments[place]))
-    script, config = TrlParser((ScriptArguments, GRPOConfig)).parse_args_and_config(arguments)
-    if not script.rows:
-        raise SystemExit("--rows: give a JSON or JSONL file of tuning rows")
-    root = script.image_root or Path(script.rows).parent
-    examples = read_rows(script.rows, root)
-    model, processor = load_model(script.model)
+    try:
+        recipe = dict(pairwise(arguments)).get("--config")
+        if recipe is not None:
+            arguments[arguments.index("--config") + 1] = str(recipe_path(recipe))
+        elif not {"-h", "--help"} & set(arguments):
+            raise ValueError(
+                "--config: give 'paper', 'toy' or a YAML file; TRL's defaults are another recipe"
+            )
+        script, config = TrlParser((ScriptArguments, GRPOConfig)).parse_args_and_config(arguments)
+        if not script.rows:
+            raise ValueError("--rows: give a JSON or JSONL file of tuning rows")
+        root = script.image_root or Path(script.rows).parent
+        examples = read_rows(script.rows, root)
+        model, processor = load_model(script.model)
+    except ValueError as error:
+        raise SystemExit(f"repic_core.grpo: {error}") from None
     _run(model, processor, to_dataset(examples, root, config.seed), script, config, resume=script.resume)
 
 

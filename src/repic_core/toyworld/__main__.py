@@ -22,6 +22,7 @@ def main() -> None:
     )
     pretrain.add_argument("--steps", type=int, default=5600, help="steps of the second phase")
     pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--soft", action="store_true", help="the second base: even one concept named 4 in 5")
     pretrain.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     miniature = commands.add_parser("miniature", help="base, SFT, GRPO and the control on held-out concepts")
     miniature.add_argument("--base", default="assets/toy-base")
@@ -42,7 +43,7 @@ def main() -> None:
 
         if args.threads:
             torch.set_num_threads(args.threads)
-        run_pretrain(args.out, args.work, args.vision_steps, args.steps, args.seed)
+        run_pretrain(args.out, args.work, args.vision_steps, args.steps, args.seed, args.soft)
     elif args.command == "miniature":
         from repic_core.toyworld.miniature import ARMS, markdown, run
 

@@ -30,11 +30,12 @@ from repic_core.tasks import read_rows
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
 from repic_core.toyworld.evaluate import caption_split, score_split
 
+# All arms tune the whole language model (`tune: full`), so that nothing but the signal differs.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
     "sft_listing": {"rows": "captions_listing.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
-    "grpo": {"rows": "rows.jsonl", "max_steps": 100, "learning_rate": 1e-4},
+    "grpo": {"rows": "rows.jsonl", "tune": "full", "max_steps": 100, "learning_rate": 1e-4},
     "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
 }
 
@@ -65,9 +66,10 @@ def evaluate_model(
     arm: str,
     sets: tuple[str, ...] = tuple(QUERY_SETS),
     limit: int | None = None,
+    adapter: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Caption the held-out split under `data` with the model in a folder; one score row a query set."""
-    captioner = Captioner(*load_model(model), system=None, batch_size=50, max_new_tokens=64)
+    captioner = Captioner(*load_model(model, adapter), system=None, batch_size=50, max_new_tokens=64)
     return score_split(caption_split(captioner, data, out, sets, limit), data, arm)
 
 
