@@ -49,7 +49,7 @@ uv_install() {
     .venv/bin/python -m pip install --quiet uv || die "uv could not be installed; the message above says why"
     uv=.venv/bin/uv
   fi
-  "$uv" pip install --python .venv/bin/python "$@"
+  "$uv" pip install --quiet --python .venv/bin/python "$@"
 }
 
 make_venv() {

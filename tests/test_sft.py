@@ -79,7 +79,7 @@ def test_only_the_caption_is_learned(world, tmp_path):
     assert losses[-1] < losses[0] - 1
     for labels in next(iter(trainer.get_train_dataloader()))["labels"]:
         text = processor.tokenizer.decode(labels[labels != -100])
-        assert text in {f"{row.solution}<|im_end|>\n" for row in rows}
+        assert text in {f"{row.solution}<|im_end|>" for row in rows}
     boxes = [row for row in read_rows(world[1] / "rows.jsonl") if row.method == "iou"]
     with pytest.raises(ValueError, match="row 1: the solution must be a caption"):
         sft.train(model, processor, boxes, tmp_path, root=world[1])

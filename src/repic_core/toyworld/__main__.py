@@ -22,7 +22,9 @@ def main() -> None:
     )
     pretrain.add_argument("--steps", type=int, default=5600, help="steps of the second phase")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--soft", action="store_true", help="the second base: even one concept named 4 in 5")
+    pretrain.add_argument(
+        "--soft", action="store_true", help="the second base: even one concept named 4 in 5"
+    )
     pretrain.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     miniature = commands.add_parser("miniature", help="base, SFT, GRPO and the control on held-out concepts")
     miniature.add_argument("--base", default="assets/toy-base")
