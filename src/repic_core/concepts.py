@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,8 +255,8 @@ class ConceptDatabase:
 
 def _read_json(path: Path) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1 and key.startswith("<")), None)
+        counts = Counter(key for key, _ in pairs)
+        twice = next((key for key in counts if counts[key] > 1 and key.startswith("<")), None)
         if twice is not None:
             raise ConceptError(f"{path}, entry {twice!r}: the tag stands there twice: rename one of the two")
         return dict(pairs)
@@ -268,6 +269,8 @@ def _read_json(path: Path) -> Any:
         raise ConceptError(
             f"{path}: not valid JSON (line {error.lineno}: {error.msg}): was it cut off?"
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConceptError(f"{path}: can't be read as UTF-8 text ({error})") from None
 
 
 def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:
