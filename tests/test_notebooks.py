@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from repic_core.run_notebooks import EVALUATION, results_table, run_all
+from repic_core.run_notebooks import EVALUATION, results_table, run_all, run_notebook
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = [
@@ -150,3 +150,20 @@ def test_evaluation_has_the_table(run_dir):
         if precision and recall:
             assert row["f1"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-3)
     assert len(results_table(run_dir / EVALUATION / "results.json").splitlines()) == 1 + len(arms)
+
+
+@pytest.mark.parametrize("name", ["03_inference", "05_four_concept_gradio"])
+def test_paper_profile_with_a_local_model(tmp_path, official_root, name):
+    """The paths of real weights, with the toy base in their place (its captions of photos mean nothing)."""
+    parameters = {
+        "profile": "paper",
+        "model_name": "assets/toy-base",
+        "official_root": str(official_root.resolve()),
+    }
+    run_notebook(FOLDER / f"{name}.ipynb", tmp_path, parameters)
+    found = results(tmp_path, name)
+    assert found["profile"] == "paper"
+    if name == "03_inference":
+        assert found["published_rows"] == 3
+    else:
+        assert found["live_steps"] >= 1

@@ -16,7 +16,7 @@ WRITE_RESULTS = f"""
 import json, os, pathlib
 folder = pathlib.Path(run_dir, "04_evaluation")
 folder.mkdir(parents=True, exist_ok=True)
-result = {{"table": {TABLE!r}, "profile": profile, "cwd": os.getcwd()}}
+result = {{"table": {TABLE!r}, "profile": profile, "cwd": os.getcwd(), "root": root}}
 (folder / "results.json").write_text(json.dumps(result))
 """
 
@@ -31,7 +31,7 @@ def write_notebook(path, *cells):
 @pytest.fixture
 def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
-    parameters = 'profile = "paper"\nrun_dir = ""'
+    parameters = 'profile = "paper"\nrun_dir = ""\nroot = ""'
     write_notebook(folder / "04_evaluation.ipynb", parameters, WRITE_RESULTS)
     write_notebook(folder / "01_data_preparation.ipynb", parameters, "assert profile == 'tiny'")
     (folder / "scratch.ipynb").write_text("not one of ours")
@@ -39,7 +39,8 @@ def notebooks(tmp_path):
 
 
 def test_demo_runs_in_order_and_prints_the_table(notebooks, tmp_path, capsys):
-    assert main(["--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]) == 0
+    run = ["--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]
+    assert main([*run, "-p", "root", "../photos"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == [
         "01_data_preparation",
@@ -52,7 +53,8 @@ def test_demo_runs_in_order_and_prints_the_table(notebooks, tmp_path, capsys):
     ]
     results = tmp_path / "run" / "04_evaluation" / "results.json"
     assert any(line.startswith("results") and line.endswith(str(results)) for line in lines)
-    assert json.loads(results.read_text())["cwd"] == str(tmp_path)
+    written = json.loads(results.read_text())
+    assert (written["cwd"], written["profile"], written["root"]) == (str(tmp_path), "tiny", "../photos")
     assert (tmp_path / "run" / "notebooks" / "01_data_preparation.ipynb").exists()
 
 

@@ -132,6 +132,8 @@ def _records(path: Path) -> Iterable[tuple[str, Any]]:
         raise RowError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise RowError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:  # a folder, no permission
+        raise RowError(f"{path}: can't be read ({error.strerror}): give a JSON or JSONL file") from None
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
