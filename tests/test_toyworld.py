@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from repic_core.models import load_model
 from repic_core.prompts import caption_messages
@@ -12,7 +14,7 @@ from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_trainin
 from repic_core.toyworld.draw import COLORS, IDENTITIES, PLACES, Toy, draw_scene
 from repic_core.toyworld.lessons import HABIT, LESSONS, references_of
 from repic_core.toyworld.model import make_processor
-from repic_core.toyworld.pretrain import Encoder
+from repic_core.toyworld.pretrain import Encoder, pretrain
 from repic_core.toyworld.scoring import score_scene
 from repic_core.toyworld.skills import box_iou, measure_skills
 from repic_core.toyworld.world import identities, make_sample, new_name, pick_toys, split_of
@@ -140,3 +142,18 @@ def test_shipped_base_is_what_its_card_says():
     assert skills["who 4"] >= 0.85 and skills["oct 1"] >= 0.85 and skills["vlt 4"] >= 0.45
     assert skills["caption 1"] >= 0.9 and skills["caption 4 all"] <= 0.5
     assert (BASE / "README.md").exists()
+
+
+def test_pretraining_is_seeded_and_goes_on_from_its_checkpoints(tmp_path):
+    def weights(out: str, work: str, **options: Any) -> dict[str, Any]:
+        pretrain(tmp_path / out, tmp_path / work, (1, 1), 2, **options)
+        return load_model(tmp_path / out)[0].state_dict()
+
+    first, again, other = weights("a", "w"), weights("b", "v"), weights("c", "u", seed=1)
+    finished = weights("d", "w")  # nothing is left to do
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], finished[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert not list(tmp_path.glob("*/*.tmp"))
+    log = (tmp_path / "w" / "language.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [2]

@@ -30,7 +30,12 @@ from repic_core.prompts import IMAGE_PLACEHOLDER
 from repic_core.toyworld.draw import SCENE_SIZE
 from repic_core.toyworld.lessons import HABIT, LESSONS, SOFT_HABIT, Lesson
 from repic_core.toyworld.model import HIDDEN, TOKEN, make_model, make_processor, pixel_values
-from repic_core.toyworld.pretrain_vision import ATTRIBUTES, attribute_indices, pretrain_vision
+from repic_core.toyworld.pretrain_vision import (
+    ATTRIBUTES,
+    attribute_indices,
+    pretrain_vision,
+    save_checkpoint,
+)
 from repic_core.toyworld.world import SYLLABLES
 from repic_core.vision import use_batched_vision
 
@@ -307,7 +312,7 @@ def pretrain_language(
             with open(out / "language.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
             seen = {}
-            torch.save({**{n: p.state_dict() for n, p in parts.items()}, "step": step + 1}, checkpoint)
+            save_checkpoint({**{n: p.state_dict() for n, p in parts.items()}, "step": step + 1}, checkpoint)
     model.model.language_model.config._attn_implementation = "sdpa"
     model.eval()
 

@@ -10,6 +10,7 @@ has; with it the shape of held-out identities is read right in 93% of scenes, wi
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ GRID = SCENE_SIZE // 16  # visual tokens a side
 def attribute_indices(toy: Toy) -> list[int]:
     """Class indices of the three attributes, in the order of `ATTRIBUTES`."""
     return [SHAPES.index(toy.shape), list(COLORS).index(toy.color), PATTERNS.index(toy.pattern)]
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """`state` as a file that is whole or not there, however the run ends."""
+    import torch
+
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def _batch(
@@ -168,7 +181,7 @@ def pretrain_vision(
             with open(out / f"vision{stage}.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             records = []
-            torch.save(
+            save_checkpoint(
                 {
                     "tower": tower.state_dict(),
                     "heads": heads.state_dict(),
