@@ -60,7 +60,9 @@ def test_any_text_survives_the_file(tmp_path_factory, problem, names):
         ({"solution": "maybe"}, "'solution': must be 'yes' or 'no'"),
         ({"problem": ""}, "'problem': missing"),
         ({"problem": "<image> same?"}, "'problem': 1 <image> for 2"),
-        ({"image": ["a.png", "gone.png"]}, "'image': no file 'gone.png'"),
+        ({"image": ["a.png", "gone.png"]}, "'image': 'gone.png' is no file under"),
+        ({"image": "rows.jsonl"}, "'image': 'rows.jsonl' is no readable image"),
+        ({"accu_reward_method": ["iou"]}, "'accu_reward_method': ['iou'] is none of"),
         ({"image": [1]}, "'image': must be a path"),
         ({"accu_reward_method": "yesno"}, "'accu_reward_method': 'yesno' is none of"),
         ({"accu_reward_method": "iou"}, "'solution': must be a box"),
@@ -80,7 +82,8 @@ def test_bad_rows_name_file_line_and_field(root, change, field):
     path.write_text(json.dumps(good) + "\n\n" + json.dumps(good | change) + "\n")
     with pytest.raises(RowError) as error:
         read_rows(path)
-    assert f"{path}, line 3, field {field}"[:60] in str(error.value) and field in str(error.value)
+    where, said = str(error.value).split(", field ")
+    assert where == f"{path}, line 3" and field in said
 
 
 @pytest.mark.parametrize(("name", "where"), [("cut.jsonl", "line 1"), ("cut.json", "line 1")])
@@ -115,3 +118,13 @@ def test_dataset_is_what_trl_reads(root):
     ]  # upstream's order without <image>
     assert first[-1]["text"].endswith("must be either 'yes' or 'no' with no additional output.")
     assert to_dataset(ROWS, root, seed=1)["prompt"] == dataset["prompt"]
+
+
+def test_a_photo_that_is_cut_off_is_refused(root):
+    Image.effect_noise((300, 300), 80).convert("RGB").save(root / "a.jpg")
+    row = {"image": "a.jpg", "problem": "p", "solution": "yes", "accu_reward_method": "yes_no"}
+    (root / "rows.jsonl").write_text(f"{json.dumps(row)}\r\n", encoding="utf-8-sig")  # as Windows writes it
+    assert len(read_rows(root / "rows.jsonl")) == 1
+    (root / "a.jpg").write_bytes((root / "a.jpg").read_bytes()[:9000])
+    with pytest.raises(RowError, match=r"line 1, field 'image': 'a\.jpg' is no readable image"):
+        read_rows(root / "rows.jsonl")

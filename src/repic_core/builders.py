@@ -169,7 +169,7 @@ def build_vlt(
     """
     path = Path(annotations)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BuildError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:

@@ -17,6 +17,7 @@ from repic_core.prompts import CAPTION_QUESTIONS, caption_messages
 
 ROW_FIELDS = ("query path", "tags", "caption", "question")
 SAVE_SECONDS = 5  # between two writes of a growing caption file
+MAX_ASPECT = 200  # of the longer side to the shorter: what the processors take
 DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
 
 
@@ -236,6 +237,8 @@ def open_image(image: Any) -> Any:
     try:
         with nullcontext(image) if in_memory else Image.open(image) as opened:
             upright = ImageOps.exif_transpose(opened)
+            if max(upright.size) >= MAX_ASPECT * min(upright.size):
+                raise ValueError(f"{upright.width} x {upright.height} is too long for the model; crop it")
             if not upright.has_transparency_data:
                 return upright.convert("RGB")
             upright = upright.convert("RGBA")

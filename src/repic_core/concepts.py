@@ -262,7 +262,7 @@ def _read_json(path: Path) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except FileNotFoundError:
         raise ConceptError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:

@@ -84,7 +84,7 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
     """
     path = Path(path)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CaptionFileError(f"{path}: can't be read ({error.strerror}): give a caption file") from None
     except ValueError as error:  # of JSON or of UTF-8

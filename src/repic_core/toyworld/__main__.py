@@ -59,4 +59,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:  # a model or a folder that can't be used: its message is enough
+        raise SystemExit(f"repic_core.toyworld: {error}") from None
