@@ -30,9 +30,9 @@ from repic_core.tasks import read_rows
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
 from repic_core.toyworld.evaluate import caption_split, score_split
 
-# All arms tune the whole language model (`tune: full`), so that nothing but the signal differs. The learning rate of
-# `sft_single` is the one of 1e-4, 3e-4, 6e-4 and 1e-3 with the best F1 at 2 and 4 references on validation (.656/.367,
-# .644/.339, .645/.494, .645/.442; seed 0); the other arms are at .99 or above there.
+# All arms tune the whole language model (`tune: full`), so that nothing but the signal differs. The learning rate
+# of `sft_single` is the one of 1e-4, 3e-4, 6e-4 and 1e-3 with the best F1 at 2 and 4 references on validation
+# (.656/.367, .644/.339, .645/.494, .645/.442; seed 0); the other arms are at .99 or above there.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 2, "learning_rate": 6e-4},
