@@ -88,24 +88,28 @@ def test_resume_is_exact(base, data, tmp_path, count, steps, settings):
         assert torch.equal(parameter, again[name]), name
 
 
-def test_rollout_and_log_probabilities_are_those_of_the_processors_inputs(base, data, tmp_path, monkeypatch):
-    """TRL's batch gives each row the completion and log-probabilities that the row alone gives.
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_rollout_and_log_probabilities_are_those_of_the_processors_inputs(
+    base, data, tmp_path, monkeypatch, shared_prefix
+):
+    """The trainer's batch gives each row the completion and log-probabilities that the row alone gives.
 
     So prompt, image order and rope positions (`mm_token_type_ids`) are right in sampling, policy and reference.
     """
     from trl import GRPOTrainer
 
+    kind = grpo.SharedPrefixGRPOTrainer if shared_prefix else GRPOTrainer
     rows = [row for row in read_rows(data / "rows.jsonl") if row.method != "iou"][:4]
     assert len({len(row.images) for row in rows}) > 1
     sampled, passes = [], []
-    stock = GRPOTrainer._get_per_token_logps_and_entropies
+    log_probs_of = kind._get_per_token_logps_and_entropies
 
     def keep_ids(completions, completion_ids, **_):
         sampled.extend(completion_ids)
         return [0.0] * len(completions)
 
     def keep_log_probs(self, model, input_ids, attention_mask, logits_to_keep, **fields):
-        out = stock(self, model, input_ids, attention_mask, logits_to_keep, **fields)
+        out = log_probs_of(self, model, input_ids, attention_mask, logits_to_keep, **fields)
         passes.append(
             {
                 tuple(ids[mask.bool()].tolist()): told[mask[-logits_to_keep:].bool()].detach()
@@ -114,9 +118,10 @@ def test_rollout_and_log_probabilities_are_those_of_the_processors_inputs(base, 
         )
         return out
 
-    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", keep_log_probs)
+    monkeypatch.setattr(kind, "_get_per_token_logps_and_entropies", keep_log_probs)
     settings = {**SMALL, "per_device_train_batch_size": 8, "num_generations": 2, "seed": 3, "max_steps": 1}
     settings |= {"root": data, "rewards": [(keep_ids, 1.0)], "learning_rate": 0.0, "shuffle_dataset": False}
+    settings["shared_prefix"] = shared_prefix
     grpo.train(*load_model(base), rows, tmp_path, generation_kwargs={"do_sample": False}, **settings)
     assert len(passes) == 2  # reference and policy
 

@@ -1,7 +1,8 @@
 """GRPO post-training on verifiable rewards: ``train(...)`` or ``python -m repic_core.grpo --config toy``.
 
 This is TRL's `GRPOTrainer` with the published recipe: LoRA on the language model (vision frozen), one reward
-that routes by each row's method, group-scaled advantages, a KL term against the untuned model.
+that routes by each row's method, group-scaled advantages, a KL term against the untuned model. Each prompt is
+computed once a group (`SharedPrefixGRPOTrainer`); ``shared_prefix: false`` in the recipe is TRL's own trainer.
 """
 
 from __future__ import annotations
@@ -99,10 +100,14 @@ def _run(
 ) -> Any:
     from trl import GRPOTrainer
 
+    from repic_core.trainer import SharedPrefixGRPOTrainer
+
     output_dir = Path(config.output_dir)
     config.remove_unused_columns = False  # the rewards read the other columns
-    config.reward_weights = [1.0, *(weight for _, weight in rewards)]
-    trainer = GRPOTrainer(
+    if config.reward_weights is None:
+        config.reward_weights = [1.0, *(weight for _, weight in rewards)]
+    trainer_class = SharedPrefixGRPOTrainer if tune.shared_prefix else GRPOTrainer
+    trainer = trainer_class(
         model=model,
         reward_funcs=[
             make_reward(tune.reward_profile, tune.reward_min_length),
@@ -137,6 +142,14 @@ def _check_reference(trainer: Any, model: Any) -> None:
         )
 
 
+def __getattr__(name: str) -> Any:
+    if name == "SharedPrefixGRPOTrainer":  # TRL is slow to import
+        from repic_core.trainer import SharedPrefixGRPOTrainer
+
+        return SharedPrefixGRPOTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 @dataclass
 class ScriptArguments(TuneArguments):
     """Arguments of ``python -m repic_core.grpo`` besides the recipe and GRPOConfig's own."""
@@ -155,7 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     from repic_core.models import load_model
 
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    arguments = [part for argument in given for part in argument.split("=", argument.startswith("--config="))]
     try:
         recipe = dict(pairwise(arguments)).get("--config")
         if recipe is not None:

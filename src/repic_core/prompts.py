@@ -5,7 +5,9 @@ a list of ``{"role", "content"}`` in which user content is a list of
 ``{"type": "image", "image": path or PIL.Image}`` and ``{"type": "text", "text": str}``.
 
 Wording is upstream's (RePIC, ``inference_example.ipynb``, ``caption_eval_*.py`` and
-``grpo_multitask_multi_img_no_format.py``), so that published weights see what they were tuned on.
+``grpo_multitask_multi_img_no_format.py``), except the line of a reference, in which upstream's own scripts differ:
+``Name: <bo>, Info: ...`` here; ``Name : <bo>, Info: ...`` in its notebook; in its evaluation numbered, and with the
+database's name, ``1. Name: <Bo>, Info: ...``.
 """
 
 from __future__ import annotations

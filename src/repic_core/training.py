@@ -30,6 +30,10 @@ class TuneArguments:
     )
     reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
+    shared_prefix: bool = field(
+        default=True,
+        metadata={"help": "compute each prompt once a group; False: TRL's own trainer (GRPO only)"},
+    )
 
 
 def recipe_path(recipe: str | Path) -> Path:
@@ -52,13 +56,16 @@ def read_recipe(
     """A recipe with `overrides` as (`TuneArguments`, `config_class`).
 
     Raises:
-        ValueError: a key that neither knows; the message names it.
+        ValueError: a key that neither knows, or no keys at all; the message names it.
     """
     import yaml
     from transformers import HfArgumentParser
 
     path = recipe_path(recipe)
-    values = {**yaml.safe_load(path.read_text(encoding="utf-8")), **overrides}
+    recipe_values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(recipe_values, dict):
+        raise ValueError(f"{path}: must hold lines of `key: value`")
+    values = {**recipe_values, **overrides}
     known = {f for c in (TuneArguments, config_class) for f in c.__dataclass_fields__}
     unknown = sorted(set(values) - known)
     if unknown:

@@ -1,0 +1,330 @@
+"""`SharedPrefixGRPOTrainer`: TRL's `GRPOTrainer`, in which every prompt and every photo is computed once.
+
+TRL's private surface, all of it in this file (against trl 1.16, tests/test_trainer.py fails where it moves):
+
+- overridden: `_tokenize_prompts`, `_generate_single_turn`, `_generate_and_score_completions`, `_prepare_inputs`,
+  `_compute_loss`, `_get_per_token_logps_and_entropies`;
+- read: `_step`, `_buffered_inputs`, and the fused head of `trl.trainer.utils.add_fused_lm_head`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from trl import GRPOTrainer
+
+from repic_core.shared_prefix import (
+    FAMILIES,
+    conditional_model,
+    image_features,
+    pack,
+    packed_log_probs,
+    rope_positions,
+    select_features,
+    shared_generate,
+)
+
+logger = logging.getLogger(__name__)
+IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
+
+
+class SharedPrefixGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` with the group's prompt computed once in rollout, reference and policy pass.
+
+    Same arguments, same loss, same metrics. The rows of a batch that share a prompt (a group, or what of it is in
+    the batch) are packed behind it; each photo is opened, resized and patched once a step; with a frozen vision
+    tower its features are computed once and serve all passes. vLLM rollouts stay TRL's.
+
+    Where the packed pass is not proven (another model family, sliding windows, tools, mixture of experts) it is
+    TRL's own trainer, with one warning.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        reason = self._unproven()
+        self.shares_prefix = reason is None
+        if reason:
+            logger.warning("shared prefix: not used (%s); prompts are computed once a completion", reason)
+            return
+        config = conditional_model(self.model).config
+        never = [getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")]
+        if not self.use_vllm:  # an image token in a completion has no image behind it
+            self.generation_config.suppress_tokens = [token for token in never if token is not None]
+        if hasattr(self.train_dataset, "cast_column") and "images" in (self.train_dataset.column_names or ()):
+            self.train_dataset = _undecoded(self.train_dataset)
+        if self.args.per_device_train_batch_size % self.num_generations:
+            logger.warning(
+                "shared prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so groups are "
+                "spread over micro-batches and a prompt is computed once in each",
+                self.args.per_device_train_batch_size,
+                self.num_generations,
+            )
+
+    def _unproven(self) -> str | None:
+        """Why the packed pass can't be used, if so."""
+        config = conditional_model(self.model).config
+        if config.model_type not in FAMILIES:
+            return f"a {config.model_type!r} model"
+        if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+            return "sliding-window attention"
+        if self.tools or self.environment_factories is not None or self.rollout_func is not None:
+            return "tools, environments or a rollout function"
+        return "a mixture of experts" if self.aux_loss_enabled else None
+
+    # Every photo once
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.shares_prefix:
+            return super()._generate_and_score_completions(inputs)
+        self._tokenized = None
+        with self._tokenized_once():
+            output = super()._generate_and_score_completions(_decoded_once(inputs))
+        output["prompt_index"] = self._prompt_index
+        output["features"] = self._features
+        return output
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], list[Any] | None, dict[str, Any]]:
+        if not self.shares_prefix:
+            return super()._tokenize_prompts(prompts)
+        self._prompt_index, first = _groups(prompts)
+        ids, images, fields = super()._tokenize_prompts([prompts[i] for i in first])
+        fields |= {name: torch.as_tensor(fields[name]) for name in IMAGE_FIELDS if name in fields}
+        self._tokenized, self._features = fields, self._frozen_features(fields) if fields else None
+        rows = self._prompt_index
+        return [ids[i] for i in rows], None if images is None else [images[i] for i in rows], fields
+
+    @contextmanager
+    def _tokenized_once(self) -> Iterator[None]:
+        """Within: the processor, asked again for the prompts' images, answers with what it said before.
+
+        Image fields come once a prompt, token fields once a row.
+        """
+        processor, trainer = self.processing_class, self
+
+        class Remembering(type(processor)):
+            def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+                fields, rows = trainer._tokenized, trainer._prompt_index
+                if images is None or fields is None:  # it is asked for the first time
+                    return super().__call__(images=images, text=text, **kwargs)
+                types = [torch.tensor(fields["mm_token_type_ids"][i]) for i in rows]
+                padded = torch.nn.utils.rnn.pad_sequence(types, batch_first=True, padding_side="left")
+                return BatchFeature({**fields, "mm_token_type_ids": padded})
+
+        remembering = copy.copy(processor)
+        remembering.__class__ = Remembering
+        self.processing_class = remembering
+        try:
+            yield
+        finally:
+            self.processing_class = processor
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kw: Any
+    ):
+        stock = super()._generate_single_turn
+        if not self.shares_prefix or self.use_vllm or self.use_transformers_continuous_batching:
+            return stock(prompt_ids, images, multimodal_fields, *args, **kw)
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        with shared_generate(model, self._prompt_index, self._features):
+            return stock(prompt_ids, images, multimodal_fields, *args, **kw)
+
+    def _frozen_features(self, fields: dict[str, Any]) -> Any:
+        """The images' features, if the vision tower is frozen and whole on this device; else None."""
+        model = conditional_model(self.accelerator.unwrap_model(self.model))
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded or any(p.requires_grad for p in model.model.visual.parameters()):
+            return None
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            return image_features(model, *(fields[name].to(device) for name in IMAGE_FIELDS))
+
+    # Whole groups
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        if not (self.shares_prefix and self.model.training):
+            return super()._prepare_inputs(generation_batch)
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every == 0 or self._buffered_inputs is None:
+            whole = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = _split_by_group(whole, self.args.steps_per_generation)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    # The packed pass
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        if self.shares_prefix:
+            self._prompt_index, self._features = inputs["prompt_index"], inputs["features"]
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        num_images: Sequence[int] | None = None,
+        mm_token_type_ids: Any = None,
+        pixel_values: Any = None,
+        image_grid_thw: Any = None,
+        **fields: Any,
+    ) -> tuple[Any, Any, None]:
+        images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
+        if not self.shares_prefix:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                num_images=num_images,
+                mm_token_type_ids=mm_token_type_ids,
+                **images,
+                **fields,
+            )
+        batch = {
+            "ids": input_ids,
+            "mask": attention_mask,
+            "types": mm_token_type_ids,
+            "num_images": num_images,
+        }
+        batch |= images | {"prompt_index": self._prompt_index, "features": self._features}
+        log_probs, entropies = [], []
+        rows = len(input_ids)
+        for part in _split_by_group(batch, -(-rows // (batch_size or rows)), shuffle=False):
+            with self.accelerator.autocast():
+                one, two = _packed_pass(model, part, logits_to_keep)
+            log_probs.append(one)
+            entropies.append(two)
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+
+def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tuple[Any, Any]:
+    """Log-probabilities and entropies (rows, `logits_to_keep`), 0 where there is no token."""
+    length = batch["ids"].shape[1] - logits_to_keep
+    first = [batch["prompt_index"].index(i) for i in range(max(batch["prompt_index"]) + 1)]
+    ids, mask = batch["ids"][first, :length], batch["mask"][first, :length]
+    rope = {"image_grid_thw": batch["image_grid_thw"]}
+    if batch["types"] is not None:
+        rope["mm_token_type_ids"] = batch["types"][first, :length]
+    positions, _ = rope_positions(conditional_model(model), ids, mask, rope)
+    mask = mask.bool()
+    said = batch["mask"][:, length:].bool()
+    packed = pack(
+        [row[seen] for row, seen in zip(ids, mask, strict=True)],
+        [positions[:, i, seen] for i, seen in enumerate(mask)],
+        [row[seen] for row, seen in zip(batch["ids"][:, length:], said, strict=True)],
+        batch["prompt_index"],
+    )
+    images: dict[str, Any] = {}
+    if batch["features"] is not None:
+        images = {"mm_encoder_outputs": {"image": batch["features"]}}
+    elif batch["pixel_values"] is not None:
+        images = {name: batch[name] for name in IMAGE_FIELDS}
+    flat = packed_log_probs(model, packed, images)
+    return tuple(None if x is None else x.new_zeros(said.shape).masked_scatter(said, x) for x in flat)
+
+
+def _split_by_group(batch: dict[str, Any], parts: int, shuffle: bool = True) -> list[dict[str, Any]]:
+    """Split the rows of a batch into `parts` of equal size that hold whole groups, groups in random order.
+
+    Where groups can't stay whole, the rows stay in order and a group is spread over neighbouring parts.
+    """
+    index = batch["prompt_index"]
+    size = -(-len(index) // parts)
+    groups: dict[int, list[int]] = {}
+    for row, prompt in enumerate(index):
+        groups.setdefault(prompt, []).append(row)
+    lengths = {len(rows) for rows in groups.values()}
+    rows = list(range(len(index)))
+    if shuffle:
+        drawn = torch.randperm(
+            len(index)
+        ).tolist()  # as TRL draws, so that all later random numbers are the same
+        if len(lengths) == 1 and size % lengths.pop() == 0:
+            rows = [row for prompt in dict.fromkeys(index[i] for i in drawn) for row in groups[prompt]]
+    return [_take(batch, rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Some rows of a batch, with the image fields of their prompts."""
+    prompts = list(dict.fromkeys(batch["prompt_index"][row] for row in rows))
+    taken: dict[str, Any] = {"prompt_index": [prompts.index(batch["prompt_index"][row]) for row in rows]}
+    counts = batch.get("num_images")
+    if counts is not None:
+        all_prompts = {prompt: counts[row] for row, prompt in enumerate(batch["prompt_index"])}
+        starts = {p: sum(all_prompts[q] for q in range(p)) for p in prompts}
+        images = [i for p in prompts for i in range(starts[p], starts[p] + all_prompts[p])]
+    for name, value in batch.items():
+        if name == "prompt_index":
+            continue
+        if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
+            taken[name] = value
+        elif name == "features":
+            taken[name] = select_features(value, images)
+        elif name == "image_grid_thw":
+            taken[name] = value[images]
+        elif name == "pixel_values":
+            patches = value.split(batch["image_grid_thw"].prod(-1).tolist())
+            taken[name] = torch.cat([patches[i] for i in images])
+        else:
+            taken[name] = value[rows] if isinstance(value, torch.Tensor) else [value[row] for row in rows]
+    return taken
+
+
+def _groups(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """For each of a batch's prompts the number of its group, and the first row of each group.
+
+    Rows are one group if their messages are the same and their photos are the same objects.
+    """
+    known: dict[str, int] = {}
+    first, index = [], []
+    for row, messages in enumerate(prompts):
+        said = repr(
+            [
+                (m["role"], [(b["type"], b.get("text"), id(b.get("image"))) for b in m["content"]])
+                if isinstance(m["content"], list)
+                else (m["role"], m["content"])
+                for m in messages
+            ]
+        )
+        if said not in known:
+            known[said] = len(first)
+            first.append(row)
+        index.append(known[said])
+    return index, first
+
+
+def _undecoded(dataset: Any) -> Any:
+    """`dataset` with its ``images`` as files, which `_decoded_once` opens: each once a step."""
+    from datasets import Image, List
+
+    return dataset.cast_column("images", List(Image(decode=False)))
+
+
+def _decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with every photo opened once; rows with the same photo share the object."""
+    from datasets import Image
+
+    opened: dict[Any, Any] = {}
+
+    def photo(image: Any) -> Any:
+        if not isinstance(image, dict):
+            return image
+        key = image["path"] if image.get("bytes") is None else image["bytes"]
+        if key not in opened:
+            opened[key] = Image().decode_example(image)
+        return opened[key]
+
+    return [
+        {**row, "images": [photo(image) for image in row["images"]]} if row.get("images") else row
+        for row in inputs
+    ]

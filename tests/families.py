@@ -1,0 +1,60 @@
+"""Tiny random models of the real classes, with the toy tokenizer and their family's own processor."""
+
+from pathlib import Path
+
+import torch
+
+from repic_core.toyworld.model import make_model, make_processor
+
+
+def save_family(family: str, folder: Path) -> Path:
+    """Save a tiny random model of ``qwen2_vl``, ``qwen2_5_vl`` or ``qwen3_vl`` and its processor under `folder`."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForImageTextToText,
+        Qwen2VLProcessor,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    toy = make_processor()
+    model = make_model(toy, seed=5)
+    if family == "qwen2_5_vl":
+        model.save_pretrained(folder)
+        toy.save_pretrained(folder)
+        return folder
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    tokens = {name: getattr(model.config, name) for name in names}
+    text = {
+        "vocab_size": model.config.text_config.vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "initializer_range": 0.3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        "bos_token_id": None,
+        "eos_token_id": toy.tokenizer.eos_token_id,
+        "pad_token_id": toy.tokenizer.pad_token_id,
+    }
+    vision = {"depth": 2, "num_heads": 2, "patch_size": 8, "initializer_range": 0.3}
+    if family == "qwen2_vl":
+        vision |= {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
+    else:
+        vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32}
+        vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 64}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, text_config=text, vision_config=vision, **tokens)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    video = toy.video_processor
+    if family == "qwen3_vl":
+        video = Qwen3VLVideoProcessor(patch_size=8, merge_size=2, temporal_patch_size=2)
+    {"qwen2_vl": Qwen2VLProcessor, "qwen3_vl": Qwen3VLProcessor}[family](
+        image_processor=toy.image_processor,
+        tokenizer=toy.tokenizer,
+        video_processor=video,
+        chat_template=toy.chat_template,
+    ).save_pretrained(folder)
+    return folder

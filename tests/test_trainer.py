@@ -1,0 +1,256 @@
+"""The shared-prefix trainer against stock TRL: same samples, same log-probabilities, same gradients, same path."""
+
+import inspect
+import logging
+
+import pytest
+import torch
+from trl import GRPOConfig, GRPOTrainer
+
+from families import save_family
+from repic_core import shared_prefix, trainer
+from repic_core.models import load_model
+from repic_core.tasks import read_rows, to_dataset
+from repic_core.toyworld.dataset import write_training
+from repic_core.trainer import SharedPrefixGRPOTrainer
+from repic_core.training import prepare_tuning, read_recipe
+
+SETTINGS = {
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 10,
+    "max_steps": 3,
+    "logging_steps": 1,
+    "warmup_steps": 0,
+    "optim": "sgd",  # Adam's first steps are as long as its rate, however small (and rounded) the gradient
+    "learning_rate": 1e-2,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    return {family: save_family(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folder with ``rows.jsonl`` of all four methods and 1 to 5 images a row."""
+    folder = tmp_path_factory.mktemp("data")
+    write_training(folder, 12)
+    return folder
+
+
+def varied(completions, **_):
+    """A reward that differs within every group, so that each step moves the parameters."""
+    return [sum(map(ord, completion[0]["content"])) % 7 / 7 for completion in completions]
+
+
+def make(kind, base, data, out, rows=None, **settings):
+    tune, config = read_recipe("toy", GRPOConfig, {**SETTINGS, "output_dir": str(out), **settings})
+    config.remove_unused_columns = False
+    model, processor = load_model(base)
+    torch.manual_seed(1)
+    found = kind(
+        model=model,
+        reward_funcs=[varied],
+        args=config,
+        train_dataset=to_dataset(rows or read_rows(data / "rows.jsonl"), data, 0),
+        processing_class=processor,
+        peft_config=prepare_tuning(model, processor, tune),
+    )
+    if kind is GRPOTrainer:  # a random model does sample image tokens, on which stock fails
+        found.generation_config.suppress_tokens = [model.config.image_token_id, model.config.video_token_id]
+    return found
+
+
+def run(kind, *args, **settings):
+    """The logged steps and the trained parameters of a short run."""
+    found = make(kind, *args, **settings)
+    torch.manual_seed(3)
+    found.train()
+    logs = [entry for entry in found.state.log_history if "loss" in entry]
+    return logs, {name: p.detach() for name, p in found.model.named_parameters() if p.requires_grad}
+
+
+def same_run(*args, **settings):
+    (logs, stock), (own_logs, own) = (
+        run(kind, *args, **settings) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer)
+    )
+    assert len(logs) == len(own_logs) == settings.get("max_steps", SETTINGS["max_steps"])
+    for one, two in zip(logs, own_logs, strict=True):
+        for key in ("reward", "completions/mean_length"):  # the same samples
+            assert one[key] == two[key], key
+        means = ("entropy", "kl") if settings.get("gradient_accumulation_steps", 1) == 1 else ()
+        for key in ("grad_norm", *means):  # with accumulation, means of means over other micro-batches
+            if key in one:
+                assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
+        assert two["loss"] == pytest.approx(one["loss"], abs=2e-6)
+    assert any(one["grad_norm"] > 0 for one in logs)
+    for name, parameter in stock.items():
+        torch.testing.assert_close(own[name], parameter, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_follows_stock(bases, data, tmp_path, family, tune):
+    same_run(bases[family], data, tmp_path, tune=tune)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": "dr_grpo"},
+        {"loss_type": "dapo", "beta": 0.0},
+        {"loss_type": "bnpo", "mask_truncated_completions": True},
+        {"importance_sampling_level": "sequence"},
+        {"gradient_checkpointing": True},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_settings_follow_stock(bases, data, tmp_path, settings):
+    same_run(bases["qwen2_5_vl"], data, tmp_path, **settings)
+
+
+def batch_of(found):
+    """One generated and scored batch, before it is split."""
+    torch.manual_seed(3)
+    return found._generate_and_score_completions(next(iter(found.get_train_dataloader())))
+
+
+def log_probs(found, batch, rows=slice(None), batch_size=None):
+    return found._get_per_token_logps_and_entropies(
+        found.model,
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[rows],
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[rows],
+        batch["completion_ids"].shape[1],
+        batch_size=batch_size,
+        compute_entropy=True,
+        **{k: batch.get(k) for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("vision", ["frozen", "trained"])
+def test_log_probabilities_and_gradients_of_one_batch(bases, data, tmp_path, family, vision):
+    """Of every trainable parameter, with a trained vision tower, too."""
+    found = []
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
+        mine = make(kind, bases[family], data, tmp_path, tune="full", per_device_train_batch_size=12)
+        for parameter in mine.model.model.visual.parameters():
+            parameter.requires_grad_(vision == "trained")
+        mine.model.train()
+        batch = batch_of(mine)
+        lengths = torch.tensor([10, 3, 0, 7] * 3)  # ragged, one without a token
+        batch["completion_mask"] = (torch.arange(10) < lengths[:, None]).long()
+        logps, entropies, _ = log_probs(mine, batch)
+        weight = torch.linspace(-1, 1, logps.numel()).view_as(logps)
+        (logps * weight).sum().backward()
+        gradients = {n: p.grad for n, p in mine.model.named_parameters() if p.grad is not None}
+        found.append((batch, logps, entropies, gradients, mine))
+    (one, logps, entropies, gradients, _), (two, own_logps, own_entropies, own_gradients, own) = found
+    assert (own._features is None) == (vision == "trained")
+    assert torch.equal(one["completion_ids"], two["completion_ids"])
+    torch.testing.assert_close(own_logps, logps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(own_entropies, entropies, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == own_gradients.keys() and len(gradients) > 10
+    assert any("visual" in name for name in gradients) == (vision == "trained")
+    for name, gradient in gradients.items():
+        error = (gradient - own_gradients[name]).norm() / gradient.norm().clamp(min=1e-6)
+        assert error < 1e-4, (name, error)
+    with torch.no_grad():
+        torch.testing.assert_close(log_probs(own, two, batch_size=5)[0], own_logps, rtol=1e-5, atol=1e-5)
+
+
+def test_completions_do_not_see_each_other(bases, data, tmp_path, monkeypatch):
+    """The tests above fail with a mask that lets them."""
+    own = make(SharedPrefixGRPOTrainer, bases["qwen2_5_vl"], data, tmp_path)
+    batch = batch_of(own)
+    with torch.no_grad():
+        right = log_probs(own, batch)[0]
+        monkeypatch.setattr(
+            shared_prefix, "group_mask", lambda s: torch.ones(s.shape[1:] * 2).tril().bool()[None, None]
+        )
+        wrong = log_probs(own, batch)[0]
+    assert (right - wrong).abs().max() > 1e-3
+
+
+def test_photos_are_processed_once_and_groups_stay_whole(bases, data, tmp_path):
+    own = make(
+        SharedPrefixGRPOTrainer, bases["qwen2_5_vl"], data, tmp_path, per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
+    )  # fmt: skip
+    seen, process = [], type(own.processing_class.image_processor).__call__
+
+    def count(self, images, *args, **kwargs):
+        seen.append(images)
+        return process(self, images, *args, **kwargs)
+
+    type(own.processing_class.image_processor).__call__ = count
+    try:
+        own.model.train()
+        inputs = next(iter(own.get_train_dataloader()))
+        parts = [own._prepare_inputs(inputs)]
+    finally:
+        type(own.processing_class.image_processor).__call__ = process
+    assert isinstance(inputs[0]["images"][0], dict)  # not opened by the data loader
+    assert len(seen) == 1  # one call of the image processor for the whole step
+    parts = own._buffered_inputs
+    assert [part["prompt_index"] for part in parts] == [[0] * 4] * 3
+    for part in parts:
+        assert len(part["image_grid_thw"]) == part["num_images"][0] == len(part["features"].pooler_output)
+        assert part["pixel_values"].shape[0] == part["image_grid_thw"].prod(-1).sum()
+
+
+def test_groups_that_must_be_spread(bases, data, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        same_run(
+            bases["qwen2_5_vl"], data, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+            max_steps=1, loss_type="dapo", scale_rewards="none",
+        )  # fmt: skip
+    assert "groups are spread over micro-batches" in caplog.text
+
+
+def test_image_tokens_are_never_sampled(bases, data, tmp_path):
+    own = make(SharedPrefixGRPOTrainer, bases["qwen2_5_vl"], data, tmp_path)
+    config = own.model.get_base_model().config
+    head = own.model.get_base_model().lm_head
+    image = config.image_token_id
+    head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor([image]), 1e4))
+    assert not (batch_of(own)["completion_ids"] == image).any()
+
+
+def test_an_unproven_model_is_trained_as_trl_does(bases, data, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trainer, "FAMILIES", ())
+    with caplog.at_level(logging.WARNING):
+        same_run(bases["qwen2_5_vl"], data, tmp_path, max_steps=2)
+    assert caplog.text.count("shared prefix: not used (a 'qwen2_5_vl' model)") == 1
+
+
+def test_trl_has_what_is_overridden():
+    """An upgrade that moves or renames what this builds on fails here first."""
+    wanted = {
+        "_tokenize_prompts": ["self", "prompts"],
+        "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields"],
+        "_generate_and_score_completions": ["self", "inputs"],
+        "_prepare_inputs": ["self", "generation_batch"],
+        "_compute_loss": ["self", "model", "inputs"],
+        "_get_per_token_logps_and_entropies": [
+            "self",
+            "model",
+            "input_ids",
+            "attention_mask",
+            "logits_to_keep",
+        ],
+    }
+    own = {name for name in vars(SharedPrefixGRPOTrainer) if hasattr(GRPOTrainer, name)} - {
+        "__init__",
+        "__doc__",
+        "__module__",
+    }
+    assert own == set(wanted)
+    for name, arguments in wanted.items():
+        assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[: len(arguments)] == arguments
