@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -106,10 +107,11 @@ def test_nothing_overlaps_or_leaves_the_page(count):
         for i in range(count)
     ]
     figure = caption_grid([GridRow(Image.new("RGB", s), references, AWKWARD, "Why? " * 30) for s in shapes])
-    figure.canvas.draw()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # one for all: by default each text keeps its own
+    figure.draw(renderer)
     page = figure.bbox
-    texts_at = [text.get_window_extent() for text in figure.texts]
-    images_at = [axes.get_window_extent() for axes in figure.axes]
+    texts_at = [text.get_window_extent(renderer) for text in figure.texts]
+    images_at = [axes.get_window_extent(renderer) for axes in figure.axes]
     assert len(images_at) == 3 * (count + 1)
     for box in (*texts_at, *images_at):
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
