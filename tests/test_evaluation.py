@@ -52,6 +52,9 @@ def test_span_finds_the_names_with_spaces(official_root):
     assert span.total == published.total == 420
     assert (published.correct, published.predicted) == (250, 284)
     assert (span.correct, span.predicted) == (365, 439)
+    rap = "caption-rap-llava-skip-retreival_RAP-llava-skip-full.json"  # its <The Hulk> is another tag
+    found = score(load_captions(official_root / "captioning/quad_concept" / rap), "span", database)
+    assert (found.correct, found.predicted) == (31, 45)
     # each published find is one of span's, and all of span's wrong names are on the photo (in another row)
     on_photo = {
         r.query: {t for other in records if other.query == r.query for t in other.tags} for r in records
@@ -93,6 +96,25 @@ def test_published_protocols_by_hand():
     assert (single.correct, single.predicted, single.total) == (2, 2, 4)
 
 
+def test_published_protocols_strip_tokens_of_their_punctuation():
+    for caption in ("'bo'", "-bo-", '"(bo)"', "[bo]!?", "{bo};:", "bo,."):
+        assert score([row(["<bo>"], caption)], "repic-4").correct == 1
+    for caption in ("bo's", "*bo*", "x-bo"):
+        assert score([row(["<bo>"], caption)], "repic-4").correct == 0
+
+
+def test_another_spelling_is_another_concept_except_in_repic_single():
+    record, known = row(["<thor>"], "Thor lands."), ["<Thor>", "<thor>"]
+    assert score_caption(record, known, "repic-single").hallucinated == ()
+    assert score_caption(record, known, "repic-4").hallucinated == ("<Thor>",)
+
+
+def test_an_unknown_protocol_is_refused_without_records_too():
+    for records in ([], [row(["<bo>"], "Bo.")]):
+        with pytest.raises(ValueError, match="protocol 'nope': use one of repic-single"):
+            score(records, "nope")
+
+
 def test_span_by_hand():
     database = [Concept("<ironman>", "Iron Man", "x.jpg"), Concept("<man>", "Man", "x.jpg")]
     records = [
@@ -124,12 +146,60 @@ def test_span_by_hand():
         ("a dog, A dog, Dog", []),  # stored as the ordinary word itself: only in brackets
         ("<Dog>, < DOG > and <a>", ["<dog>", "<dog>", "<A>"]),
         ("Mia", ["<mia>"]),  # a tag goes before another concept's name
+        ("a hulk-like man, Anti-Hulk, non\u2011hulk", []),  # one word by its hyphen
+        ("- hulk -\n-Hulk: the Hulk- and--hulk", ["<hulk>"] * 4),  # a bullet, dashes
+        ("H-beam, H&M, H.B., J.H., e@hulk.com, hulk@e.com, @hulk, hulk_1", []),
+        ("the hulk.", ["<hulk>"]),
+        ("the hulk...Mia", ["<hulk>", "<mia>"]),
+        ("hulk's 'hulk' hulk' Hulk\u2019s \u2018hulk\u2019", ["<hulk>"] * 5),  # possessives and quotes
+        ("hulk't, hulk'sy, o'hulk, L\u2019hulk", []),
+        ("<baby hulk>, <hulk hogan> </hulk>", []),  # another tag
+        ("< hulk >", ["<hulk>"]),
+        ("hulk\u093e, \u0915\u093ehulk, hulk\u20dd", []),  # a vowel sign (Mc, before and after), Me
+        ("\u2764\ufe0fhulk\u2764\ufe0f", ["<hulk>"]),  # emoji are no letters
+        ("hulk hulk-x hulk", ["<hulk>", "<hulk>"]),
     ],
 )
 def test_find_names(text, tags):
     known = [Concept("<park>", "Park", "x.jpg"), Concept("<mr.krab>", "Mr.Krabs", "x.jpg"), "<Zoë>", "<A>"]
     known += ["<H>", "<hulk>", "<black widow>", "<widow>", "<dog>", Concept("<m>", "Mia", "x.jpg"), "<mia>"]
     assert [tag for _, _, tag in find_names(text, known)] == tags
+
+
+@pytest.mark.parametrize(
+    ("text", "tag", "n"),
+    [
+        ("O\u2019Brien and O'Brien", "<O'Brien>", 2),
+        ("O'Brien, <o'brien>", "<O\u2019Brien>", 2),
+        ("小明在公园", "<小明>", 1),
+        ("철수가 웃는다", "<철수>", 1),
+        ("李子", "<李>", 0),  # one character: only on its own
+        ("李 笑", "<李>", 1),
+        ("マリアンナ", "<マリア>", 0),  # a katakana word
+        ("कमल", "<मल>", 0),
+        ("की मत, कीमत", "<मत>", 1),  # after a vowel sign no word begins
+        ("İstanbul, ISTANBUL, istanbul", "<istanbul>", 3),
+        ("T-shirt", "<T>", 0),
+        ("X-ray", "<X>", 0),
+        ("J.Crew", "<J>", 0),
+        ("U.S. and the U.S.A.", "<U>", 0),
+        ("U.S. and the U.S.A.", "<S>", 0),
+        ("don't, DON\u2019T, Don's", "<Don>", 1),
+        ("Spider-Man", "<spider>", 0),
+        ("anna@bo.com", "<bo>", 0),
+        ("J. Crew met J.", "<J>", 2),
+        ("xbo bo bo", "<bo bo>", 1),  # the place that overlaps a refused one
+    ],
+)
+def test_find_names_at_word_bounds(text, tag, n):
+    assert len(find_names(text, [tag])) == n
+
+
+@pytest.mark.parametrize("name", ["Bond", "Bingo", "Parrot", "Vision", "Plankton", "Otter", "Song"])
+def test_names_that_are_ordinary_words(name):
+    assert find_names(f"a {name.lower()}, {name}", [f"<{name}>"]) == [
+        (len(name) + 4, 2 * len(name) + 4, f"<{name}>")
+    ]
 
 
 @given(st.text(), st.lists(st.text(st.characters(exclude_characters="<>"), min_size=1), max_size=4))

@@ -34,6 +34,25 @@ LONG = "He lies on a white rug in the living room and looks at the camera, happy
         ("", "no", 0, 0),
         ("yes", "Yes.", 1, 1),
         ("yes", "", 0, 0),
+        ("The answer is not yes.", "yes", 0, 0),
+        ("not yes", "yes", 0, 0),
+        ("It isn\u2019t a yes.", "yes", 1, 0),
+        ("either yes or no", "no", 0, 0),
+        ("yes, no", "yes", 1, 0),
+        ("yes/no", "yes", 1, 0),
+        ("Yes or no, I cannot tell", "yes", 1, 0),
+        ("Yes, there is no difference.", "yes", 1, 1),
+        ("Yes, there is no difference.", "no", 0, 0),
+        ("I see no difference, so it is the same object", "no", 1, 0),
+        ("There is no doubt: the same object.", "no", 1, 0),
+        ("I have no idea.", "no", 1, 0),
+        ("No doubt, it is the same", "no", 1, 0),
+        ("No difference, so yes.", "yes", 0, 1),
+        ("No, it is another dog.", "no", 1, 1),
+        ("No they differ", "no", 1, 1),
+        ("They are not alike so no.", "no", 1, 1),
+        ('{"answer": "no"}', "no", 1, 1),
+        ("The answer is **yes**", "yes", 1, 1),
         ("ye\u017f, no", "no", 0, 1),  # a long s: one "yes" to upstream's regex, which equals no answer
     ],
 )
@@ -56,6 +75,8 @@ def test_oct(completion, solution, paper, strict):
         ("[[10, 10, 50, 50], [60, 60, 90, 90]]", 1, 0),
         ("[10, 10, 50, 50, 60, 60, 90, 90]", 0, 0),  # no box of four
         (f"[0, 0, {'9' * 5000}, 9]", 0, 0),  # int() would refuse so long a number
+        (f"[10, 10, 50, {'0' * 5000}50]", 1, 1),  # zeros in front add nothing
+        ("[10, 10, 50, 0]", 0, 0),
     ],
 )
 def test_vlt(completion, paper, strict):
@@ -69,7 +90,10 @@ def test_paper_iou_by_hand():
     # an overlap of one column (9..9) is no overlap for upstream: its far side must be greater
     assert paper_iou([0, 0, 10, 10], [9, 0, 19, 10]) == 0
     assert iou([0, 0, 10, 10], [9, 0, 19, 10]) == 10 / 190
-    assert vlt_reward("[0, 0, 10, 10]", [0, 0, 10, 20], "paper") == 1  # exactly 0.5 counts
+    for profile in ("paper", "strict"):
+        assert vlt_reward("[0, 0, 10, 10]", [0, 0, 10, 20], profile) == 1  # exactly 0.5 counts
+        assert vlt_reward("[0, 0, 10, 10]", [0, 0, 10, 21], profile) == 0
+    assert vlt_reward("[0,0,10,0000000000000000000010]", [0, 0, 10, 10], "paper") == 1
 
 
 def test_paper_ict_single_by_hand():
@@ -101,7 +125,7 @@ TWO = ["<bo>", "<black widow>"]
         ("<bo> runs after <mia> in the deep snow.", 0.25),  # (1 - 0.5) / 2: a wrong name
         ("<bo> runs after <bo>, and <bo> is fast.", 0.0),  # (1 - 2 * 0.5) / 2: repeats
         ("<bo> <black widow> snow.", 0.0),  # a list of names, no sentence
-        ("bo runs after black widow in the snow.", 0.0),  # names of the prompt count as tags only
+        ("bo runs after someone else in the snow.", 0.0),  # names of the prompt count as tags only
         ("<bo> runs, mia and zoe are watching him.", 0.25),  # wrong candidate without brackets
         ("<bo> runs, an anemiac looks on.", 0.5),  # "mia" inside a word is no name
         ("<bo> runs after a widow in the park.", 0.25),  # the wrong candidate "widow", but not "park"
@@ -111,11 +135,63 @@ TWO = ["<bo>", "<black widow>"]
         ("<mia> sits.", -0.25),  # wrong names cost in a short caption,
         ("<mia> <zoe>, two friends.", -0.5),  # and in a list
         ("<black> runs after the spider in the snow.", -0.25),  # part of a tag is another tag
+        ("<bo> runs after someone in the snow, Bo is fast.", 0.25),  # a repeat without brackets
+        ("<bo> runs after someone </mia> in the snow.", 0.25),  # a wrong name in a closing tag: once
+        ("<bo> runs after someone </ Eve> in the snow.", 0.25),  # that is no candidate
+        ("<bo> in <black widow>'s snow", 0.0),  # three words for two names
+        ("<bo> in <black widow>'s snow now", 1.0),  # four
+        ("<bo> in in in in <black widow>'s snow", 0.0),  # a word counts once
+        ("<bo> sits, <mia> mia mia mia mia mia.", -1.0),  # six wrong names: (1 - 3) / 2
+        ("<bo> sits, <mia> mia mia mia mia mia mia.", -1.0),  # and no less
     ],
 )
 def test_strict_ict(completion, value):
     candidates = [*TWO, "<mia>", "<widow>", "<park>"]
     assert ict_reward(completion, TWO, candidates, min_length=10) == pytest.approx(value)
+
+
+JUNK = [
+    "<bo>" + " bo" * 40,
+    "<bo> is here." + " " * 100,
+    "<bo> is here." + "." * 100,
+    "<bo> is here" + " ." * 100,
+    "<bo> " + "a " * 60,
+    "<bo> is here, " + "a " * 60,
+    "<bo> is here, " + "one two three four " * 10,
+]
+
+
+@pytest.mark.parametrize("completion", JUNK)
+def test_padding_is_no_caption(completion):
+    assert paper_ict_single_reward(completion, "<bo>") == 1  # upstream's hole
+    assert ict_reward(completion, ["<bo>"]) <= 0
+
+
+def test_padding_with_several_names_is_no_caption():
+    names = ["<bo>", "<mia>", "<zoe>", "<kim>"]
+    listed = "<bo>, <mia>, <zoe>, <kim> one two three four five six seven eight"
+    assert ict_reward(listed + "." * 100, names) == 0
+    assert ict_reward(f"{', '.join(names)}: {LONG}", names) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "info", "copied"),
+    [
+        ("一只戴着红色项圈、毛色棕白相间、喜欢在公园草地上追球的柴犬小狗", "same", True),
+        ("a_well_groomed_medium_sized_Shiba_Inu", "same", True),
+        ("awellgroomedmediumsizedShibaInu", "a well-groomed, medium-sized Shiba Inu", True),
+        ("abcdefghijkl-mnopqrstuvwx", "abcdefghijklmnopqrstuvwx", True),  # 24 characters
+        ("abcdefghijkl-mnopqrstuvw", "abcdefghijklmnopqrstuvwx", False),  # 23
+        ("a dog on a red rug", "a dog on a red rug by me", True),  # six words in a row
+        ("a dog on a red", "a dog on a red rug by me", False),  # five
+        ("a dog on rugs", "same", True),  # all four words of an info
+        ("a red dog", "same", False),  # three words are a description
+    ],
+)
+def test_what_is_a_copy(told, info, copied):
+    caption = f"<bo>: here we can see {told}, far away from home."
+    value = ict_reward(caption, ["<bo>"], infos=[told if info == "same" else info], min_length=20)
+    assert value == (0 if copied else 1)
 
 
 def test_strict_ict_copying_and_length():
@@ -124,7 +200,13 @@ def test_strict_ict_copying_and_length():
     assert ict_reward(copied, ["<bo>"], infos=[info], min_length=20) == 0
     assert ict_reward(copied, ["<bo>"], infos=["a cat"], min_length=20) == 1
     assert ict_reward("<bo> naps here.", ["<bo>"], min_length=100) == 0
-    assert ict_reward("<bo> naps here.", ["<bo>"], min_length=10) == 1
+    assert ict_reward("<bo> naps here.", ["<bo>"], min_length=15) == 1  # exactly met
+    assert ict_reward("<bo> naps here.", ["<bo>"], min_length=16) == 0
+    assert ict_reward("  <bo> naps here.  ", ["<bo>"], min_length=16) == 0
+    info = "bo the red dog, bo the old dog"  # its names are part of it
+    caption = f"<mia> sits in the sun today, {info}."
+    assert ict_reward(caption, ["<mia>"], ["<bo>"], [info], min_length=0, penalty=0) == 0
+    assert ict_reward(caption, ["<mia>"], ["<bo>"], [], min_length=0, penalty=0) == 1
     assert ict_reward("Kim met <Zoe\u0308> here.", ["<Zoë>"], min_length=10) == 1  # two ways to write ë
     assert ict_reward("<철수> liest <Zoë> ein Buch vor.", ["<철수>", "<ZOË>"], min_length=10) == 1
 
@@ -138,6 +220,12 @@ def test_each_name_costs_what_the_parameters_say():
     assert personalization_reward(**rows, min_length=10, penalty=0.25) == [0.5]
     assert personalization_reward(**rows, min_length=10, candidates=[None], infos=[[]]) == [0]
     assert personalization_reward(**rows) == [0]  # below 100 characters
+    rows["completions"] = ["<bo> runs after mia, with a black collar around the neck."]
+    assert personalization_reward(**rows, min_length=10) == [1]
+    assert personalization_reward(**rows, min_length=10, candidates=[["<bo>", "<mia>"]]) == [0.5]
+    assert personalization_reward(**rows, min_length=10, infos=[["with a black collar around the neck"]]) == [
+        0
+    ]
 
 
 def test_a_solution_without_brackets_is_a_whole_phrase():
@@ -152,7 +240,8 @@ NAMES = ["<bo>", "<mia>", "<zoe>", "<kim>"]
 @given(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(["<eve>", "<ann>", "<max>"]), max_size=2))
 def test_the_strict_reward_is_graded(right, wrong):
     """A right name more is worth 1/4 and a wrong one costs 1/8, so that a group of captions always differs."""
-    caption = " ".join(f"{name} stands over there." for name in sorted(right | wrong))
+    places = ["left of it", "far behind us", "on top", "under trees", "at home", "in rain"]
+    caption = " ".join(f"{n} stands {p}." for n, p in zip(sorted(right | wrong), places, strict=False))
     value = ict_reward(caption, NAMES, [*NAMES, *wrong], min_length=0)
     assert value == pytest.approx(len(right) / 4 - len(wrong) / 8)
 

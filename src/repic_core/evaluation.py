@@ -130,7 +130,11 @@ def score(
     >>> rows.append(CaptionRecord("b.jpg", ("<zoe>",), "A dog."))
     >>> score(rows).precision, score(rows).recall
     (0.5, 0.3333333333333333)
+
+    Raises:
+        ValueError: an unknown protocol.
     """
+    _check_protocol(protocol)
     candidates = _candidates(records, protocol, database)
     correct = predicted = total = 0
     for record in records:
@@ -151,8 +155,7 @@ def score_caption(
     >>> score_caption(CaptionRecord("a.jpg", ("<bo>",), "bo naps"), ["<bo>", "<mia>"]).correct
     ('<bo>',)
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
+    _check_protocol(protocol)
     if protocol != "span":
         return _score_published(record, [tag_of(c) for c in candidates], protocol)
     candidates = list(candidates)
@@ -165,6 +168,11 @@ def score_caption(
         missed=tuple(shown[k] for k in shown if k not in said),
         hallucinated=tuple(tag for tag in named if key(tag) not in shown),
     )
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
 
 
 def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol: str) -> CaptionScore:
@@ -283,5 +291,5 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:  # a file that can't be used: its message is enough
+    except (ValueError, OSError) as error:  # a file that can't be used: its message is enough
         raise SystemExit(str(error)) from None

@@ -11,34 +11,63 @@ from importlib import resources
 from repic_core.concepts import Concept
 
 TAG = re.compile(r"<[^<>/|][^<>]*>")  # a name in brackets: <bo>, but not </bo>, </s> or <|im_end|>
+_APOSTROPHES = str.maketrans("\u2018\u2019\u02bc", "'''")
+_CLOSING = re.compile(r"<\s*/([^<>]*)>")
+_BRACKETS = re.compile(r"<[^<>]*>")
+_JOINERS = "-\u2010.'"  # with a letter on their other side they go on with the word; \u2010: NFKC of hyphens
 
 
 def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int, int, str]]:
     """Where `text` names a candidate (a concept, or a tag), as (start, end, tag), in order.
 
-    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, never inside
-    another word, ignoring case and Unicode compatibility forms, the longest first. White space in a name
-    matches any white space, and after a full stop none is needed ("Mr.Krabs", "Mr. Krabs").
+    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, ignoring case
+    and Unicode compatibility forms, the longest first. White space in a name matches any white space, and
+    after a full stop none is needed ("Mr.Krabs", "Mr. Krabs").
+
+    Never inside another word or another ``<...>``: "Spider-Man", "U.S.", "H&M", "don't" and "anna@bo.com" do
+    not name <spider>, <U>, <H>, <Don> or <bo>; a possessive does ("Bo's", "James' hat"). Chinese characters,
+    hiragana and Hangul stand next to a name of two or more characters without bounds, as these scripts put no
+    spaces between words or particles.
 
     A name that is a single letter or an ordinary English word matches only in brackets or written exactly as
-    stored; where that is plain English itself ("dog", "A"), only in brackets.
+    stored. One exception: stored as plain English itself ("dog", "A") it matches only in brackets, since
+    "exactly as stored" would make a name of every ordinary use of the word.
 
     >>> find_names("Black Widow and <hulk> in the park", ["<black widow>", "<hulk>", "<Park>"])
     [(0, 11, '<black widow>'), (16, 22, '<hulk>')]
     """
     folded, spans = _fold(text)
     known = tuple((tag_of(c), c.name if isinstance(c, Concept) else bare(c)) for c in candidates)
+    tags = [match.span() for match in _BRACKETS.finditer(folded)]
     taken = [False] * len(folded)
     found = []
     for pattern, tag, exact in _forms(known):
         for match in pattern.finditer(folded):
-            first, last = match.span()
+            first, last = match.span(1)
             start, end = spans[first][0], spans[last - 1][1]
             if any(taken[first:last]) or (exact and text[start:end] != exact):
+                continue
+            if folded[first] != "<" and not _stands_alone(folded, first, last, tags):
                 continue
             taken[first:last] = [True] * (last - first)
             found.append((start, end, tag))
     return sorted(found)
+
+
+def mentions(text: str, known: Iterable[str]) -> tuple[list[str], list[str], list[str], str]:
+    """Keys of all names in brackets, of the `known` ones without, of those in closing tags; the other text.
+
+    >>> mentions("<bo> naps, Bo snores </mia>", ["<bo>"])
+    (['bo'], ['bo'], ['mia'], ' |  naps,  |  snores  | ')
+    """
+    closed = [fold(name) for name in _CLOSING.findall(text)]
+    text = _CLOSING.sub(" | ", text)
+    tagged = [key(tag) for tag in TAG.findall(text)]
+    text = TAG.sub(" | ", text)
+    plain = find_names(text, dict.fromkeys(known))
+    for start, end, _ in reversed(plain):
+        text = f"{text[:start]} | {text[end:]}"
+    return tagged, [key(tag) for _, _, tag in plain], closed, text
 
 
 @cache
@@ -47,7 +76,7 @@ def ordinary_words() -> frozenset[str]:
 
     Colours, animals, plants, foods, weather, household things, virtues, trades, and function words that are
     spelt like a name; among them those of the published data (Moon, Park, Pearl, Sandy; DreamBooth's can, cat,
-    dog, vase ...). No list is complete: a name that it lacks matches in any case.
+    dog, vase, otter ...). No list is complete: a name that it lacks matches in any case.
     """
     return frozenset(resources.files("repic_core").joinpath("ordinary_words.txt").read_text().split())
 
@@ -96,16 +125,42 @@ def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str
         parts = re.findall(r"[^\s.]*\.|[^\s.]+", folded)
         phrase = "".join(re.escape(p) + (r"\s*" if p.endswith(".") else r"\s+") for p in parts[:-1])
         phrase += re.escape(parts[-1])
-        # \u0300-\u036f: marks that make the letter before them another letter
-        full = rf"<\s*{phrase}\s*>" if bracketed else rf"(?<!\w){phrase}(?![\w\u0300-\u036f])"
-        patterns.append((len(folded) + 2 * bracketed, re.compile(full), tag, exact))
+        full = rf"<\s*{phrase}\s*>" if bracketed else phrase
+        # looking ahead: what stands at every place is seen, also where an earlier place was refused
+        patterns.append((len(folded) + 2 * bracketed, re.compile(f"(?=({full}))"), tag, exact))
     return [(p, tag, exact) for _, p, tag, exact in sorted(patterns, key=lambda item: -item[0])]
+
+
+def _stands_alone(text: str, first: int, last: int, tags: list[tuple[int, int]]) -> bool:
+    """Is ``text[first:last]`` a phrase of its own, neither inside another word nor inside one of `tags`?"""
+    before, after = text[max(0, first - 2) : first][::-1], text[last : last + 3]
+    if after[:2] == "'s" and not _goes_on(after[2:], last - first):  # a possessive
+        after = ""
+    inside = any(start < last and first < end for start, end in tags)
+    return not (inside or _goes_on(before, last - first) or _goes_on(after, last - first))
+
+
+def _goes_on(neighbours: str, size: int) -> bool:
+    """Do these characters, outwards from a name of `size` characters, belong to the name's word?
+
+    A vowel sign or an accent belongs to the letter before it; the variation selectors of emoji do not.
+    """
+    if neighbours[:1] and neighbours[0] in _JOINERS:
+        neighbours = neighbours[1:]
+    if not neighbours:
+        return False
+    letter = neighbours[0]
+    if size > 1 and unicodedata.name(letter, "").startswith(("CJK", "HIRAGANA", "HANGUL")):
+        return False
+    mark = unicodedata.category(letter).startswith("M") and not "\ufe00" <= letter <= "\ufe0f"
+    return letter.isalnum() or letter in "_@&" or mark
 
 
 def _fold(text: str) -> tuple[str, list[tuple[int, int]]]:
     """`text` with compatibility forms (NFKC) and case folded; where in `text` each folded character was.
 
     A letter and the combining marks after it are folded together, so that both ways to write "ë" are one.
+    Curly apostrophes are straight ones, and a dotted capital "İ" is an "i".
     """
     folded: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -115,6 +170,7 @@ def _fold(text: str) -> tuple[str, list[tuple[int, int]]]:
         while end < len(text) and unicodedata.combining(text[end]):
             end += 1
         piece = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text[start:end]).casefold())
+        piece = piece.translate(_APOSTROPHES).replace("i\u0307", "i")
         folded += piece
         spans += [(start, end)] * len(piece)
         start = end

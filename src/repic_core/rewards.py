@@ -8,18 +8,19 @@ task                   completion                                     paper    s
 =====================  =============================================  =======  ==========================
 OCT, "yes"             "I know ..., yes"                              0        1 (whole words only)
 OCT, "yes"             "Yesterday it rained"                          1        0 (whole words only)
-OCT, "yes"             "yes or no"                                    1        0 (contradiction)
+OCT, "yes"             "yes or no", "It isn't a yes."                 1        0 (contradiction, negation)
+OCT, "no"              "I see no difference: the same"                1        0 (first or last word only)
 VLT                    the right box first, then other boxes          1        0 (exactly one box)
-VLT                    "[9, 9, 9, 9]" and other degenerate boxes      0        0
-ICT, ``<bo>``          "... <bo> ... <mia> ..." (mia is not there)    1        less: a wrong name costs
-ICT, ``<bo>``          "... <bo> ... mia ..." (mia is not there)      1        less, as with brackets
+ICT, ``<bo>``          "<bo> ... <mia>", "... mia", "... </mia>"      1        less: a wrong name costs
 ICT, ``<bo>``          "... <bo> ... <bo> ... <bo> ..."               1        less: each repeat costs
+ICT, ``<bo>``          "<bo> bo bo bo ..."                            1        less: each repeat costs
 ICT, ``<bo>``          "<bo> <bo> ... a list of names"                1        at most 0 (no sentence)
+ICT, ``<bo>``          "<bo> a a a a ...", "<bo> is here........"     1        at most 0 (padding)
 ICT, ``<bo>``          the reference's info, word for word            1        at most 0 (copied)
 ICT, ``<black>``       "... <black widow> ..."                        0        less: that is another tag
 ICT, "bo"              "... bowl ..." or "... elbow ..."              1        0 (never inside a word)
 ICT, ``<bo>``          "... <bo> ... </bo> ..."                       0        at most 0
-multi ICT              "... <bo> ... </bo> ..." (no guard upstream)   1        at most 0
+multi ICT              the same (no guard upstream)                   1        at most 0
 multi ICT              every tag of the prompt                        1        less: wrong names cost
 ICT                    wrong names in a caption below the floor       0        less than 0: no way out
 =====================  =============================================  =======  ==========================
@@ -33,32 +34,54 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from repic_core.names import TAG, find_names, fold, key
+from repic_core.names import TAG, fold, key, mentions
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
 _PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
-WORDS_PER_NAME = 2  # a caption with fewer other words a name is a list of names
+_CLAUSE_END = re.compile(r"[,.;:!?/()\n\u2013\u2014\u2026]+|\s-+\s")
+_NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and all that ends in n't
+_AFTER_NO = {"it", "they", "this", "that", "these", "those", "there", "the", "he", "she", "we", "i", "not"}
+_WORD = re.compile(r"[^\W_]+")
+WORDS_PER_NAME = 2  # a caption with fewer other words (different ones) a name is a list of names
 COPY_WORDS = 6  # a run of this many words of an info, or a whole info of at least 4 words, is a copy
+COPY_CHARACTERS = 24  # so is a run of this many letters and digits, for scripts and tricks without spaces
 
 
 def oct_reward(completion: str, solution: str, profile: str = "strict") -> float:
     """1 if the answer is the right one of yes and no.
 
-    `paper`: the first "yes" or "no" anywhere, also inside a word. `strict`: whole words, and no contradiction.
+    `paper`: the first "yes" or "no" anywhere, also inside a word. `strict`: the answer's verdict (`_verdict`) is
+    the solution's; an answer without one gets 0.
 
-    >>> oct_reward("I know, yes.", "yes"), oct_reward("yes or no", "yes")
-    (1.0, 0.0)
-    >>> oct_reward("I know, yes.", "yes", "paper"), oct_reward("yes or no", "yes", "paper")
-    (0.0, 1.0)
+    >>> [oct_reward(text, "yes", p) for text in ("I know, yes.", "yes or no") for p in ("strict", "paper")]
+    [1.0, 0.0, 0.0, 1.0]
     """
     if profile == "paper":
         said, right = (re.search("yes|no", text.lower(), re.IGNORECASE) for text in (completion, solution))
         return float(bool(said and right) and said.group() == right.group())
-    said, right = (set(re.findall(r"\b(?:yes|no)\b", text.lower())) for text in (completion, solution))
-    return float(len(said) == 1 and said == right)
+    said, right = _verdict(completion), _verdict(solution)
+    return float(bool(said) and said == right)
+
+
+def _verdict(answer: str) -> str:
+    """ "yes", "no" or "": the first or the last word of an answer, where that is yes or no.
+
+    If both are, they must agree, and so must any other yes or no that ends a clause. "" also where one that
+    ends a clause stands at most two words after a negation ("not yes", "isn't a yes", "yes or no"). A "no" that
+    opens a longer clause must be followed by "it", "they", "the" ...: "No doubt" is no verdict.
+    """
+    parts = _CLAUSE_END.split(answer.lower().replace("\u2019", "'"))
+    clauses = [words for part in parts if (words := re.findall(r"[^\W_]+(?:['-][^\W_]+)*", part))]
+    ends = [clause for clause in clauses if clause[-1] in ("yes", "no")]
+    if not clauses or any(w in _NEGATIONS or w.endswith("n't") for clause in ends for w in clause[-3:-1]):
+        return ""
+    first, last, second = clauses[0][0], clauses[-1][-1], clauses[0][1:2]
+    opens = first != "no" or _AFTER_NO.issuperset(second)
+    said = ({first, last} if opens else {last}) & {"yes", "no"}
+    return said.pop() if said and len(said.union(clause[-1] for clause in ends)) == 1 else ""
 
 
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
@@ -74,9 +97,10 @@ def vlt_reward(completion: str, solution: Sequence[float], profile: str = "stric
         return 0.0
     if profile == "paper":
         found = _PAPER_BOX.search(completion)
-        if found is None or max(map(len, found.groups())) > 18:  # no coordinate; int() refuses the longest
+        box = [v.lstrip("0") or "0" for v in found.groups()] if found else []
+        if not box or max(map(len, box)) > 18:  # no coordinate; int() refuses the longest
             return 0.0
-        return float(paper_iou([int(v) for v in found.groups()], solution) >= IOU_THRESHOLD)
+        return float(paper_iou([int(v) for v in box], solution) >= IOU_THRESHOLD)
     boxes = _BOX.findall(completion)
     if len(boxes) != 1:
         return 0.0
@@ -138,54 +162,61 @@ def ict_reward(
     """Strict identity consistency, single or multi: the right names, each once, in a sentence of its own.
 
     (different right names - `penalty` x (wrong names + repeats)) / names shown, at least -1; and at most 0 for
-    a caption below `min_length`, a list of names, a copied info, or a closing tag such as ``</bo>``.
+    a caption below `min_length`, a list of names (`WORDS_PER_NAME`), a copied info, or a right name's closing
+    tag such as ``</bo>``.
 
     Args:
         completion: the caption. A name counts as a whole tag, in any case; only a solution that is written
             without brackets counts without them, as a whole phrase.
         solution: the tags that the query shows, such as ``["<bo>", "<black widow>"]``.
         candidates: all tags in the prompt; a wrong one also counts when written without its brackets, by the
-            rules of `names.find_names`. Any other name in brackets is wrong, too.
-        infos: the references' infos; none may be copied word for word (`COPY_WORDS`).
-        min_length: the length floor in characters.
+            rules of `names.find_names`. Any other name in brackets is wrong, too, also as ``</mia>``.
+        infos: the references' infos; none may be copied (`COPY_WORDS`, `COPY_CHARACTERS`).
+        min_length: the length floor in characters, padding not counted (`_condensed`).
         penalty: what a wrong name or a repeat takes away from the names that are right.
-        max_repeats: how often a right name may stand in the caption.
+        max_repeats: how often a right name may stand in the caption, with or without brackets.
 
-    >>> ict_reward("<bo> sleeps in the sun, <mia> watches.", ["<bo>", "<mia>"], min_length=20)
-    1.0
-    >>> ict_reward("<bo> sleeps in the sun, <mia> watches.", ["<bo>"], min_length=20)
-    0.5
+    >>> caption = "<bo> sleeps in the sun, <mia> watches."
+    >>> ict_reward(caption, ["<bo>", "<mia>"], min_length=20), ict_reward(caption, ["<bo>"], min_length=20)
+    (1.0, 0.5)
     """
     if not solution:
         return 0.0
     right = {key(tag): tag for tag in solution}
-    named = [key(tag) for tag in TAG.findall(completion)]
-    rest = TAG.sub(" ", completion)  # what is said without brackets
-    for _, _, tag in find_names(rest, dict.fromkeys((*solution, *candidates))):
-        wanted = right.get(key(tag))
-        if wanted is None or not wanted.startswith("<"):
-            named.append(key(tag))
-    hits = len(right.keys() & set(named))
+    tagged, plain, closed, rest = mentions(completion, (*solution, *candidates))
+    named = [*tagged, *plain, *(name for name in closed if name not in right)]
+    hits = sum(name in tagged or (name in plain and not tag.startswith("<")) for name, tag in right.items())
     wrong = sum(name not in right for name in named)
     repeats = sum(max(0, named.count(name) - max_repeats) for name in right)
     value = max(-1.0, (hits - penalty * (wrong + repeats)) / len(right))
     hollow = (
-        len(completion) < min_length
-        or len(re.findall(r"\w+", rest)) < WORDS_PER_NAME * len(named)
-        or any(fold(name) in right for name in re.findall(r"</([^<>]*)>", completion))
-        or any(_copies(rest, info) for info in infos)
+        len(_condensed(completion)) < min_length
+        or len(set(_WORD.findall(fold(rest)))) < WORDS_PER_NAME * len(named)
+        or any(name in right for name in closed)
+        or any(_copies(completion, info) for info in infos)
     )
     return min(0.0, value) if hollow else value
 
 
+def _condensed(text: str) -> str:
+    """`text` without padding: of a run of white space and punctuation its first two characters, and once each
+    what is said several times in a row (up to four words)."""
+    text = re.sub(r"([\W_]{2})[\W_]+", r"\1", text.strip())
+    return re.sub(r"\b(\w+(?:\W+\w+){0,3})\b(?:\W+\1\b)+", r"\1", text, flags=re.IGNORECASE)
+
+
 def _copies(text: str, info: str) -> bool:
-    """Does the text hold `COPY_WORDS` words of the info in a row, or the whole of a shorter info (4 words up)?"""
-    words, told = (re.findall(r"\w+", fold(TAG.sub(" ", t))) for t in (info, text))
+    """Does the text hold a run of `COPY_WORDS` words or `COPY_CHARACTERS` characters of the info, or the whole of
+    a shorter info (4 words up)?"""
+    words, told = (_WORD.findall(fold(TAG.sub(" ", t))) for t in (info, text))
     size = min(COPY_WORDS, len(words))
-    if size < 4:
-        return False
-    runs = (" ".join(words[i : i + size]) for i in range(len(words) - size + 1))
-    return any(f" {run} " in f" {' '.join(told)} " for run in runs)
+    by_letters = _share_a_run("".join(words), "".join(told), COPY_CHARACTERS)
+    return by_letters or (size >= 4 and _share_a_run(words, told, size))
+
+
+def _share_a_run(a: Sequence[str], b: Sequence[str], size: int) -> bool:
+    runs = [{tuple(s[i : i + size]) for i in range(len(s) - size + 1)} for s in (a, b)]
+    return not runs[0].isdisjoint(runs[1])
 
 
 def personalization_reward(
