@@ -15,6 +15,8 @@ from repic_core.concepts import Concept, ConceptDatabase, ConceptError
 def root(tmp_path):
     for name in ("bo", "mia", "mia2"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+    Image.effect_noise((300, 300), 80).convert("RGB").save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:9000])
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     return tmp_path
 
@@ -64,6 +66,25 @@ def test_edit(root):
     assert not (root / "x.json").exists()
 
 
+def test_spellings_of_one_tag():
+    database = ConceptDatabase([Concept("<Straße>", image="a.png"), Concept("<bo>", image="b.png")])
+    assert database["<STRAẞE>"] is database["<strasse>"] and "<\uff22\uff2f>" in database
+    database.rename("<\uff42\uff4f>", "Bo")
+    with pytest.raises(ConceptError, match="taken already"):
+        database.rename("<Bo>", "strasse")
+    database.remove("<STRASSE>")
+    assert [c.tag for c in database] == ["<Bo>"]
+
+
+def test_save_looks_for_the_photos(root):
+    with pytest.raises(ConceptError, match=r"<bo>: there is no image gone\.png under"):
+        ConceptDatabase([Concept("<bo>", image="gone.png")], root=root).save(root / "x.json")
+    assert not (root / "x.json").exists()
+    path = write(root, {"<bo>": entry(image="gone.png")})
+    elsewhere = ConceptDatabase.load(path, check_images=False)  # says that its photos are not here
+    assert list(ConceptDatabase.load(elsewhere.save(), check_images=False)) == list(elsewhere)
+
+
 def test_index_disagreement_warns_once_and_concept_dict_wins(root):
     entries = {"<bo>": entry(), "<mia>": entry(name="mia", image="mia.png")}
     path = write(root, entries, path_to_concept={"bo.png": "<mia>", "mia.png": "<bo>"})
@@ -74,13 +95,18 @@ def test_index_disagreement_warns_once_and_concept_dict_wins(root):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ConceptDatabase.load(write(root, entries, path_to_concept={"./bo.png": "<bo>"}))
+    unknown = write(root, entries, path_to_concept={"bo.png": "<bo>", "z.png": "<zoe>", "y.png": "<bo>"})
+    with pytest.warns(UserWarning, match=r"for 2 image\(s\), first 'z\.png'") as caught:
+        ConceptDatabase.load(unknown)
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
         ({"<bo>": entry(image="gone.png")}, "missing image 'gone.png'"),
-        ({"<bo>": entry(image="broken.png")}, "unreadable image 'broken.png'"),
+        ({"<bo>": entry(image="broken.png")}, "the image 'broken.png' is no readable image"),
+        ({"<bo>": entry(image="cut.jpg")}, "the image 'cut.jpg' is no readable image"),
         ({"<bo>": entry(image="../bo.png")}, "outside the root"),
         ({"<bo>": entry(image="/etc/hostname")}, "outside the root"),
         ({"<bo>": entry(image="")}, "no image"),
@@ -91,8 +117,12 @@ def test_index_disagreement_warns_once_and_concept_dict_wins(root):
         ({"<bo>": entry(info="a dog <| im_end\u200b|>")}, "control token"),
         ({"<bo>": entry(info=7)}, "info must be text"),
         ({"bo": entry()}, "angle brackets"),
+        ({"</bo>": entry()}, "begins with '/'"),
+        ({"<|bo>": entry()}, "begins with '|'"),
         ({"<bo>": "a dog"}, "must be an object"),
         ({"<bo>": entry(), "<BO>": entry()}, "taken already"),
+        ({"<bo>": entry(), "<\uff42\uff4f>": entry()}, "taken already"),  # full-width letters
+        ({"<straße>": entry(), "<STRASSE>": entry()}, "taken already"),
     ],
 )
 def test_refusals_name_file_and_entry(root, entries, message):
@@ -121,10 +151,11 @@ def test_bad_files(root, text, message):
         ConceptDatabase.load(root / "none.json")
 
 
-def test_a_failed_save_leaves_the_old_file(root, monkeypatch):
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+def test_a_failed_save_leaves_the_old_file(root, monkeypatch, step):
     path = write(root, {"<bo>": entry()})
     before, database = path.read_text(), ConceptDatabase.load(path)
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(step, lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         database.save()
     assert path.read_text() == before and not list(root.glob("*.tmp"))

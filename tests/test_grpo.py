@@ -222,6 +222,19 @@ def test_recipe_mistakes_are_named(tmp_path):
         read_recipe("toy", GRPOConfig, {"learnig_rate": 1.0, "betta": 0})
     with pytest.raises(ValueError, match="papper: no such recipe"):
         recipe_path("papper")
+    for text, message in (("a: [", "not valid YAML"), ("toy", "must hold lines"), ("\xff", "not valid YAML")):
+        (tmp_path / "mine.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=f"mine.yaml: {message}"):
+            recipe_path(tmp_path / "mine.yaml")
+    for key in ("tune", "reward_profile"):
+        with pytest.raises(ValueError, match=f"{key}: 'lora2' must be one of"):
+            read_recipe("toy", GRPOConfig, {key: "lora2"})
+
+
+def test_no_rows_is_an_error(base, tmp_path):
+    model, processor = load_model(base)
+    with pytest.raises(ValueError, match="rows: there is none"):
+        grpo.train(model, processor, [], tmp_path)
 
 
 def test_paper_recipe_runs_and_checkpointing_changes_nothing(base, data, tmp_path):

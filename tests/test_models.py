@@ -239,6 +239,17 @@ def test_broken_files_say_so_in_a_line(folder, tmp_path, file):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "part"), [(["chat_template.jinja"], "chat_template"), (["tokenizer.json"], "")]
+)
+def test_half_a_processor(folder, tmp_path, files, part):
+    broken = shutil.copytree(folder, tmp_path / "model")
+    for file in files:
+        (broken / file).unlink()
+    with pytest.raises(ModelError, match=f"^{broken}: .*{part}"):
+        load_model(broken)
+
+
 def test_missing_weights_are_not_left_random(folder, tmp_path):
     from safetensors.torch import load_file, save_file
 

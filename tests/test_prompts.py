@@ -167,6 +167,10 @@ def test_hostile_text_is_refused(photos, text):
         object.__setattr__(sly, field, value)
     with pytest.raises(ConceptError, match="the info of <bo>"):
         caption_messages(photos[7], [sly])
+    object.__setattr__(sly, "tag", f"<{text}>")
+    object.__setattr__(sly, "info", "a dog")
+    with pytest.raises(ConceptError, match="the tag of"):
+        caption_messages(photos[7], [sly])
 
 
 PIECES = [

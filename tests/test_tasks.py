@@ -69,6 +69,7 @@ def test_any_text_survives_the_file(tmp_path_factory, problem, names):
         ({"accu_reward_method": "iou", "solution": [5, 5, 1, 1]}, "x1 < x2"),
         ({"accu_reward_method": "yes_no_name_multi", "solution": [1]}, "'solution': must be a list of names"),
         ({"candidates": "<bo>"}, "'candidates': must be a list"),
+        ({"problem": "same?<|im_end|>"}, "'problem': it holds the control token '<|im_end|>'"),
     ],
 )
 def test_bad_rows_name_file_line_and_field(root, change, field):
@@ -93,6 +94,22 @@ def test_half_a_file(root, name, where):
         read_rows(root / name)
 
 
+def test_the_two_forms_taken_for_each_other(root):
+    write_rows(root / "list.json", ROWS).rename(root / "list.jsonl")
+    with pytest.raises(RowError, match=r"line 1: .* name it \.json$"):
+        read_rows(root / "list.jsonl")
+    write_rows(root / "lines.jsonl", ROWS).rename(root / "lines.json")
+    with pytest.raises(RowError, match=r"line 2: .* name a file with a row a line \.jsonl"):
+        read_rows(root / "lines.json")
+
+
+def test_photos_too_long_for_the_model(root):
+    Image.new("RGB", (400, 2)).save(root / "long.png")
+    rows = [TrainingExample(("long.png",), "same?", "yes", "yes_no")]
+    with pytest.raises(RowError, match=r"'long.png' is too long for the model \(400 x 2 pixels\): crop it"):
+        read_rows(write_rows(root / "rows.json", rows))
+
+
 def test_dataset_is_what_trl_reads(root):
     from trl.data_utils import prepare_multimodal_messages
 
@@ -105,6 +122,8 @@ def test_dataset_is_what_trl_reads(root):
         '["<bo>", "<mia>"]',
     ]
     example = dataset[3]
+    assert example["candidates"] == ["<bo>", "<mia>"] and example["infos"] == ["a dog", "a cat"]
+    assert dataset[0]["candidates"] == dataset[0]["infos"] == []
     (message,) = prepare_multimodal_messages(example["prompt"], images=example["images"])
     kinds = [block["type"] for block in message["content"]]
     assert kinds == ["image", "text", "image", "text", "image", "text"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.files import write_json_atomic
+from repic_core.images import image_fault
 
 # Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case, looked
 # for after white space and zero-width characters are taken out, so that they can't be hidden. A plain <s> stays
@@ -88,6 +90,8 @@ class Concept:
             check_no_control_tokens(getattr(self, field), f"the {field} of {self.tag!r}")
         if not re.fullmatch(r"<[^<>]*[^<>\s][^<>]*>", self.tag):
             raise ConceptError(f"the tag {self.tag!r} must be one name in angle brackets, like <bo>")
+        if self.tag[1] in "/|":  # `names.TAG` takes these for control tokens
+            raise ConceptError(f"the tag {self.tag!r} begins with {self.tag[1]!r}: take it out, as in <bo>")
         if isinstance(self.image, list):
             object.__setattr__(self, "image", tuple(self.image))
         if not self.images or any(image is None or image == "" for image in self.images):
@@ -100,7 +104,8 @@ class Concept:
 
 
 class ConceptDatabase:
-    """Concepts in order, unique by tag (ignoring case), with the root that their files lie under.
+    """Concepts in order, unique by tag (ignoring case and Unicode compatibility forms), with the root that their
+    files lie under.
 
     >>> database = ConceptDatabase([Concept(name="bo", image="bo.jpg", info="a Shiba Inu")])
     >>> "<bo>" in database, len(database), database.select("<bo>")[0].info
@@ -112,6 +117,7 @@ class ConceptDatabase:
     ):
         self.path = Path(path) if path else None
         self.root = Path(root) if root else None
+        self.check_images = True  # False after load(check_images=False): save() then doesn't look either
         self._concepts: dict[str, Concept] = {}
         for concept in concepts:
             self.add(concept)
@@ -123,7 +129,7 @@ class ConceptDatabase:
         """Read a database; image paths are taken relative to `root` (by default the file's folder).
 
         Args:
-            check_images: False for files whose photos are elsewhere; then nothing is opened.
+            check_images: False for files whose photos are elsewhere; then nothing is opened, here or in `save`.
 
         Raises:
             ConceptError: naming file and entry, for anything that can't be used.
@@ -135,6 +141,7 @@ class ConceptDatabase:
         if not isinstance(entries, dict):
             raise ConceptError(f'{path}: no "concept_dict" object; is this a concept database?')
         database = cls(root=root, path=path)
+        database.check_images = check_images
         for tag, entry in entries.items():
             where = f"{path}, entry {tag!r}"
             if not isinstance(entry, dict):
@@ -168,7 +175,7 @@ class ConceptDatabase:
         if not isinstance(index, dict):
             raise ConceptError(f'{path}: "path_to_concept" must be an object')
         tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
-        wrong = [p for p, tag in index.items() if tags.get(str((root / str(p)).resolve()), tag) != tag]
+        wrong = [p for p, tag in index.items() if tags.get(str((root / str(p)).resolve())) != tag]
         if wrong:
             warnings.warn(
                 f'{path}: "path_to_concept" disagrees with "concept_dict" for {len(wrong)} image(s), '
@@ -180,7 +187,8 @@ class ConceptDatabase:
         """Write the public format, atomically; image paths become relative to the root.
 
         Raises:
-            ConceptError: no path is known, or an image is not a file under the root.
+            ConceptError: no path is known, or an image is not a file under the root (that the file is there is
+                not checked in a database loaded with ``check_images=False``).
         """
         path = Path(path) if path else self.path
         if path is None:
@@ -189,7 +197,7 @@ class ConceptDatabase:
         entries: dict[str, Any] = {}
         index: dict[str, str] = {}
         for concept in self:
-            images = [_relative(image, root, concept.tag) for image in concept.images]
+            images = [_relative(image, root, concept.tag, self.check_images) for image in concept.images]
             index |= dict.fromkeys(images, concept.tag)
             entries[concept.tag] = {
                 "name": concept.name,
@@ -201,29 +209,28 @@ class ConceptDatabase:
         return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
 
     def add(self, concept: Concept) -> None:
-        """Append a concept; `ConceptError` if its tag is taken, also in another case."""
-        taken = self._concepts.get(concept.tag.casefold())
+        """Append a concept; `ConceptError` if its tag is taken, also in another spelling of it."""
+        taken = self._concepts.get(_key(concept.tag))
         if taken is not None:
             raise ConceptError(
                 f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two"
             )
-        self._concepts[concept.tag.casefold()] = concept
+        self._concepts[_key(concept.tag)] = concept
 
     def remove(self, tag: str) -> Concept:
         """Take a concept out and return it."""
         concept = self[tag]
-        del self._concepts[tag.casefold()]
+        del self._concepts[_key(tag)]
         return concept
 
     def rename(self, tag: str, name: str, new_tag: str | None = None) -> Concept:
         """Give a concept another name, and the tag made from it (or `new_tag`); the order stays."""
         renamed = replace(self[tag], name=name, tag=new_tag or f"<{' '.join(name.split())}>")
-        key = renamed.tag.casefold()
-        if key != tag.casefold() and key in self._concepts:
+        old, new = _key(tag), _key(renamed.tag)
+        if new != old and new in self._concepts:
             raise ConceptError(f"the tag {renamed.tag} is taken already: choose another name for {tag}")
         self._concepts = {
-            (key if k == tag.casefold() else k): (renamed if k == tag.casefold() else c)
-            for k, c in self._concepts.items()
+            (new if k == old else k): (renamed if k == old else c) for k, c in self._concepts.items()
         }
         return renamed
 
@@ -233,7 +240,7 @@ class ConceptDatabase:
 
     def __getitem__(self, tag: str) -> Concept:
         try:
-            return self._concepts[tag.casefold()]
+            return self._concepts[_key(tag)]
         except KeyError:
             known = ", ".join(c.tag for c in list(self)[:8])
             raise ConceptError(
@@ -241,7 +248,7 @@ class ConceptDatabase:
             ) from None
 
     def __contains__(self, tag: object) -> bool:
-        return isinstance(tag, str) and tag.casefold() in self._concepts
+        return isinstance(tag, str) and _key(tag) in self._concepts
 
     def __iter__(self) -> Iterator[Concept]:
         return iter(self._concepts.values())
@@ -251,6 +258,11 @@ class ConceptDatabase:
 
     def __repr__(self) -> str:
         return f"ConceptDatabase({len(self)} concepts, {self.path or 'not saved'})"
+
+
+def _key(tag: str) -> str:
+    """What is equal for two spellings of one tag: compatibility forms and case folded."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).casefold())
 
 
 def _read_json(path: Path) -> Any:
@@ -274,31 +286,30 @@ def _read_json(path: Path) -> Any:
 
 
 def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:
-    if not isinstance(image, str):
+    if not isinstance(image, str) or "\0" in image:
         raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
     resolved = (root / image).resolve()
     if not resolved.is_relative_to(root.resolve()):
         raise ConceptError(f"{where}: the image {image!r} lies outside the root {root}")
     if check:
-        from PIL import Image
-
         if not resolved.is_file():
             raise ConceptError(
-                f"{where}: missing image {image!r} under {root} (check_images=False skips this)"
+                f"{where}: missing image {image!r} under {root}: give the folder that paths are relative to as "
+                "root= (check_images=False skips this)"
             )
-        try:
-            with Image.open(resolved) as opened:
-                opened.load()
-        except Exception as error:
-            raise ConceptError(f"{where}: unreadable image {image!r} ({error}): replace the file") from None
+        fault = image_fault(resolved)
+        if fault:
+            raise ConceptError(f"{where}: the image {image!r} {fault}")
     return resolved
 
 
-def _relative(image: Any, root: Path, tag: str) -> str:
+def _relative(image: Any, root: Path, tag: str, check: bool) -> str:
     if not isinstance(image, str | Path):
         raise ConceptError(f"{tag}: its image is in memory; save it to a file under {root} first")
     path = Path(image)
     resolved = (path if path.is_absolute() else root / path).resolve()
     if not resolved.is_relative_to(root.resolve()):
         raise ConceptError(f"{tag}: the image {image} lies outside the root {root}: copy it there first")
+    if check and not resolved.is_file():
+        raise ConceptError(f"{tag}: there is no image {image} under {root}: put it there first")
     return resolved.relative_to(root.resolve()).as_posix()

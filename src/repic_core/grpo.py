@@ -83,6 +83,8 @@ def train(
     """
     from trl import GRPOConfig
 
+    if not len(rows):
+        raise ValueError("rows: there is none to train on")
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
     return _run(model, processor, dataset, tune, config, rewards, resume, callbacks)

@@ -84,6 +84,9 @@ def load_model(
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{name}: {_in_a_line(error)}") from None
+    for part in ("tokenizer", "image_processor", "chat_template"):
+        if not getattr(processor, part, None):
+            raise ModelError(f"{name}: its processor has no {part}: copy that of the model it was made from")
     missing = sorted(report["missing_keys"])
     if missing:  # they would stay random
         raise ModelError(f"{name}: {len(missing)} weights are missing in its files, first {missing[0]}")

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repic_core.concepts import ConceptError, check_no_control_tokens
 from repic_core.files import write_text_atomic
+from repic_core.images import image_fault
 from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
 
 METHODS = {"yes_no": "OCT", "iou": "VLT", "yes_no_name": "single ICT", "yes_no_name_multi": "multi ICT"}
@@ -62,7 +64,7 @@ def read_rows(
     for where, record in _records(path):
         row = _parse(record, where)
         for image in set(row.images) - checked if check_images else ():
-            fault = _image_fault(root / image)
+            fault = image_fault(root / image)
             if fault:
                 raise RowError(f"{where}, field 'image': {image!r} {fault}")
             checked.add(image)
@@ -128,21 +130,6 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
     return Dataset.from_dict(columns, features=features)
 
 
-def _image_fault(path: Path) -> str | None:
-    """What is wrong with a photo, if something is; it is read to its end, JPEGs at a fraction of their size."""
-    from PIL import Image
-
-    if not path.is_file():
-        return f"is no file under {path.parent}"
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (64, 64))
-            image.load()
-    except Exception as error:  # Pillow's decoders raise many kinds
-        return f"is no readable image ({error}): replace the file"
-    return None
-
-
 def _records(path: Path) -> Iterable[tuple[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -158,16 +145,16 @@ def _records(path: Path) -> Iterable[tuple[str, Any]]:
                 try:
                     yield f"{path}, line {number}", json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise RowError(
-                        f"{path}, line {number}: not valid JSON ({error.msg}): was it cut off?"
-                    ) from None
+                    mend = "was it cut off?"
+                    if text.lstrip().startswith("["):
+                        mend += " or, if it is one list of rows, name it .json"
+                    raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}): {mend}") from None
         return
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
-        raise RowError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}): was it cut off?"
-        ) from None
+        mend = "name a file with a row a line .jsonl" if error.msg == "Extra data" else "was it cut off?"
+        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): {mend}") from None
     if not isinstance(records, list):
         raise RowError(f"{path}: must hold a list of rows")
     for number, record in enumerate(records, 1):
@@ -189,6 +176,10 @@ def _parse(record: Any, where: str) -> TrainingExample:
     if problem.count(IMAGE_PLACEHOLDER) not in (0, len(images)):
         count = problem.count(IMAGE_PLACEHOLDER)
         raise RowError(f"{where}, field 'problem': {count} {IMAGE_PLACEHOLDER} for {len(images)} image(s)")
+    try:
+        check_no_control_tokens(problem.replace(IMAGE_PLACEHOLDER, ""), "it")
+    except ConceptError as error:
+        raise RowError(f"{where}, field 'problem': {error}") from None
     method = record.get("accu_reward_method", "iou")  # upstream's default
     if not isinstance(method, str) or method not in METHODS:
         raise RowError(f"{where}, field 'accu_reward_method': {method!r} is none of {', '.join(METHODS)}")

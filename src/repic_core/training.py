@@ -35,18 +35,31 @@ class TuneArguments:
         metadata={"help": "compute each prompt once a group; False: TRL's own trainer (GRPO only)"},
     )
 
+    def __post_init__(self) -> None:
+        for name, choices in (("tune", ("lora", "full")), ("reward_profile", ("paper", "strict"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(choices)}")
+
 
 def recipe_path(recipe: str | Path) -> Path:
     """The YAML file of a recipe: a name in the package (``paper``, ``toy``) or a path.
 
     Raises:
-        ValueError: neither exists.
+        ValueError: neither exists, or the file holds no ``key: value`` lines.
     """
+    import yaml
+
     path = Path(recipe)
     if not path.suffix:
         path = Path(str(resources.files("repic_core") / "recipes" / f"{recipe}.yaml"))
     if not path.is_file():
         raise ValueError(f"{recipe}: no such recipe; use 'paper', 'toy' or the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold lines of `key: value`")
     return path
 
 
@@ -56,16 +69,13 @@ def read_recipe(
     """A recipe with `overrides` as (`TuneArguments`, `config_class`).
 
     Raises:
-        ValueError: a key that neither knows, or no keys at all; the message names it.
+        ValueError: as `recipe_path`, or a key that neither class knows or a value that it refuses; names it.
     """
     import yaml
     from transformers import HfArgumentParser
 
     path = recipe_path(recipe)
-    recipe_values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(recipe_values, dict):
-        raise ValueError(f"{path}: must hold lines of `key: value`")
-    values = {**recipe_values, **overrides}
+    values = {**yaml.safe_load(path.read_text(encoding="utf-8")), **overrides}
     known = {f for c in (TuneArguments, config_class) for f in c.__dataclass_fields__}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -79,10 +89,8 @@ def prepare_tuning(model: Any, processor: Any, tune: TuneArguments) -> Any:
     Full tuning trains the language model (embeddings and head included) and leaves the vision tower frozen.
 
     Raises:
-        ValueError: `tune` is neither 'lora' nor 'full', or the model has an adapter already.
+        ValueError: the model has an adapter already.
     """
-    if tune.tune not in ("lora", "full"):
-        raise ValueError(f"tune: {tune.tune!r} must be 'lora' or 'full'")
     if hasattr(model, "peft_config"):
         raise ValueError(
             "the model has an adapter already: merge it (`merge_and_unload`), or load the model without it"
