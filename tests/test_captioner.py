@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 import repic_core.captioner
-from repic_core.captioner import Captioner, CaptionItem, open_image
+from repic_core.caption_settings import hash_weights, settings_path
+from repic_core.captioner import Captioner, CaptionItem
 from repic_core.concepts import Concept
 from repic_core.evaluation import load_captions
+from repic_core.images import open_image
 from repic_core.prompts import caption_messages
 from repic_core.toyworld.model import make_model, make_processor
 from repic_core.vision import use_batched_vision
@@ -268,7 +270,8 @@ def test_writes_while_it_runs_but_not_too_often(captioner, items, tmp_path, monk
     write = repic_core.captioner.write_json_atomic
 
     def counting(path, rows, **options):
-        sizes.append(len(rows))
+        if Path(path).suffixes == [".json"]:  # not the settings beside it
+            sizes.append(len(rows))
         return write(path, rows, **options)
 
     monkeypatch.setattr(repic_core.captioner, "write_json_atomic", counting)
@@ -302,6 +305,127 @@ def test_a_file_of_other_items_is_refused(captioner, items, tmp_path, monkeypatc
         captioner.caption_many(items, path, progress=False)
     assert "delete the file or write to another" in str(error.value) and "\n" not in str(error.value)
     assert path.read_bytes() == before and asked == []
+
+
+@pytest.fixture
+def begun(captioner, items, tmp_path):
+    """A caption file with three of four rows, as `captioner` leaves it when it is stopped."""
+    path = tmp_path / "captions.json"
+    rows = captioner.caption_many(items, path, progress=False, max_new_tokens=2)
+    path.write_text(json.dumps(rows[:3]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("weights", "made with other weights (was '"),
+        ("system", "made with other system (was 'You are a captioning"),
+        ("length", "made with other generation (was {"),
+        ("image size", "made with other image size (was {"),
+        ("info", "row 2: made with another photo, reference, info or question"),
+        ("photo", "row 1: made with another photo, reference, info or question"),
+        ("reference", "row 1: made with another photo, reference, info or question"),
+        ("no settings", "no captions.settings.json beside it"),
+        ("half", "not the settings of captions.json's captions"),
+    ],
+)
+def test_a_file_made_otherwise_is_not_gone_on_with(
+    captioner, items, photos, begun, monkeypatch, change, message
+):
+    weight, before, options = captioner.model.lm_head.weight, begun.read_bytes(), {"max_new_tokens": 2}
+    if change == "weights":
+        monkeypatch.setattr(weight, "data", weight.data * 1.001)
+    elif change == "system":
+        monkeypatch.setattr(captioner, "system", "inference")
+    elif change == "length":
+        options = {"max_new_tokens": 3}
+    elif change == "image size":
+        size = dict(captioner.processor.image_processor.size) | {"longest_edge": 4096}
+        monkeypatch.setattr(captioner.processor.image_processor, "size", size)
+    elif change == "info":
+        other = Concept(name="bo", image=photos[0], info="another toy")
+        items[1] = CaptionItem(items[1].query, [other], label=items[1].label)
+    elif change == "photo":
+        Image.new("RGB", (96, 96)).save(photos[4])
+    elif change == "reference":  # another photo under the same name, as a world drawn anew has it
+        Image.new("RGB", (32, 32)).save(photos[0])
+    elif change == "no settings":
+        settings_path(begun).unlink()
+    else:
+        settings_path(begun).write_bytes(settings_path(begun).read_bytes()[:50])
+    asked = counted(captioner, monkeypatch)
+    with pytest.raises(ValueError) as error:
+        captioner.caption_many(items, begun, progress=False, **options)
+    said = str(error.value)
+    assert message in said and "captions" in said and "\n" not in said
+    assert said.endswith("delete the file or write to another")
+    assert begun.read_bytes() == before and asked == []
+    captioner.caption_many(items, begun, resume=False, progress=False, **options)  # anew, with its settings
+    assert len(asked) == 4
+    assert len(captioner.caption_many(items, begun, progress=False, **options)) == 4 and len(asked) == 4
+
+
+def test_what_does_not_change_captions_is_no_hindrance(
+    captioner, items, photos, begun, tmp_path, monkeypatch
+):
+    """Photos in another folder, and other items after the finished rows."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for photo in photos:
+        (moved / Path(photo).name).write_bytes(Path(photo).read_bytes())
+    elsewhere = [str(moved / Path(photo).name) for photo in photos]
+    again = [
+        CaptionItem(elsewhere[4 + i % 2], concepts(elsewhere, k), label=f"{k}.png")
+        for i, k in enumerate((4, 1, 2))
+    ]
+    again += [CaptionItem(photos[5], concepts(photos, 2), label="new.png"), items[3]]
+    asked = counted(captioner, monkeypatch)
+    assert len(captioner.caption_many(again, begun, progress=False, max_new_tokens=2)) == 5
+    assert asked == ["new.png", "3.png"]
+    captioner.caption_many(again, begun, progress=False, max_new_tokens=2)  # the settings know the new rows
+    assert len(asked) == 2
+
+
+def test_an_adapter_changes_the_hash_of_the_weights(captioner):
+    from peft import LoraConfig, get_peft_model
+
+    model = make_model(captioner.processor, seed=1)
+    plain = hash_weights(model)
+    assert plain == hash_weights(make_model(captioner.processor, seed=1)) != hash_weights(captioner.model)
+    tuned = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"]))
+    hashes = {plain, hash_weights(tuned)}
+    with tuned.disable_adapter():
+        hashes.add(hash_weights(tuned))
+    next(m for m in tuned.modules() if isinstance(getattr(m, "scaling", None), dict)).scaling["default"] = 1.0
+    hashes.add(hash_weights(tuned))
+    with torch.no_grad():
+        next(p for name, p in tuned.named_parameters() if "lora_B" in name)[-1, -1] = 1e-4
+    hashes.add(hash_weights(tuned))
+    assert len(hashes) == 5
+
+
+def test_old_captions_stay_until_there_are_new_ones(captioner, items, begun, tmp_path):
+    before, settings = begun.read_bytes(), settings_path(begun).read_bytes()
+    broken = [CaptionItem(tmp_path / "none.jpg", items[0].references), *items[1:]]
+    with pytest.raises(ValueError, match=r"none\.jpg: no such image"):
+        captioner.caption_many(broken, begun, resume=False, progress=False)
+    assert begun.read_bytes() == before and settings_path(begun).read_bytes() == settings
+
+
+def test_a_crash_between_the_two_files_leaves_no_wrong_pair(captioner, items, begun, monkeypatch):
+    """Old rows never stand beside new settings: starting anew, the rows go first."""
+    write = repic_core.captioner.write_json_atomic
+
+    def crashes(path, value, **options):
+        if Path(path) == begun:
+            raise OSError("disk full")
+        return write(path, value, **options)
+
+    monkeypatch.setattr(repic_core.captioner, "write_json_atomic", crashes)
+    with pytest.raises(OSError, match="disk full"):
+        captioner.caption_many(items, begun, resume=False, progress=False, max_new_tokens=3)
+    assert not begun.exists()
 
 
 def test_a_file_cut_in_half_is_refused(captioner, items, tmp_path):

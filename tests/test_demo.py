@@ -22,6 +22,7 @@ from repic_core.demo import page
 from repic_core.demo.__main__ import main
 from repic_core.demo.viewer import build_viewer, published_files
 from repic_core.figures import concept_colors
+from repic_core.models import PAPER_MAX_PIXELS
 
 SCRIPT, ONERROR = "<script>alert(1)</script>", '"><img src=x onerror="alert(2)">'
 TEMPLATES = "${alert(3)} {{constructor}} `${4}` {% raw %}"
@@ -175,6 +176,16 @@ def test_any_caption_comes_out_as_it_is(caption, name):
     assert {tag for tag, _ in Reader(html).elements} <= {"span", "del"}
 
 
+@pytest.mark.parametrize("tag", ["<bo>", "<mia>"])  # shown, and struck out
+def test_text_before_between_and_after_names_is_escaped(tag):
+    candidates = [Concept("<bo>", "bo", "bo.png"), Concept("<mia>", "mia", "mia.png")]
+    text = f"{SCRIPT}& {tag} {ONERROR} {tag} {SCRIPT}"
+    html, _ = page.color_names(text, ["<bo>"], {"<bo>": "#000000"}, candidates)
+    seen = Reader(html)
+    assert seen.text == text
+    assert [element for element, _ in seen.elements] == ["span" if tag == "<bo>" else "del"] * 2
+
+
 def html_text(html: str) -> list[str]:
     """The pieces between the tags that `color_names` writes."""
     import re
@@ -232,6 +243,37 @@ def test_command_says_what_is_wrong(folder, capsys):
         assert run(*arguments) == 1
         error = capsys.readouterr().err
         assert message in error and error.startswith("failed: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [((), PAPER_MAX_PIXELS), (("--max-pixels", 9216), 9216), (("--max-pixels", 0), None)],
+)
+def test_live_loads_with_the_published_image_limit(folder, monkeypatch, options, limit):
+    loaded, launched = {}, []
+
+    def load(name, **settings):
+        loaded.update(settings, name=name)
+        return None, None
+
+    monkeypatch.setattr("repic_core.models.load_model", load)
+    monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: launched.append(settings))
+    assert run("live", "--model", "m", "--database", folder / "database.json", *options) == 0
+    assert loaded == {"name": "m", "adapter": None, "max_pixels": limit} and launched == [
+        {"server_port": None}
+    ]
+
+
+def test_published_files_are_captions_only(tmp_path):
+    captions, database = (
+        tmp_path / "captioning/quad_concept",
+        tmp_path / "data/database_tot/database_4_concepts",
+    )
+    for part in (captions, database):
+        part.mkdir(parents=True)
+    for path in (captions / "a.json", captions / "a.settings.json", database / "database_mod.json"):
+        path.write_text("[]")
+    assert list(published_files(tmp_path)[0]) == ["a"]
 
 
 def test_empty_caption_file_is_refused(folder):

@@ -10,7 +10,6 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from repic_core import typeset
-from repic_core.captioner import open_image
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.evaluation import CaptionRecord
 from repic_core.figures import (
@@ -23,6 +22,7 @@ from repic_core.figures import (
     reward_curves,
     score_chart,
 )
+from repic_core.images import open_image
 from repic_core.typeset import Piece, line_width, save_figure, wrap
 
 PHOTO = Image.new("RGB", (160, 120), "#7799bb")

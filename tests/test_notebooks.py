@@ -6,12 +6,17 @@ looks at the numbers in `results.json`.
 
 import ast
 import contextlib
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from repic_core.captioner import hash_weights, settings_path
+from repic_core.models import PAPER_MAX_PIXELS, load_model
+from repic_core.prompts import CAPTION_QUESTIONS, SYSTEM_PROMPTS
 from repic_core.run_notebooks import EVALUATION, results_table, run_all, run_notebook
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -113,7 +118,12 @@ def test_data_is_complete_and_held_out(run_dir):
 def test_training_ran_and_logged(run_dir):
     found = results(run_dir, "02_grpo_post_training")
     assert found["steps"] == 6
-    assert -1 <= found["reward_first"] <= 1 and -1 <= found["reward_last"] <= 1
+    with open(run_dir / "models" / "grpo" / "metrics.csv", newline="") as file:
+        rewards = [float(row["reward"]) for row in csv.DictReader(file) if row.get("reward")]
+    assert found["reward_first"] == pytest.approx(rewards[0])
+    assert (
+        0.3 < found["reward_first"] < 0.9 and 0.3 < found["reward_last"] < 0.9
+    )  # a base that can, but does not
     assert 0 < found["kl_last"] < 1  # it has moved, but not far
     assert (run_dir / "models" / "grpo" / "adapter_model.safetensors").exists()
     assert all(pair["before"].startswith("On a ") for pair in found["captions"])
@@ -131,8 +141,40 @@ def test_base_names_one_concept_and_describes_four(run_dir):
     assert f1[1] >= 0.9 and f1[4] <= 0.5
 
 
+def captions_of(run_dir, arm, kind=".json"):
+    path = run_dir / "captions" / arm / "4_all.json"
+    return json.loads((path if kind == ".json" else settings_path(path)).read_text(encoding="utf-8"))
+
+
+def test_each_arm_was_captioned_by_its_own_model(run_dir):
+    """The weights that made the captions are the base's, and the base's with the adapter."""
+    for arm, adapter in (("base", None), ("grpo", run_dir / "models" / "grpo")):
+        model, _ = load_model(FOLDER.parent / "assets" / "toy-base", adapter)
+        assert captions_of(run_dir, arm, "settings")["weights"] == hash_weights(model), arm
+    assert captions_of(run_dir, "base", "settings")["weights"] != hash_weights(model)
+
+
+def test_evaluation_after_another_training_captions_again(run_dir, tmp_path):
+    """Another adapter (here one that spoils the model) and another number of photos in the same folder."""
+    from safetensors.torch import load_file, save_file
+
+    for part in ("data/test", "captions", "models/grpo"):
+        shutil.copytree(run_dir / part, tmp_path / part)
+    weights = tmp_path / "models" / "grpo" / "adapter_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    run_notebook(FOLDER / f"{EVALUATION}.ipynb", tmp_path, {"profile": "tiny", "limit": 3})
+    table = results(tmp_path, EVALUATION)["table"]
+    assert {row["n"] for row in table} == {3}
+    assert captions_of(tmp_path, "base") == captions_of(run_dir, "base")[:3]
+    old, new = captions_of(run_dir, "grpo"), captions_of(tmp_path, "grpo")
+    assert all(row != spoilt for row, spoilt in zip(old, new, strict=False))
+    assert all(row["f1"] == 0 for row in table if row["arm"] == "grpo")
+
+
 def test_published_table(run_dir, official_root):
     published = results(run_dir, EVALUATION)["published"]
+    assert list(published) == ["4"]
+    published = published["4"]
     assert published["captioning-skip-retrieval-ours"]["repic-4"] == [88.0, 59.5, 71.0]
     assert len(published) == 5
 
@@ -163,7 +205,118 @@ def test_paper_profile_with_a_local_model(tmp_path, official_root, name):
     run_notebook(FOLDER / f"{name}.ipynb", tmp_path, parameters)
     found = results(tmp_path, name)
     assert found["profile"] == "paper"
+    assert found["max_pixels"] == PAPER_MAX_PIXELS
     if name == "03_inference":
-        assert found["published_rows"] == 3
+        assert [list(row)[-1] for row in found["published_rows"]] == ["this run"] * 3
+        want = published_caption(official_root, found["published_rows"][0]["RePIC"], "evaluation")
+        assert found["published_rows"][0]["this run"] == want
     else:
         assert found["live_steps"] >= 1
+
+
+def published_caption(official_root, ours, system):
+    """The toy base's caption of the photo that RePIC's file captions with `ours`, as that file was made."""
+    from repic_core.captioner import Captioner
+    from repic_core.concepts import ConceptDatabase
+    from repic_core.demo.viewer import published_files
+    from repic_core.evaluation import load_captions
+
+    files, database = published_files(official_root)
+    record = next(r for r in load_captions(files["RePIC 7B"]) if r.caption == ours)
+    references = ConceptDatabase.load(database, official_root).select(*record.tags)
+    model = load_model(FOLDER.parent / "assets" / "toy-base", max_pixels=PAPER_MAX_PIXELS)
+    return Captioner(*model, system=system).caption(official_root / record.query, references, record.question)
+
+
+@pytest.fixture
+def official_copy(official_root, tmp_path) -> Path:
+    """The authors' folder with two hand-written captions of two concepts, which their own has not here."""
+    copy, database = tmp_path / "official", "data/database_tot/database_4_concepts"
+    for part in (database, "data/query-image-4-concepts", "data/query_tot", "captioning/quad_concept"):
+        shutil.copytree(official_root / part, copy / part)
+    double = copy / "captioning" / "double_concept"
+    double.mkdir()
+    rows = [
+        ["a.jpg", ["<thor>", "<ironman>"], "<thor> with Ironman.", "?"],  # another case, which is not found
+        ["b.jpg", ["<hulk>", "<hawkeye>"], "<hulk> and <thor>.", "?"],  # a miss
+    ]
+    (double / "captioning-skip-retrieval-ours.json").write_text(json.dumps(rows))
+    (copy / "data/database_tot/database_2_concepts").mkdir()
+    shutil.copy(copy / database / "database_mod.json", copy / "data/database_tot/database_2_concepts")
+    return copy
+
+
+def test_paper_evaluation_with_a_local_model(official_copy, tmp_path):
+    """The authors' queries are captioned as their captions were made, and go on where a run stopped."""
+    parameters = {"profile": "paper", "model_name": "assets/toy-base", "official_root": str(official_copy)}
+    run_notebook(FOLDER / f"{EVALUATION}.ipynb", tmp_path, {**parameters, "limit": 2})
+    found = results(tmp_path, EVALUATION)
+    double = found["published"]["2"]["captioning-skip-retrieval-ours"]
+    assert double == {"repic-2": [66.7, 50.0, 57.1], "span": [75.0, 75.0, 75.0]}
+    assert len(found["published"]["4"]) == 5
+    assert found["this_run"]["photos"] == 2 and found["this_run"]["max_pixels"] == PAPER_MAX_PIXELS
+    assert all(0 <= v <= 100 for p in ("repic-4", "span") for v in found["this_run"][p])
+    path = tmp_path / "captions" / "this_run" / "quad_concept.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    published = json.loads(
+        (official_copy / "captioning/quad_concept/captioning-skip-retrieval-ours.json").read_text()
+    )
+    assert [row[:2] + row[3:] for row in rows] == [row[:2] + row[3:] for row in published[:2]]
+    assert [row[3] for row in rows] == list(CAPTION_QUESTIONS["single"][:2])
+    settings = json.loads(settings_path(path).read_text(encoding="utf-8"))
+    assert settings["system"] == SYSTEM_PROMPTS["evaluation"]
+    assert settings["image size"]["longest_edge"] == PAPER_MAX_PIXELS
+    assert settings["generation"]["max_new_tokens"] == 1024
+    path.write_text(json.dumps([[*rows[0][:2], "mine", rows[0][3]], rows[1]]))
+    run_notebook(FOLDER / f"{EVALUATION}.ipynb", tmp_path, {**parameters, "limit": 3})
+    assert [row[2] for row in json.loads(path.read_text())][:2] == ["mine", rows[1][2]]
+    assert results(tmp_path, EVALUATION)["this_run"]["photos"] == 3
+
+
+def test_the_miniature_does_not_mix_runs(tmp_path, monkeypatch):
+    """What lies under `out` is gone on with only for the same base, scenes and settings."""
+    from repic_core.toyworld import miniature
+
+    base, out, calls = tmp_path / "base", tmp_path / "out", []
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"one")
+    scores = ("precision", "recall", "f1", "coverage", "placed", "background", "length")
+    row = {"arm": "base", "k": "1", **dict.fromkeys(scores, 0.5)}
+    monkeypatch.setattr(
+        miniature, "train_arm", lambda arm, base, data, model, *_, **__: model.mkdir(parents=True)
+    )
+    monkeypatch.setattr(
+        miniature, "evaluate_model", lambda *call: calls.append(call[3]) or [row | {"arm": call[3]}]
+    )
+    monkeypatch.setattr(
+        miniature, "write_training", lambda folder, n: folder.mkdir(parents=True, exist_ok=True)
+    )
+    monkeypatch.setattr(
+        miniature, "write_heldout", lambda folder, split: folder.mkdir(parents=True, exist_ok=True)
+    )
+
+    def run(**change):
+        return miniature.run(**{"base": base, "out": out, "seeds": (0,), "arms": ("base",), **change})
+
+    run()
+    run()
+    run(arms=("base", "grpo"))
+    run(arms=("base",))
+    assert calls == ["base", "grpo"]
+    with pytest.raises(
+        ValueError, match=r"settings\.json: made with another n_scenes \(2000, now 10\): give"
+    ):
+        run(n_scenes=10)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"settings\.json: made with another base"):
+        run(base=other)
+    monkeypatch.setitem(miniature.ARMS, "grpo", {**miniature.ARMS["grpo"], "max_steps": 7})
+    run(arms=("base", "sft_multi"))  # that arm is not asked for
+    with pytest.raises(ValueError, match=r"arm grpo was made with .*100.*, now .*7.*: give another --out"):
+        run(arms=("grpo",))
+    (out / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"out: holds a run without settings\.json"):
+        run()
+    assert calls == ["base", "grpo", "sft_multi"]

@@ -5,7 +5,14 @@ import json
 import nbformat
 import pytest
 
-from repic_core.run_notebooks import NotebookError, find_notebooks, main, results_table, run_notebook
+from repic_core.run_notebooks import (
+    NotebookError,
+    find_notebooks,
+    main,
+    parse_value,
+    results_table,
+    run_notebook,
+)
 
 TABLE = [
     {"arm": "base", "k": 1, "precision": 1.0, "recall": 0.955, "f1": 0.977},
@@ -16,7 +23,7 @@ WRITE_RESULTS = f"""
 import json, os, pathlib
 folder = pathlib.Path(run_dir, "04_evaluation")
 folder.mkdir(parents=True, exist_ok=True)
-result = {{"table": {TABLE!r}, "profile": profile, "cwd": os.getcwd(), "root": root}}
+result = {{"table": {TABLE!r}, "profile": profile, "cwd": os.getcwd(), "root": root, "quick": quick}}
 (folder / "results.json").write_text(json.dumps(result))
 """
 
@@ -31,7 +38,7 @@ def write_notebook(path, *cells):
 @pytest.fixture
 def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
-    parameters = 'profile = "paper"\nrun_dir = ""\nroot = ""'
+    parameters = 'profile = "paper"\nrun_dir = ""\nroot = ""\nquick = True'
     write_notebook(folder / "04_evaluation.ipynb", parameters, WRITE_RESULTS)
     write_notebook(folder / "01_data_preparation.ipynb", parameters, "assert profile == 'tiny'")
     (folder / "scratch.ipynb").write_text("not one of ours")
@@ -40,7 +47,7 @@ def notebooks(tmp_path):
 
 def test_demo_runs_in_order_and_prints_the_table(notebooks, tmp_path, capsys):
     run = ["--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]
-    assert main([*run, "-p", "root", "../photos"]) == 0
+    assert main([*run, "-p", "root", "../photos", "-p", "quick", "False"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == [
         "01_data_preparation",
@@ -55,7 +62,25 @@ def test_demo_runs_in_order_and_prints_the_table(notebooks, tmp_path, capsys):
     assert any(line.startswith("results") and line.endswith(str(results)) for line in lines)
     written = json.loads(results.read_text())
     assert (written["cwd"], written["profile"], written["root"]) == (str(tmp_path), "tiny", "../photos")
+    assert written["quick"] is False
     assert (tmp_path / "run" / "notebooks" / "01_data_preparation.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("False", False), ("true", True), ("8", 8), ("-0.5", -0.5)]
+    + [(text, text) for text in ("", "org/model", "Who: is it?", "[", "2024-01-01", "null", "a b")],
+)
+def test_values_are_truth_values_numbers_or_the_text(text, value):
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_half_a_notebook_is_named(notebooks, tmp_path):
+    path = notebooks / "04_evaluation.ipynb"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(NotebookError, match=r"04_evaluation\.ipynb: can't be run"):
+        run_notebook(path, tmp_path / "run", {})
 
 
 def test_order_is_that_of_the_numbers(tmp_path):

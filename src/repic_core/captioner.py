@@ -6,18 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from repic_core.caption_settings import START_AFRESH, check_settings, hash_weights, item_hashes, settings_path
 from repic_core.concepts import Concept
 from repic_core.files import write_json_atomic
-from repic_core.prompts import CAPTION_QUESTIONS, caption_messages
+from repic_core.images import open_image
+from repic_core.prompts import CAPTION_QUESTIONS, SYSTEM_PROMPTS, caption_messages
 
 ROW_FIELDS = ("query path", "tags", "caption", "question")
 SAVE_SECONDS = 5  # between two writes of a growing caption file
-MAX_ASPECT = 200  # of the longer side to the shorter: what the processors take
 DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
 
 
@@ -37,6 +37,10 @@ class CaptionItem:
     question: str = DEFAULT_QUESTION
     tags: Sequence[str] | None = None
     label: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tags, str):
+            raise ValueError(f"tags must be a list of tags, such as [{self.tags!r}], not one text")
 
 
 class Captioner:
@@ -84,15 +88,33 @@ class Captioner:
         """Rows ``[query path, tags, caption, question]`` of all items, in order.
 
         With `out`, the rows are written there as they come (atomically, every `SAVE_SECONDS` and at the end,
-        also where it ends early), and a file that is there already is gone on with.
+        also where it ends early), and a file that is there already is gone on with. What the captions depend on
+        stands beside it, in ``<name>.settings.json`` (`_settings`). With ``resume=False`` an old file is replaced
+        as soon as there are new rows.
 
         Raises:
-            ValueError: the file's rows are not those of `items`, or it is cut off (named; delete it or change
-                `out`); an image that can't be read (named; the rows before its batch are kept).
+            ValueError: the file's rows are not those of `items`, were made with other settings, or it is cut off
+                (named; delete it or change `out`); an image that can't be read (named; the rows before its
+                batch are kept).
         """
         from tqdm import tqdm
 
-        rows = self._finished(items, Path(out)) if out is not None and resume and Path(out).exists() else []
+        out = None if out is None else Path(out)
+        settings = None if out is None else self._settings(items, generation)
+        rows = self._finished(items, out, settings) if out is not None and resume and out.exists() else []
+        finished = saved = len(rows)
+
+        def save() -> None:
+            nonlocal saved
+            if out is None or len(rows) == saved:
+                return
+            if saved == finished:  # the first time; at no moment do old rows stand beside new settings
+                if not finished:
+                    out.unlink(missing_ok=True)
+                write_json_atomic(settings_path(out), settings)
+            write_json_atomic(out, rows, indent=None)
+            saved = len(rows)
+
         written = time.monotonic()
         with tqdm(total=len(items), initial=len(rows), disable=not progress, unit="photo") as bar:
             try:
@@ -101,12 +123,11 @@ class Captioner:
                     captions = self._generate(batch, **generation)
                     rows += [_row(item, caption) for item, caption in zip(batch, captions, strict=True)]
                     bar.update(len(batch))
-                    if out is not None and time.monotonic() - written > SAVE_SECONDS:
-                        write_json_atomic(out, rows, indent=None)
+                    if time.monotonic() - written > SAVE_SECONDS:
+                        save()
                         written = time.monotonic()
             finally:  # also what was done before an unreadable photo or an interrupt
-                if out is not None:
-                    write_json_atomic(out, rows, indent=None)
+                save()
         return rows
 
     def stream(
@@ -196,18 +217,40 @@ class Captioner:
     def _run(self, inputs: Any, **generation: Any) -> Any:
         import torch
 
+        with torch.inference_mode():
+            return self.model.generate(**inputs, **self._options(generation))
+
+    def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
         options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, **generation}
         if not options["do_sample"]:  # the defaults of an instruct model sample; say plainly that we do not
             options = {"temperature": None, "top_p": None, "top_k": None, **options}
-        with torch.inference_mode():
-            return self.model.generate(**inputs, **options)
+        return options
 
-    def _finished(self, items: Sequence[CaptionItem], out: Path) -> list[list[Any]]:
+    def _settings(self, items: Sequence[CaptionItem], generation: dict[str, Any]) -> dict[str, Any]:
+        """What the captions of `items` depend on, as JSON; the photos and texts of an item as one hash.
+
+        ``model`` is its name, for the reader only: the weights' hash tells models apart, wherever they lie.
+        """
+        defaults = self.model.generation_config.to_diff_dict()
+        defaults.pop("transformers_version", None)
+        system = SYSTEM_PROMPTS.get(self.system, self.system) if self.system is not None else None
+        settings = {
+            "model": self.model.name_or_path,
+            "weights": hash_weights(self.model),
+            "dtype": str(self.model.dtype),
+            "image size": dict(self.processor.image_processor.size),
+            "system": system,
+            "generation": {**defaults, **self._options(generation)},
+            "items": item_hashes(items),
+        }
+        return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
+
+    def _finished(self, items: Sequence[CaptionItem], out: Path, settings: dict[str, Any]) -> list[list[Any]]:
         try:
             rows = json.loads(out.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{out}: not valid JSON ({error}): was it cut off? delete it") from None
-        mend = "delete the file or write to another"
+        mend = START_AFRESH
         if not isinstance(rows, list):
             raise ValueError(f"{out}: holds no list of caption rows: {mend}")
         if len(rows) > len(items):
@@ -220,34 +263,9 @@ class Captioner:
                     raise ValueError(
                         f"{out}, row {number}: its {field} is {old!r}, but {new!r} is asked for: {mend}"
                     )
+        if rows:
+            check_settings(out, settings, len(rows))
         return rows
-
-
-def open_image(image: Any) -> Any:
-    """`image` (path or PIL image) as an RGB PIL image, upright by its EXIF orientation, on white where it is
-    transparent (as the processors do it).
-
-    Raises:
-        ValueError: naming the file that is missing or that is no readable image.
-    """
-    from PIL import Image, ImageOps
-
-    in_memory = isinstance(image, Image.Image)
-    name = (getattr(image, "filename", "") or "the image") if in_memory else image
-    try:
-        with nullcontext(image) if in_memory else Image.open(image) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if max(upright.size) >= MAX_ASPECT * min(upright.size):
-                raise ValueError(f"{upright.width} x {upright.height} is too long for the model; crop it")
-            if not upright.has_transparency_data:
-                return upright.convert("RGB")
-            upright = upright.convert("RGBA")
-            white = Image.new("RGBA", upright.size, "white")
-            return Image.alpha_composite(white, upright).convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{name}: no such image") from None
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise ValueError(f"{name}: unreadable image ({error}): replace the file") from None
 
 
 def _opened(concept: Concept) -> Concept:

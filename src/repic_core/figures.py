@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.captioner import open_image
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.evaluation import CaptionRecord
+from repic_core.images import open_image
 from repic_core.names import find_names
 from repic_core.typeset import (
     BLACK,

@@ -64,6 +64,8 @@ def run_notebook(path: str | Path, run_dir: str | Path, parameters: Mapping[str,
             progress_bar=False,
             extra_arguments=["--log-level=CRITICAL"],  # of the kernel, whose warnings are about its sockets
         )
+    except ValueError as error:  # nbformat's, of a file that is no notebook
+        raise NotebookError(f"{path}: can't be run ({' '.join(str(error).split())[:200]})") from None
     except papermill.PapermillExecutionError as error:
         message = "\n    ".join(error.evalue.strip().splitlines()[:3])
         cell = "\n    ".join(error.source.strip().splitlines()[:3])
@@ -131,6 +133,21 @@ def run_all(
     return executed
 
 
+def parse_value(text: str) -> Any:
+    """A parameter as YAML reads it where that is a truth value or a number, else the text as it is.
+
+    >>> parse_value("False"), parse_value("8"), parse_value("../RePIC"), parse_value("")
+    (False, 8, '../RePIC', '')
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m repic_core.run_notebooks", description="Run the notebooks in order through papermill."
@@ -145,17 +162,18 @@ def main(arguments: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="a parameter for every notebook, such as: -p official_root ../RePIC",
+        help="a parameter for every notebook, such as: -p official_root ../RePIC -p quick True",
     )
     options = parser.parse_args(arguments)
     run_dir = Path(options.run_dir or Path("runs") / options.profile)
+    parameters = {name: parse_value(value) for name, value in options.parameters}
 
     def echo(line: str) -> None:
         print(line, flush=True)
 
     start = time.monotonic()
     try:
-        run_all(options.notebooks, run_dir, {"profile": options.profile, **dict(options.parameters)}, echo)
+        run_all(options.notebooks, run_dir, {"profile": options.profile, **parameters}, echo)
         table = results_table(run_dir / EVALUATION / "results.json")
     except NotebookError as error:
         print(f"failed: {error}", file=sys.stderr)

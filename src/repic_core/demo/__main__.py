@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from repic_core.models import PAPER_MAX_PIXELS
+
 
 def _viewer(options: argparse.Namespace) -> None:
     from repic_core.demo import launch, viewer
@@ -33,7 +35,9 @@ def _live(options: argparse.Namespace) -> None:
     from repic_core.models import load_model
 
     database = ConceptDatabase.load(options.database, options.root)
-    model, processor = load_model(options.model, adapter=options.adapter)
+    model, processor = load_model(
+        options.model, adapter=options.adapter, max_pixels=options.max_pixels or None
+    )
     system = None if options.system == "none" else options.system
     launch(live.build_live(Captioner(model, processor, system=system), database), server_port=options.port)
 
@@ -65,12 +69,18 @@ def main(arguments: list[str] | None = None) -> int:
         default="evaluation",
         help="inference, evaluation, none (the toy base), or the text itself",
     )
+    live.add_argument(
+        "--max-pixels",
+        type=int,
+        default=PAPER_MAX_PIXELS,
+        help="what photos are shrunk to (default: as published, %(default)s; 0: the processor's own, for the toy)",
+    )
     live.set_defaults(run=_live)
 
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:  # the last: a port that can't be
         print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0

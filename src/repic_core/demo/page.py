@@ -1,7 +1,8 @@
 """HTML that both pages are made of: concept cards, captions with coloured names, photos.
 
 Whatever comes from a file or a visitor (names, infos, captions, questions, methods) is escaped here, and
-photos are embedded as data, so that no file of this machine is served.
+photos are embedded as data, so that none is served from its path. What Gradio does serve is its own cache: the
+photos that visitors upload and copies of the examples.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner import open_image
 from repic_core.concepts import Concept
+from repic_core.images import open_image
 from repic_core.names import find_names
 
 PHOTO_PIXELS = 768  # longest side of an embedded photo

@@ -44,7 +44,11 @@ def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path
         FileNotFoundError: naming the folder or the file that isn't there.
     """
     folder, database = (Path(root) / part for part in PUBLISHED_FOLDERS[concepts])
-    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    found = {
+        path.stem: path
+        for path in sorted(folder.glob("*.json"))
+        if path.suffixes[-2:] != [".settings", ".json"]
+    }
     if not found:
         raise FileNotFoundError(f"{folder}: no caption files (*.json); is {root} the authors' repository?")
     if not database.is_file():

@@ -10,6 +10,8 @@ from pathlib import Path
 
 
 def main() -> None:
+    from repic_core.toyworld.miniature import ARMS
+
     parser = argparse.ArgumentParser(prog="python -m repic_core.toyworld", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     pretrain = commands.add_parser("pretrain", help="train the toy base from nothing")
@@ -30,7 +32,7 @@ def main() -> None:
     miniature.add_argument("--base", default="assets/toy-base")
     miniature.add_argument("--out", type=Path, default=Path("runs/miniature"), help="resumes what is there")
     miniature.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    miniature.add_argument("--arms", nargs="+", default=None, help="default: all")
+    miniature.add_argument("--arms", nargs="+", choices=ARMS, default=tuple(ARMS), help="default: all")
     miniature.add_argument("--split", choices=("val", "test"), default="test")
     skills = commands.add_parser("skills", help="what a toy model can do, held out")
     skills.add_argument("model", nargs="?", default="assets/toy-base")
@@ -47,9 +49,9 @@ def main() -> None:
             torch.set_num_threads(args.threads)
         run_pretrain(args.out, args.work, args.vision_steps, args.steps, args.seed, args.soft)
     elif args.command == "miniature":
-        from repic_core.toyworld.miniature import ARMS, markdown, run
+        from repic_core.toyworld.miniature import markdown, run
 
-        print(markdown(run(args.base, args.out, args.seeds, args.split, args.arms or tuple(ARMS))))
+        print(markdown(run(args.base, args.out, args.seeds, args.split, args.arms)))
     else:
         from repic_core.models import load_model
         from repic_core.toyworld.skills import measure_skills

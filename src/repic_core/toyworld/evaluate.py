@@ -21,8 +21,10 @@ def caption_split(
     out: str | Path,
     sets: tuple[str, ...] = ("1", "2", "4"),
     limit: int | None = None,
+    resume: bool = True,
 ) -> dict[str, Path]:
-    """Write one caption file a query set (published row format) to ``out/<set>.json``; resumes.
+    """Write one caption file a query set (published row format) to ``out/<set>.json``; goes on with
+    files that are there (`Captioner.caption_many`) unless `resume` is False.
 
     The rows' tags are the concepts shown; the prompt holds the query's references, shown or not.
     """
@@ -41,7 +43,7 @@ def caption_split(
             for i, row in enumerate(queries[label][:limit])
         ]
         files[label] = Path(out) / f"{label.replace(' ', '_')}.json"
-        captioner.caption_many(items, out=files[label])
+        captioner.caption_many(items, out=files[label], resume=resume)
     return files
 
 

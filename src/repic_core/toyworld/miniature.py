@@ -14,6 +14,7 @@ Settings were chosen on the validation split and written down here before the te
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -69,10 +70,15 @@ def evaluate_model(
     sets: tuple[str, ...] = tuple(QUERY_SETS),
     limit: int | None = None,
     adapter: str | Path | None = None,
+    resume: bool = True,
 ) -> list[dict[str, Any]]:
-    """Caption the held-out split under `data` with the model in a folder; one score row a query set."""
+    """Caption the held-out split under `data` with the model in a folder; one score row a query set.
+
+    Args:
+        resume: go on with the captions under `out`, which must be this model's; False makes them anew.
+    """
     captioner = Captioner(*load_model(model, adapter), system=None, batch_size=50, max_new_tokens=64)
-    return score_split(caption_split(captioner, data, out, sets, limit), data, arm)
+    return score_split(caption_split(captioner, data, out, sets, limit, resume), data, arm)
 
 
 def run(
@@ -83,8 +89,13 @@ def run(
     arms: Sequence[str] = tuple(ARMS),
     n_scenes: int = 2000,
 ) -> list[dict[str, Any]]:
-    """All arms and seeds; what is finished under `out` is not done again. Returns `summarize`'s table."""
+    """All arms and seeds; what is finished under `out` is not done again. Returns `summarize`'s table.
+
+    Raises:
+        ValueError: what is under `out` was made from another base, number of scenes or settings of an arm.
+    """
     out = Path(out)
+    check_settings(base, out, arms, n_scenes)
     train, heldout = out / "data" / "train", out / "data" / split
     if not (train / "truth.json").exists():
         write_training(train, n_scenes)
@@ -113,6 +124,33 @@ def run(
                 f"{arm}, seed {seed}: " + ", ".join(f"{r['k']}: F1 {r['f1']:.3f}" for r in table), flush=True
             )
     return summarize(out / split)
+
+
+def check_settings(base: str | Path, out: Path, arms: Sequence[str], n_scenes: int) -> None:
+    """Write ``settings.json`` into `out`, or raise ValueError where what is there does not fit it."""
+    path, mend = out / "settings.json", "give another --out, or delete that folder"
+    weights = hashlib.sha256()
+    for file in sorted(Path(base).glob("*.safetensors")):
+        weights.update(file.read_bytes())
+    new: dict[str, Any] = {"base": weights.hexdigest(), "n_scenes": n_scenes}
+    new["arms"] = {arm: ARMS[arm] for arm in arms}
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (out / "data").exists():
+            raise ValueError(
+                f"{out}: holds a run without {path.name}, so what it was made from is unknown: {mend}"
+            ) from None
+        old = {"arms": {}}
+    for key in ("base", "n_scenes"):
+        if old.get(key, new[key]) != new[key]:
+            raise ValueError(f"{path}: made with another {key} ({old[key]}, now {new[key]}): {mend}")
+    for arm in arms:
+        if old["arms"].get(arm, new["arms"][arm]) != new["arms"][arm]:
+            raise ValueError(
+                f"{path}: arm {arm} was made with {old['arms'][arm]}, now {new['arms'][arm]}: {mend}"
+            )
+    write_json_atomic(path, {**new, "arms": old["arms"] | new["arms"]})
 
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
