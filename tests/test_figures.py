@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from repic_core import typeset
+from repic_core.charts import cost_figure, reward_curves, score_chart
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.evaluation import CaptionRecord
 from repic_core.figures import (
@@ -19,8 +20,6 @@ from repic_core.figures import (
     caption_grid,
     concept_colors,
     grid_rows,
-    reward_curves,
-    score_chart,
 )
 from repic_core.images import open_image
 from repic_core.typeset import Piece, line_width, save_figure, wrap
@@ -256,3 +255,24 @@ def test_grid_rows_line_up_methods(tmp_path):
 def test_grid_rows_stay_under_the_root(tmp_path, query):
     with pytest.raises(ValueError, match=re.escape(repr(query))):
         grid_rows({"a": [CaptionRecord(query, ("<bo>",), "x")]}, ConceptDatabase(), tmp_path)
+
+
+def test_cost_figure_shows_all_that_was_measured(tmp_path):
+    points = [
+        {
+            "sweep": sweep,
+            "settings": {sweep: value},
+            "minimum_tokens": 100 * value,
+            "contenders": {
+                name: {"policy_tokens": factor * 100 * value, "seconds": {"step": factor * value}}
+                for name, factor in (("stock", 4), ("shared", 1))
+            },
+        }
+        for sweep, values in (("references", (1, 4)), ("generations", (2, 32)))
+        for value in values
+    ]
+    figure = cost_figure(points, tmp_path / "cost")
+    tokens, _, seconds, _ = figure.axes
+    assert [list(line.get_ydata()) for line in tokens.lines] == [[400, 1600], [100, 400], [100, 400]]
+    assert [list(line.get_ydata()) for line in seconds.lines] == [[4, 16], [1, 4]]
+    assert (tmp_path / "cost.png").is_file() and (tmp_path / "cost.pdf").is_file()

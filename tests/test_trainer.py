@@ -1,14 +1,25 @@
 """The shared-prefix trainer against stock TRL: same samples, same log-probabilities, same gradients, same path."""
 
+import dataclasses
 import inspect
 import logging
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from families import save_family
 from repic_core import shared_prefix, trainer
+from repic_core.groups import EachPhotoOnce
 from repic_core.models import load_model
 from repic_core.tasks import read_rows, to_dataset
 from repic_core.toyworld.dataset import write_training
@@ -82,13 +93,13 @@ def same_run(*args, **settings):
     assert len(logs) == len(own_logs) == settings.get("max_steps", SETTINGS["max_steps"])
     for one, two in zip(logs, own_logs, strict=True):
         for key in ("reward", "completions/mean_length"):  # the same samples
-            assert one[key] == two[key], key
+            assert one.get(key) == two.get(key), key  # not in a step that uses samples again
         means = ("entropy", "kl") if settings.get("gradient_accumulation_steps", 1) == 1 else ()
         for key in ("grad_norm", *means):  # with accumulation, means of means over other micro-batches
             if key in one:
                 assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
         assert two["loss"] == pytest.approx(one["loss"], abs=2e-6)
-    assert any(one["grad_norm"] > 0 for one in logs)
+    assert any(one["grad_norm"] > 0 for one in logs) and "reward" in logs[0]
     for name, parameter in stock.items():
         torch.testing.assert_close(own[name], parameter, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -100,19 +111,24 @@ def test_training_follows_stock(bases, data, tmp_path, family, tune):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "changed",
     [
         {"loss_type": "dr_grpo"},
         {"loss_type": "dapo", "beta": 0.0},
         {"loss_type": "bnpo", "mask_truncated_completions": True},
+        {"loss_type": "cispo"},
+        {"loss_type": "sapo"},
+        {"loss_type": "vespo"},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+        {"num_iterations": 2, "max_steps": 4},
         {"importance_sampling_level": "sequence"},
         {"gradient_checkpointing": True},
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2},
     ],
-    ids=lambda settings: "-".join(map(str, settings.values())),
+    ids=lambda changed: "-".join(map(str, changed.values())),
 )
-def test_settings_follow_stock(bases, data, tmp_path, settings):
-    same_run(bases["qwen2_5_vl"], data, tmp_path, **settings)
+def test_settings_follow_stock(bases, data, tmp_path, changed):
+    same_run(bases["qwen2_5_vl"], data, tmp_path, **changed)
 
 
 def batch_of(found):
@@ -165,17 +181,105 @@ def test_log_probabilities_and_gradients_of_one_batch(bases, data, tmp_path, fam
         torch.testing.assert_close(log_probs(own, two, batch_size=5)[0], own_logps, rtol=1e-5, atol=1e-5)
 
 
+def dense_attention(query, key, value, layout, scaling, sees):
+    """The same by one mask over the whole row: `sees`(segment of query, its prompt, segment of key, its prompt)."""
+    prompts = (layout.prompt_tokens.flatten()[layout.prompt_places], layout.prompt_tokens.shape[1])
+    kind = []  # of each token: (segment, or -1 for a prompt; prompt)
+    kind += [(-1, int(place) // prompts[1]) for place in layout.prompt_places]
+    longest = layout.segment_tokens.shape[1]
+    kind += [(int(p) // longest, int(layout.prompt_index[int(p) // longest])) for p in layout.segment_places]
+    mask = torch.tensor([[j <= i and sees(*a, *b) for j, b in enumerate(kind)] for i, a in enumerate(kind)])
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+    )
+    return out.transpose(1, 2)
+
+
+def own_prompt_and_self(segment, prompt, other, its_prompt):
+    return prompt == its_prompt and other in (-1, segment)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=6),
+)
+def test_attention_is_that_of_the_dense_mask(prompt_lengths, segments):
+    """Also its gradients; lengths as they come, completions without a token among them."""
+    index = torch.tensor([prompt % len(prompt_lengths) for prompt, _ in segments])
+    layout = shared_prefix._layout(prompt_lengths, [length for _, length in segments], index)
+    tokens = sum(prompt_lengths) + sum(length for _, length in segments)
+    found = []
+    for attention in (shared_prefix.group_attention, partial(dense_attention, sees=own_prompt_and_self)):
+        torch.manual_seed(0)
+        query, *rest = (torch.randn(1, heads, tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+        out = attention(query, *rest, layout, 0.3)
+        (out * torch.randn(out.shape)).sum().backward()
+        found.append((out, query.grad, *(x.grad for x in rest)))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
 def test_completions_do_not_see_each_other(bases, data, tmp_path, monkeypatch):
     """The tests above fail with a mask that lets them."""
     own = make(SharedPrefixGRPOTrainer, bases["qwen2_5_vl"], data, tmp_path)
     batch = batch_of(own)
     with torch.no_grad():
         right = log_probs(own, batch)[0]
-        monkeypatch.setattr(
-            shared_prefix, "group_mask", lambda s: torch.ones(s.shape[1:] * 2).tril().bool()[None, None]
-        )
-        wrong = log_probs(own, batch)[0]
-    assert (right - wrong).abs().max() > 1e-3
+        for sees, same in ((own_prompt_and_self, True), (lambda s, p, other, its: p == its, False)):
+            monkeypatch.setattr(shared_prefix, "group_attention", partial(dense_attention, sees=sees))
+            assert ((log_probs(own, batch)[0] - right).abs().max() < 1e-5) == same
+
+
+def test_half_precision_is_as_good_as_stocks(bases, data, tmp_path):
+    errors = []
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
+        found = make(kind, bases["qwen2_5_vl"], data, tmp_path)
+        batch = batch_of(found)
+        with torch.no_grad():
+            exact = log_probs(found, batch)[0]
+            with torch.autocast("cpu", torch.bfloat16):
+                rounded = log_probs(found, batch)[0]
+        errors.append((rounded - exact).abs().mean())
+    assert 0 < errors[1] < 1.5 * errors[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_rollouts_are_generates(bases, data, family):
+    """Token for token, for prompts of mixed length and photos; both ways to give the photos."""
+    toy = Path(__file__).parents[1] / "assets" / "toy-base"  # a random one says the same of every photo
+    model, processor = load_model(toy if family == "qwen2_5_vl" else bases[family])
+    rows = [to_dataset(read_rows(data / "rows.jsonl"), data, 0)[i] for i in (0, 1, 5, 9)]
+    texts = [
+        processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        for row in rows
+    ]
+    once = processor(text=texts, images=[row["images"] for row in rows], padding=True, return_tensors="pt")
+    index = [0, 0, 0, 1, 2, 2, 3, 1]
+    every = processor(
+        text=[texts[i] for i in index],
+        images=[rows[i]["images"] for i in index],
+        padding=True,
+        return_tensors="pt",
+    )
+    banned = [model.config.image_token_id, model.config.video_token_id]
+    config = GenerationConfig(
+        max_new_tokens=12, do_sample=False, suppress_tokens=banned, eos_token_id=processor.tokenizer.eos_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )  # fmt: skip
+    stock = model.generate(**every, generation_config=config)
+    features = shared_prefix.image_features(model, once["pixel_values"], once["image_grid_thw"])
+    given = {name: once[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    for chosen in (None, features):
+        with shared_prefix.shared_generate(model, index, chosen):
+            shared = model.generate(
+                input_ids=every["input_ids"],
+                attention_mask=every["attention_mask"],
+                generation_config=config,
+                **given,
+            )
+        assert torch.equal(shared, stock)
+    assert len({tuple(row.tolist()) for row in stock[:, every["input_ids"].shape[1] :]}) == len(set(index))
 
 
 def test_photos_are_processed_once_and_groups_stay_whole(bases, data, tmp_path):
@@ -203,6 +307,51 @@ def test_photos_are_processed_once_and_groups_stay_whole(bases, data, tmp_path):
     for part in parts:
         assert len(part["image_grid_thw"]) == part["num_images"][0] == len(part["features"].pooler_output)
         assert part["pixel_values"].shape[0] == part["image_grid_thw"].prod(-1).sum()
+
+
+def test_a_photo_of_several_prompts_is_processed_once(bases, data, tmp_path, monkeypatch):
+    """Resized, patched and encoded; the passes are those of stock."""
+    rows = [row for row in read_rows(data / "rows.jsonl") if row.method == "yes_no"][:1]
+    rows += [dataclasses.replace(rows[0], problem=f"{rows[0].problem} Really?")]
+    seen, encoded = [], []
+    process, encode = EachPhotoOnce.__call__, trainer.image_features
+
+    def count(self, images, **kwargs):
+        own = self._own
+        self._own = lambda photos, **rest: (seen.extend(photos), own(photos, **rest))[1]
+        try:
+            return process(self, images, **kwargs)
+        finally:
+            self._own = own
+
+    def count_encoded(model, pixels, grids):
+        encoded.extend(grids)
+        return encode(model, pixels, grids)
+
+    monkeypatch.setattr(EachPhotoOnce, "__call__", count)
+    monkeypatch.setattr(trainer, "image_features", count_encoded)
+    same_run(bases["qwen2_5_vl"], data, tmp_path, rows=rows, max_steps=1)
+    assert len(seen) == len(encoded) == 2
+
+
+def test_two_processes_give_the_gradients_of_one(bases, data, tmp_path):
+    """With a whole group in each process, and with one group over both."""
+    script = Path(__file__).with_name("spread_run.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, launcher in (("one", []), ("two", launch)):
+        done = subprocess.run(
+            [sys.executable, *launcher, script, bases["qwen2_5_vl"], data, tmp_path / name, "8", "4"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    for size in (8, 4):
+        one, two = (load_file(tmp_path / f"{name}_{size}.safetensors") for name in ("one", "two"))
+        moved = [name for name, value in one.items() if "lora_B" in name and value.abs().max() > 1e-6]
+        assert len(moved) > 5
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_groups_that_must_be_spread(bases, data, tmp_path, caplog):

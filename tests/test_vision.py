@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from repic_core.toyworld.model import make_model, make_processor
+from families import save_family
 from repic_core.vision import use_batched_vision
 
 
@@ -69,11 +69,18 @@ def test_video_frames_stay_apart():
         assert_close(stock(pixels, grid).pooler_output, ours(pixels, grid).pooler_output)
 
 
-def test_whole_model_equals_stock():
-    """Logits, loss and gradients of a toy model on images of several sizes."""
-    processor = make_processor()
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_whole_model_equals_stock(family, tmp_path):
+    """Logits, loss and gradients of a tiny model on images of several sizes."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = save_family(family, tmp_path)
+    stock, processor = (
+        AutoModelForImageTextToText.from_pretrained(folder),
+        AutoProcessor.from_pretrained(folder),
+    )
     processor.image_processor.size = {"shortest_edge": 16**2, "longest_edge": 256**2}
-    stock = make_model(processor, seed=2)
+    assert any(type(m).__name__.endswith("PatchEmbed") for m in stock.modules())
     ours = use_batched_vision(copy.deepcopy(stock))
     rng = np.random.default_rng(0)
     sizes = [(32, 32), (96, 96), (48, 80), (32, 32), (160, 128)]
@@ -85,7 +92,9 @@ def test_whole_model_equals_stock():
     for model in (stock, ours):
         out = model(**inputs, labels=inputs["input_ids"])
         out.loss.backward()
-        results.append((out.logits, out.loss, *(p.grad for p in model.parameters())))
+        results.append((out.logits, out.loss, *(p.grad for p in model.parameters() if p.grad is not None)))
+    attentions = [m for n, m in ours.named_modules() if "visual" in n and n.endswith("attn")]
+    assert attentions and all("forward" in vars(module) for module in attentions)
     for one, two in zip(*results, strict=True):
         assert_close(one, two)
 

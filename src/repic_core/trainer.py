@@ -19,6 +19,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from trl import GRPOTrainer
 
+from repic_core.groups import IMAGE_FIELDS, EachPhotoOnce, decoded_once, groups, split_by_group, undecoded
 from repic_core.shared_prefix import (
     FAMILIES,
     conditional_model,
@@ -31,7 +32,6 @@ from repic_core.shared_prefix import (
 )
 
 logger = logging.getLogger(__name__)
-IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -57,7 +57,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if not self.use_vllm:  # an image token in a completion has no image behind it
             self.generation_config.suppress_tokens = [token for token in never if token is not None]
         if hasattr(self.train_dataset, "cast_column") and "images" in (self.train_dataset.column_names or ()):
-            self.train_dataset = _undecoded(self.train_dataset)
+            self.train_dataset = undecoded(self.train_dataset)
         if self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
                 "shared prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so groups are "
@@ -84,7 +84,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         self._tokenized = None
         with self._tokenized_once():
-            output = super()._generate_and_score_completions(_decoded_once(inputs))
+            output = super()._generate_and_score_completions(decoded_once(inputs))
         output["prompt_index"] = self._prompt_index
         output["features"] = self._features
         return output
@@ -92,7 +92,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], list[Any] | None, dict[str, Any]]:
         if not self.shares_prefix:
             return super()._tokenize_prompts(prompts)
-        self._prompt_index, first = _groups(prompts)
+        self._prompt_index, first = groups(prompts)
         ids, images, fields = super()._tokenize_prompts([prompts[i] for i in first])
         fields |= {name: torch.as_tensor(fields[name]) for name in IMAGE_FIELDS if name in fields}
         self._tokenized, self._features = fields, self._frozen_features(fields) if fields else None
@@ -118,6 +118,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
         remembering = copy.copy(processor)
         remembering.__class__ = Remembering
+        remembering.image_processor = EachPhotoOnce(processor.image_processor)
         self.processing_class = remembering
         try:
             yield
@@ -140,9 +141,15 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         if sharded or any(p.requires_grad for p in model.model.visual.parameters()):
             return None
-        device = self.accelerator.device
+        device, index = self.accelerator.device, self.processing_class.image_processor.index
+        first = [index.index(i) for i in range(max(index) + 1)]
+        grids = fields["image_grid_thw"]
+        patches = fields["pixel_values"].split(grids.prod(-1).tolist())
         with self.accelerator.autocast():
-            return image_features(model, *(fields[name].to(device) for name in IMAGE_FIELDS))
+            features = image_features(
+                model, torch.cat([patches[i] for i in first]).to(device), grids[first].to(device)
+            )
+        return select_features(features, index)
 
     # Whole groups
 
@@ -152,7 +159,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         every = self.args.steps_per_generation * self.num_iterations
         if self._step % every == 0 or self._buffered_inputs is None:
             whole = self._generate_and_score_completions(generation_batch)
-            self._buffered_inputs = _split_by_group(whole, self.args.steps_per_generation)
+            self._buffered_inputs = split_by_group(whole, self.args.steps_per_generation)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     # The packed pass
@@ -199,7 +206,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         batch |= images | {"prompt_index": self._prompt_index, "features": self._features}
         log_probs, entropies = [], []
         rows = len(input_ids)
-        for part in _split_by_group(batch, -(-rows // (batch_size or rows)), shuffle=False):
+        for part in split_by_group(batch, -(-rows // (batch_size or rows)), shuffle=False):
             with self.accelerator.autocast():
                 one, two = _packed_pass(model, part, logits_to_keep)
             log_probs.append(one)
@@ -231,100 +238,3 @@ def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tupl
         images = {name: batch[name] for name in IMAGE_FIELDS}
     flat = packed_log_probs(model, packed, images)
     return tuple(None if x is None else x.new_zeros(said.shape).masked_scatter(said, x) for x in flat)
-
-
-def _split_by_group(batch: dict[str, Any], parts: int, shuffle: bool = True) -> list[dict[str, Any]]:
-    """Split the rows of a batch into `parts` of equal size that hold whole groups, groups in random order.
-
-    Where groups can't stay whole, the rows stay in order and a group is spread over neighbouring parts.
-    """
-    index = batch["prompt_index"]
-    size = -(-len(index) // parts)
-    groups: dict[int, list[int]] = {}
-    for row, prompt in enumerate(index):
-        groups.setdefault(prompt, []).append(row)
-    lengths = {len(rows) for rows in groups.values()}
-    rows = list(range(len(index)))
-    if shuffle:
-        drawn = torch.randperm(
-            len(index)
-        ).tolist()  # as TRL draws, so that all later random numbers are the same
-        if len(lengths) == 1 and size % lengths.pop() == 0:
-            rows = [row for prompt in dict.fromkeys(index[i] for i in drawn) for row in groups[prompt]]
-    return [_take(batch, rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """Some rows of a batch, with the image fields of their prompts."""
-    prompts = list(dict.fromkeys(batch["prompt_index"][row] for row in rows))
-    taken: dict[str, Any] = {"prompt_index": [prompts.index(batch["prompt_index"][row]) for row in rows]}
-    counts = batch.get("num_images")
-    if counts is not None:
-        all_prompts = {prompt: counts[row] for row, prompt in enumerate(batch["prompt_index"])}
-        starts = {p: sum(all_prompts[q] for q in range(p)) for p in prompts}
-        images = [i for p in prompts for i in range(starts[p], starts[p] + all_prompts[p])]
-    for name, value in batch.items():
-        if name == "prompt_index":
-            continue
-        if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
-            taken[name] = value
-        elif name == "features":
-            taken[name] = select_features(value, images)
-        elif name == "image_grid_thw":
-            taken[name] = value[images]
-        elif name == "pixel_values":
-            patches = value.split(batch["image_grid_thw"].prod(-1).tolist())
-            taken[name] = torch.cat([patches[i] for i in images])
-        else:
-            taken[name] = value[rows] if isinstance(value, torch.Tensor) else [value[row] for row in rows]
-    return taken
-
-
-def _groups(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """For each of a batch's prompts the number of its group, and the first row of each group.
-
-    Rows are one group if their messages are the same and their photos are the same objects.
-    """
-    known: dict[str, int] = {}
-    first, index = [], []
-    for row, messages in enumerate(prompts):
-        said = repr(
-            [
-                (m["role"], [(b["type"], b.get("text"), id(b.get("image"))) for b in m["content"]])
-                if isinstance(m["content"], list)
-                else (m["role"], m["content"])
-                for m in messages
-            ]
-        )
-        if said not in known:
-            known[said] = len(first)
-            first.append(row)
-        index.append(known[said])
-    return index, first
-
-
-def _undecoded(dataset: Any) -> Any:
-    """`dataset` with its ``images`` as files, which `_decoded_once` opens: each once a step."""
-    from datasets import Image, List
-
-    return dataset.cast_column("images", List(Image(decode=False)))
-
-
-def _decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with every photo opened once; rows with the same photo share the object."""
-    from datasets import Image
-
-    opened: dict[Any, Any] = {}
-
-    def photo(image: Any) -> Any:
-        if not isinstance(image, dict):
-            return image
-        key = image["path"] if image.get("bytes") is None else image["bytes"]
-        if key not in opened:
-            opened[key] = Image().decode_example(image)
-        return opened[key]
-
-    return [
-        {**row, "images": [photo(image) for image in row["images"]]} if row.get("images") else row
-        for row in inputs
-    ]

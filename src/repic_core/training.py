@@ -188,7 +188,7 @@ def _mend_resume(trainer: Any, checkpoint: str) -> None:
 
 
 def live_curves(metrics: str | Path) -> Any:
-    """A `TrainerCallback` that redraws `figures.reward_curves` of a metrics CSV in the notebook as it grows."""
+    """A `TrainerCallback` that redraws `charts.reward_curves` of a metrics CSV in the notebook as it grows."""
     from transformers import TrainerCallback
 
     class LiveCurves(TrainerCallback):
@@ -197,7 +197,7 @@ def live_curves(metrics: str | Path) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             from IPython.display import display
 
-            from repic_core.figures import reward_curves
+            from repic_core.charts import reward_curves
 
             if not logs or "reward" not in logs or not state.is_world_process_zero:
                 return

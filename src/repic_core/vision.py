@@ -1,9 +1,9 @@
-"""The vision tower of Qwen2.5-VL without flash-attn, in few large calls instead of many small ones.
+"""Qwen's vision towers without flash-attn, in few large calls instead of many small ones.
 
-`transformers`' sdpa path runs one attention call per image and 112-pixel window. Windows of equal
-length are independent rows of one batch, so they are grouped and attended in one call; and the
-Conv3d patch embedding, whose stride equals its kernel, is one matrix product. The results are equal
-(fp32 within 2e-6), only faster; `tests/test_vision.py` compares them with stock.
+`transformers`' sdpa path runs one attention call per image and, in Qwen2.5-VL, 112-pixel window. Those of equal
+length are independent rows of one batch, so they are grouped and attended in one call; and the Conv3d patch
+embedding, whose stride equals its kernel, is one matrix product. The results are equal (fp32 within 2e-6), only
+faster; `tests/test_vision.py` compares them with stock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 def _attention_forward(
     self: Any, hidden_states: Any, cu_seqlens: Any, position_embeddings: Any = None, **kwargs: Any
 ) -> Any:
-    """Drop-in for ``Qwen2_5_VLVisionAttention.forward``; hidden_states (patches, hidden)."""
+    """Drop-in for the vision attentions' ``forward``, which is one in the three families; hidden_states
+    (patches, hidden)."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
@@ -40,26 +41,32 @@ def _attention_forward(
 
 
 def _patch_embed_forward(self: Any, hidden_states: Any) -> Any:
-    """Drop-in for ``Qwen2_5_VisionPatchEmbed.forward``; hidden_states (patches, 3 * 2 * patch**2)."""
-    from torch.nn import Conv3d
+    """Drop-in for the patch embeddings' ``forward``; hidden_states (patches, 3 * 2 * patch**2)."""
+    import torch
 
-    if type(self.proj) is not Conv3d:  # an adapter sits on it
+    if type(self.proj) is not torch.nn.Conv3d:  # an adapter sits on it
         return type(self).forward(self, hidden_states)
     weight = self.proj.weight
-    return hidden_states.to(weight.dtype) @ weight.reshape(weight.shape[0], -1).t()
+    return torch.nn.functional.linear(
+        hidden_states.to(weight.dtype), weight.reshape(weight.shape[0], -1), self.proj.bias
+    )
 
 
 def use_batched_vision(model: Any) -> Any:
-    """Give `model`'s Qwen2.5-VL vision tower the batched path, in place, and return `model`.
+    """Give the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL the batched path, in place; returns `model`.
 
-    Other towers, and towers that run flash-attn (which is batched already), are left as they are.
+    Other towers, and the attention of towers that run flash-attn (which is batched already), stay as they are.
     """
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
+    from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
+    attentions = (qwen2.VisionAttention, qwen2_5.Qwen2_5_VLVisionAttention, qwen3.Qwen3VLVisionAttention)
+    embeddings = (qwen2.PatchEmbed, qwen2_5.Qwen2_5_VisionPatchEmbed, qwen3.Qwen3VLVisionPatchEmbed)
     for module in model.modules():
-        if isinstance(module, qwen.Qwen2_5_VLVisionAttention):
+        if isinstance(module, attentions):
             if "flash" not in (module.config._attn_implementation or ""):
                 module.forward = MethodType(_attention_forward, module)
-        elif isinstance(module, qwen.Qwen2_5_VisionPatchEmbed):
+        elif isinstance(module, embeddings):
             module.forward = MethodType(_patch_embed_forward, module)
     return model

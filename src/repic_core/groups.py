@@ -1,0 +1,132 @@
+"""The rows of a GRPO step: which of them share a prompt, and the work on photos that is done once for all.
+
+A batch is a dict of TRL's fields, in which `prompt_index` says for each row which prompt it has; fields of images
+(`IMAGE_FIELDS`, ``features``) hold each prompt's once, in the order of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from repic_core.shared_prefix import select_features
+
+IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
+
+
+def split_by_group(batch: dict[str, Any], parts: int, shuffle: bool = True) -> list[dict[str, Any]]:
+    """Split the rows of a batch into `parts` of equal size that hold whole groups, groups in random order.
+
+    Where groups can't stay whole, the rows stay in order and a group is spread over neighbouring parts.
+    """
+    index = batch["prompt_index"]
+    size = -(-len(index) // parts)
+    groups: dict[int, list[int]] = {}
+    for row, prompt in enumerate(index):
+        groups.setdefault(prompt, []).append(row)
+    lengths = {len(rows) for rows in groups.values()}
+    rows = list(range(len(index)))
+    if shuffle:
+        drawn = torch.randperm(len(index)).tolist()  # as TRL draws: all later random numbers are the same
+        if len(lengths) == 1 and size % lengths.pop() == 0:
+            rows = [row for prompt in dict.fromkeys(index[i] for i in drawn) for row in groups[prompt]]
+    return [_take(batch, rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Some rows of a batch, with the image fields of their prompts."""
+    prompts = list(dict.fromkeys(batch["prompt_index"][row] for row in rows))
+    taken: dict[str, Any] = {"prompt_index": [prompts.index(batch["prompt_index"][row]) for row in rows]}
+    counts = batch.get("num_images")
+    if counts is not None:
+        all_prompts = {prompt: counts[row] for row, prompt in enumerate(batch["prompt_index"])}
+        starts = {p: sum(all_prompts[q] for q in range(p)) for p in prompts}
+        images = [i for p in prompts for i in range(starts[p], starts[p] + all_prompts[p])]
+    for name, value in batch.items():
+        if name == "prompt_index":
+            continue
+        if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
+            taken[name] = value
+        elif name == "features":
+            taken[name] = select_features(value, images)
+        elif name == "image_grid_thw":
+            taken[name] = value[images]
+        elif name == "pixel_values":
+            patches = value.split(batch["image_grid_thw"].prod(-1).tolist())
+            taken[name] = torch.cat([patches[i] for i in images])
+        else:
+            taken[name] = value[rows] if isinstance(value, torch.Tensor) else [value[row] for row in rows]
+    return taken
+
+
+def groups(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """For each of a batch's prompts the number of its group, and the first row of each group.
+
+    Rows are one group if their messages are the same and their photos are the same objects.
+    """
+    known: dict[str, int] = {}
+    first, index = [], []
+    for row, messages in enumerate(prompts):
+        said = repr(
+            [
+                (m["role"], [(b["type"], b.get("text"), id(b.get("image"))) for b in m["content"]])
+                if isinstance(m["content"], list)
+                else (m["role"], m["content"])
+                for m in messages
+            ]
+        )
+        if said not in known:
+            known[said] = len(first)
+            first.append(row)
+        index.append(known[said])
+    return index, first
+
+
+class EachPhotoOnce:
+    """An image processor that resizes and patches equal photos once; `index`: for each photo, which of them."""
+
+    def __init__(self, image_processor: Any) -> None:
+        self._own = image_processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __call__(self, images: Any, **kwargs: Any) -> Any:
+        flat = [photo for row in images for photo in (row if isinstance(row, list | tuple) else [row])]
+        known: dict[Any, int] = {}
+        self.index = [known.setdefault((p.size, p.mode, p.tobytes()), len(known)) for p in flat]
+        fields = self._own([flat[self.index.index(i)] for i in range(len(known))], **kwargs)
+        grids = torch.as_tensor(fields["image_grid_thw"])
+        patches = torch.as_tensor(fields["pixel_values"]).split(grids.prod(-1).tolist())
+        fields["image_grid_thw"] = grids[self.index]
+        fields["pixel_values"] = torch.cat([patches[i] for i in self.index])
+        return fields
+
+
+def undecoded(dataset: Any) -> Any:
+    """`dataset` with its ``images`` as files, which `decoded_once` opens: each once a step."""
+    from datasets import Image, List
+
+    return dataset.cast_column("images", List(Image(decode=False)))
+
+
+def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with every photo opened once; rows with the same photo share the object."""
+    from datasets import Image
+
+    opened: dict[Any, Any] = {}
+
+    def photo(image: Any) -> Any:
+        if not isinstance(image, dict):
+            return image
+        key = image["path"] if image.get("bytes") is None else image["bytes"]
+        if key not in opened:
+            opened[key] = Image().decode_example(image)
+        return opened[key]
+
+    return [
+        {**row, "images": [photo(image) for image in row["images"]]} if row.get("images") else row
+        for row in inputs
+    ]
