@@ -59,7 +59,7 @@ def varied(completions, **_):
     return [sum(map(ord, completion[0]["content"])) % 7 / 7 for completion in completions]
 
 
-def make(kind, base, data, out, rows=None, **settings):
+def make(kind, base, data, out, rows=None, eval=None, **settings):
     tune, config = read_recipe("toy", GRPOConfig, {**SETTINGS, "output_dir": str(out), **settings})
     config.remove_unused_columns = False
     model, processor = load_model(base)
@@ -69,6 +69,7 @@ def make(kind, base, data, out, rows=None, **settings):
         reward_funcs=[varied],
         args=config,
         train_dataset=to_dataset(rows or read_rows(data / "rows.jsonl"), data, 0),
+        eval_dataset=to_dataset(eval, data, 0) if eval else None,
         processing_class=processor,
         peft_config=prepare_tuning(model, processor, tune),
     )
@@ -370,6 +371,20 @@ def test_image_tokens_are_never_sampled(bases, data, tmp_path):
     image = config.image_token_id
     head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor([image]), 1e4))
     assert not (batch_of(own)["completion_ids"] == image).any()
+
+
+def test_evaluation_is_stocks(bases, data, tmp_path):
+    found = []
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
+        mine = make(
+            kind, bases["qwen2_5_vl"], data, tmp_path, per_device_eval_batch_size=8,
+            eval=read_rows(data / "rows.jsonl")[:4],
+        )  # fmt: skip
+        torch.manual_seed(3)
+        found.append(mine.evaluate())
+        assert isinstance(mine.eval_dataset[0]["images"][0], dict) == (kind is SharedPrefixGRPOTrainer)
+    for key in ("eval_loss", "eval_reward", "eval_entropy", "eval_completions/mean_length"):
+        assert found[1][key] == pytest.approx(found[0][key], rel=1e-5, abs=1e-6), key
 
 
 def test_an_unproven_model_is_trained_as_trl_does(bases, data, tmp_path, monkeypatch, caplog):

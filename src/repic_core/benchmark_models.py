@@ -125,6 +125,8 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
     from repic_core.training import prepare_tuning, read_recipe
     from repic_core.vision import use_batched_vision
 
+    stock, ours = GRPOTrainer, SharedPrefixGRPOTrainer
+    kind = {"stock": stock, "stock+vision": stock, "shared": ours, "prefix_grouper": ours}[contender]
     model, processor = build_model(preset)
     if contender != "stock":
         use_batched_vision(model)
@@ -146,7 +148,7 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
     }
     tune, config = read_recipe("toy", GRPOConfig, values)
     config.remove_unused_columns = False
-    trainer = (GRPOTrainer if contender.startswith("stock") else SharedPrefixGRPOTrainer)(
+    trainer = kind(
         model=model,
         reward_funcs=[lambda completions, **_: [float(i % 2) for i in range(len(completions))]],
         args=config,

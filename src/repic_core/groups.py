@@ -106,9 +106,13 @@ class EachPhotoOnce:
 
 
 def undecoded(dataset: Any) -> Any:
-    """`dataset` with its ``images`` as files, which `decoded_once` opens: each once a step."""
+    """A dataset (or a dict of them) with its ``images`` as files, which `decoded_once` opens: each once a step."""
     from datasets import Image, List
 
+    if isinstance(dataset, dict):
+        return {name: undecoded(one) for name, one in dataset.items()}
+    if not hasattr(dataset, "cast_column") or "images" not in (dataset.column_names or ()):
+        return dataset
     return dataset.cast_column("images", List(Image(decode=False)))
 
 

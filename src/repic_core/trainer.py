@@ -56,8 +56,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         never = [getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")]
         if not self.use_vllm:  # an image token in a completion has no image behind it
             self.generation_config.suppress_tokens = [token for token in never if token is not None]
-        if hasattr(self.train_dataset, "cast_column") and "images" in (self.train_dataset.column_names or ()):
-            self.train_dataset = undecoded(self.train_dataset)
+        self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         if self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
                 "shared prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so groups are "
