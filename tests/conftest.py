@@ -28,6 +28,16 @@ def official_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folder with ``rows.jsonl`` of all four methods and 1 to 5 images a row."""
+    from repic_core.toyworld.dataset import write_training
+
+    folder = tmp_path_factory.mktemp("data")
+    write_training(folder, 12)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Connections leave this machine in no test; a test that tries fails with this message."""

@@ -7,14 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
-from trl import GRPOConfig
 
-from repic_core.models import load_model
-from repic_core.tasks import read_rows, to_dataset
 from repic_core.trainer import SharedPrefixGRPOTrainer
-from repic_core.training import prepare_tuning, read_recipe
+from test_trainer import make
 
 
 class MadeUp(SharedPrefixGRPOTrainer):
@@ -29,39 +25,20 @@ class MadeUp(SharedPrefixGRPOTrainer):
         return completions, None
 
 
-def reward(completions, **_):
-    return [len(completion[0]["content"]) % 5 / 5 for completion in completions]
-
-
 def main(base, data, out, *batch_sizes):
     for batch_size in map(int, batch_sizes):
         processes = int(os.environ.get("WORLD_SIZE", 1))
-        values = {
-            "output_dir": out,
-            "per_device_train_batch_size": batch_size // processes,
-            "num_generations": 4,
-            "max_completion_length": 12,
-            "loss_type": "dapo",
-            "max_steps": 1,
-            "warmup_steps": 0,
-            "optim": "sgd",
-            "learning_rate": 1e-1,
-            "shuffle_dataset": False,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
-        tune, config = read_recipe("toy", GRPOConfig, values)
-        config.remove_unused_columns = False
-        model, processor = load_model(base)
-        torch.manual_seed(1)
-        trainer = MadeUp(
-            model=model,
-            reward_funcs=[reward],
-            args=config,
-            train_dataset=to_dataset(read_rows(Path(data) / "rows.jsonl"), data, 0),
-            processing_class=processor,
-            peft_config=prepare_tuning(model, processor, tune),
+        trainer = make(
+            MadeUp,
+            base,
+            Path(data),
+            out,
+            per_device_train_batch_size=batch_size // processes,
+            loss_type="dapo",
+            max_steps=1,
+            learning_rate=1e-1,
+            shuffle_dataset=False,
+            use_cpu=True,
         )
         trainer.train()
         assert trainer.accelerator.num_processes == processes

@@ -8,11 +8,11 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
+from families import varied
 from repic_core import grpo
 from repic_core.models import load_model
 from repic_core.prompts import task_messages
 from repic_core.tasks import read_rows, write_rows
-from repic_core.toyworld.dataset import write_training
 from repic_core.toyworld.model import make_model, make_processor
 from repic_core.training import read_recipe, recipe_path
 
@@ -34,19 +34,6 @@ def base(tmp_path_factory):
     make_model(processor, seed=5).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Folder with ``rows.jsonl`` of all four methods and 1 to 5 images a row."""
-    folder = tmp_path_factory.mktemp("data")
-    write_training(folder, 12)
-    return folder
-
-
-def varied(completions, **_):
-    """A reward that differs within every group, so that each step moves the parameters."""
-    return [sum(map(ord, completion[0]["content"])) % 7 / 7 for completion in completions]
 
 
 def trained(model):

@@ -17,12 +17,11 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
 
-from families import save_family
+from families import save_family, varied
 from repic_core import shared_prefix, trainer
 from repic_core.groups import EachPhotoOnce
 from repic_core.models import load_model
 from repic_core.tasks import read_rows, to_dataset
-from repic_core.toyworld.dataset import write_training
 from repic_core.trainer import SharedPrefixGRPOTrainer
 from repic_core.training import prepare_tuning, read_recipe
 
@@ -44,19 +43,6 @@ FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     return {family: save_family(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Folder with ``rows.jsonl`` of all four methods and 1 to 5 images a row."""
-    folder = tmp_path_factory.mktemp("data")
-    write_training(folder, 12)
-    return folder
-
-
-def varied(completions, **_):
-    """A reward that differs within every group, so that each step moves the parameters."""
-    return [sum(map(ord, completion[0]["content"])) % 7 / 7 for completion in completions]
 
 
 def make(kind, base, data, out, rows=None, eval=None, **settings):

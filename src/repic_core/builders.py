@@ -10,7 +10,6 @@ heart.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Any
 
 from repic_core.boxes import to_model_frame
 from repic_core.concepts import Concept, ConceptDatabase
+from repic_core.files import read_json
 from repic_core.images import image_fault, write_collage
 from repic_core.names import fold
 from repic_core.prompts import CAPTION_QUESTIONS, OCT_QUESTION, VLT_QUESTION, caption_problem
@@ -234,14 +234,7 @@ def build_vlt(
 
 def _read_coco(path: Path) -> tuple[dict[Any, dict], dict[Any, str], list[dict], Counter]:
     """Images by id, names of categories by id, annotations and how many of a category each photo has."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BuildError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise BuildError(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}): was it cut off?"
-        ) from None
+    data = read_json(path, BuildError)
     try:
         images = {image["id"]: image for image in data["images"]}
         kinds = {category["id"]: category["name"] for category in data.get("categories", ())}

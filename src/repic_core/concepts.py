@@ -10,7 +10,6 @@ with image paths relative to a root that the caller gives (upstream's files: its
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 import warnings
@@ -20,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repic_core.files import write_json_atomic
+from repic_core.files import read_json, write_json_atomic
 from repic_core.images import image_fault
 
 # Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case, looked
@@ -273,16 +272,7 @@ def _read_json(path: Path) -> Any:
             raise ConceptError(f"{path}, entry {twice!r}: the tag stands there twice: rename one of the two")
         return dict(pairs)
 
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise ConceptError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise ConceptError(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}): was it cut off?"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConceptError(f"{path}: can't be read as UTF-8 text ({error})") from None
+    return read_json(path, ConceptError, object_pairs_hook=unique)
 
 
 def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:

@@ -11,7 +11,6 @@ Caption files are lists of rows ``[query path, tags, caption, question]`` (the a
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts import Concept, ConceptDatabase
-from repic_core.files import write_text_atomic
+from repic_core.files import read_json, write_text_atomic
 from repic_core.names import TAG, bare, find_names, key, tag_of
 
 PROTOCOLS = ("repic-single", "repic-2", "repic-4", "span")
@@ -83,12 +82,7 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
         CaptionFileError: no file, no JSON (half a file, say), or a row of another form; names file and row.
     """
     path = Path(path)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CaptionFileError(f"{path}: can't be read ({error.strerror}): give a caption file") from None
-    except ValueError as error:  # of JSON or of UTF-8
-        raise CaptionFileError(f"{path}: not valid JSON ({error}): was it cut off? write it again") from None
+    rows = read_json(path, CaptionFileError)
     if not isinstance(rows, list):
         raise CaptionFileError(f"{path}: must hold a list of rows [query, tags, caption, question]")
     records = []

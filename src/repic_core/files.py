@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""JSON read with a clear message; atomic writes: a reader sees the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+
+def read_json(path: Path, error: type[Exception], **options: Any) -> Any:
+    """What a JSON file holds; `options` go to ``json.loads``.
+
+    Raises:
+        error: no file, no text, no JSON (half a file, say); names the file and, in JSON, the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), **options)
+    except json.JSONDecodeError as fault:
+        where = f"line {fault.lineno}: {fault.msg}"
+        raise error(f"{path}: not valid JSON ({where}): was it cut off? write it again") from None
+    except OSError as fault:  # none, a folder, no permission
+        raise error(f"{path}: can't be read ({fault.strerror}): give a JSON file") from None
+    except UnicodeDecodeError as fault:
+        raise error(f"{path}: not UTF-8 text ({fault.reason} at byte {fault.start})") from None
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
