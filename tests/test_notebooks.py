@@ -117,7 +117,7 @@ def test_data_is_complete_and_held_out(run_dir):
 
 def test_training_ran_and_logged(run_dir):
     found = results(run_dir, "02_grpo_post_training")
-    assert found["steps"] == 6
+    assert (found["steps"], found["trainer"]) == (6, "SharedPrefixGRPOTrainer")
     with open(run_dir / "models" / "grpo" / "metrics.csv", newline="") as file:
         rewards = [float(row["reward"]) for row in csv.DictReader(file) if row.get("reward")]
     assert found["reward_first"] == pytest.approx(rewards[0])

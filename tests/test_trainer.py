@@ -347,7 +347,8 @@ def test_groups_that_must_be_spread(bases, data, tmp_path, caplog):
             bases["qwen2_5_vl"], data, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2,
             max_steps=1, loss_type="dapo", scale_rewards="none",
         )  # fmt: skip
-    assert "groups are spread over micro-batches" in caplog.text
+    assert "groups are spread over micro-batches or processes" in caplog.text
+    assert "computed in up to 2 of them" in caplog.text
 
 
 def test_image_tokens_are_never_sampled(bases, data, tmp_path):

@@ -142,7 +142,8 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
 
 
 def use_group_attention(language_model: Any) -> None:
-    """Let the attention of `language_model` take ``group_layout=``; calls without it are what they were.
+    """Let the attention of `language_model` take ``group_layout=``; calls without it are what they were (eager's
+    become sdpa's).
 
     The name stays in the configuration, since checkpointing calls the layers once more in the backward pass.
     """

@@ -60,9 +60,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
                 "shared prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so groups are "
-                "spread over micro-batches and a prompt is computed once in each",
+                "spread over micro-batches or processes and a prompt is computed in up to %d of them, not in one",
                 self.args.per_device_train_batch_size,
                 self.num_generations,
+                max(2, -(-self.num_generations // self.args.per_device_train_batch_size)),
             )
 
     def _unproven(self) -> str | None:
