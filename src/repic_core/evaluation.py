@@ -128,17 +128,27 @@ def score(
     Raises:
         ValueError: an unknown protocol.
     """
+    counts = caption_counts(records, protocol, database, unknown_tags)
+    return Score(protocol, *(sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0))
+
+
+def caption_counts(
+    records: Sequence[CaptionRecord],
+    protocol: str = "span",
+    database: ConceptDatabase | Iterable[Concept] | None = None,
+    unknown_tags: bool = False,
+) -> list[tuple[int, int, int]]:
+    """What each caption adds to a `Score`'s correct, predicted and total; arguments as there."""
     _check_protocol(protocol)
     candidates = _candidates(records, protocol, database)
-    correct = predicted = total = 0
+    counts = []
     for record in records:
         found = score_caption(record, candidates, protocol)
-        correct += len(found.correct)
-        total += len(found.correct) + len(found.missed)
-        predicted += len(found.correct) + _wrong(found, protocol)
+        predicted = len(found.correct) + _wrong(found, protocol)
         if unknown_tags and protocol == "span":
             predicted += len(_unknown(record.caption, candidates))
-    return Score(protocol, correct, predicted, total)
+        counts.append((len(found.correct), predicted, len(found.correct) + len(found.missed)))
+    return counts
 
 
 def score_caption(

@@ -1,0 +1,153 @@
+"""How sure a score is: bootstrap intervals of a caption file's scores, and a paired test between two files.
+
+By default photos are what is drawn (`unit`): captions of one photo are not independent, and the published
+4-concept files hold 105 captions of 4 photos. ``unit="caption"`` says how sure the score is for these photos only.
+Both methods are SciPy's: `scipy.stats.bootstrap` (percentile, 95%) and `scipy.stats.permutation_test`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from repic_core.concepts import Concept, ConceptDatabase
+from repic_core.evaluation import CaptionRecord, caption_counts
+
+Database = ConceptDatabase | Iterable[Concept] | None
+SCORES = ("precision", "recall", "f1")
+RESAMPLES = 9999
+UNITS = ("photo", "caption")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference`: second minus first file; `p`: two-sided, that swapping the files unit by unit at random
+    gives a difference as large."""
+
+    difference: Interval
+    p: float
+
+
+def score_intervals(
+    records: Sequence[CaptionRecord],
+    protocol: str = "span",
+    database: Database = None,
+    unit: str = "photo",
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Precision, recall and F1 of `evaluation.score` with their 95% intervals.
+
+    >>> rows = [CaptionRecord(f"{i}.jpg", ("<bo>",), "<bo> naps.") for i in range(9)]
+    >>> str(score_intervals(rows)["f1"])
+    '100.0 [100.0, 100.0]'
+    """
+    from scipy.stats import bootstrap
+
+    counts = list(_counts(records, protocol, database, unit).values())
+    samples = _columns(counts)
+    intervals = {}
+    for name in SCORES:
+        value = float(_ratio(name, *(column.sum() for column in samples)))
+        if len(counts) == 1:  # nothing to draw from
+            intervals[name] = Interval(value, value, value)
+            continue
+
+        def statistic(correct: Any, predicted: Any, total: Any, axis: int = -1, name: str = name) -> Any:
+            return _ratio(name, correct.sum(axis), predicted.sum(axis), total.sum(axis))
+
+        found = bootstrap(
+            samples, statistic, n_resamples=RESAMPLES, paired=True, method="percentile", rng=seed
+        ).confidence_interval
+        intervals[name] = Interval(value, float(found.low), float(found.high))
+    return intervals
+
+
+def compare(
+    first: Sequence[CaptionRecord],
+    second: Sequence[CaptionRecord],
+    protocol: str = "span",
+    database: Database = None,
+    name: str = "f1",
+    unit: str = "photo",
+    seed: int = 0,
+) -> Comparison:
+    """Is the second file's score another than the first's, on the same photos and concepts?
+
+    Raises:
+        ValueError: the files are not of the same photos and tags; names the first that differs.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap, permutation_test
+
+    rows = [sorted((r.query, tuple(sorted(r.tags))) for r in records) for records in (first, second)]
+    if rows[0] != rows[1]:
+        only = next(iter(set(rows[0]) ^ set(rows[1])), rows[0][0])
+        raise ValueError(
+            f"the two files are not of the same rows: {only[0]}, {', '.join(only[1])} is not in both alike"
+        )
+    known = list(database or ())
+    one, two = (_counts(records, protocol, known, unit) for records in (first, second))
+    table = np.array([one[photo] for photo in one] + [two[photo] for photo in one], dtype=float)
+    indices = np.arange(len(one)), np.arange(len(one), 2 * len(one))
+
+    def difference(a: Any, b: Any, axis: int = -1) -> Any:
+        scores = (
+            _ratio(name, *np.moveaxis(table[x].sum(axis - 1 if axis < 0 else axis), -1, 0)) for x in (b, a)
+        )
+        return next(scores) - next(scores)
+
+    value = float(difference(*indices))
+    options = {"n_resamples": RESAMPLES, "rng": seed, "vectorized": True}
+    tested = permutation_test(indices, difference, permutation_type="samples", **options)
+    if len(one) == 1:
+        return Comparison(Interval(value, value, value), float(tested.pvalue))
+    found = bootstrap(indices, difference, paired=True, method="percentile", **options).confidence_interval
+    return Comparison(Interval(value, float(found.low), float(found.high)), float(tested.pvalue))
+
+
+def _counts(
+    records: Sequence[CaptionRecord], protocol: str, database: Database, unit: str
+) -> dict[Any, tuple[int, int, int]]:
+    """(correct, predicted, total) of each unit: a photo's captions together, or each caption."""
+    if unit not in UNITS:
+        raise ValueError(f"unit {unit!r}: use one of {', '.join(UNITS)}")
+    found: dict[Any, tuple[int, int, int]] = {}
+    rows: Counter[Any] = Counter()
+    for record, counts in zip(records, caption_counts(records, protocol, database), strict=True):
+        key: Any = record.query
+        if unit == "caption":
+            row = (record.query, tuple(sorted(record.tags)))
+            rows[row] += 1  # the same row may come again, with another question
+            key = (*row, rows[row])
+        before = found.get(key, (0, 0, 0))
+        found[key] = (before[0] + counts[0], before[1] + counts[1], before[2] + counts[2])
+    return found
+
+
+def _columns(counts: Sequence[tuple[int, int, int]]) -> tuple[Any, Any, Any]:
+    import numpy as np
+
+    table = np.array(counts, dtype=float)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _ratio(name: str, correct: Any, predicted: Any, total: Any) -> Any:
+    """Precision, recall or F1 of counts (arrays); 0 where there is nothing to divide by, as `evaluation.Score`."""
+    import numpy as np
+
+    over = {"precision": predicted, "recall": total, "f1": (predicted + total) / 2}[name]
+    return np.divide(correct, over, out=np.zeros_like(np.asarray(correct, dtype=float)), where=over > 0)
