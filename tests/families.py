@@ -9,7 +9,8 @@ from repic_core.toyworld.model import make_model, make_processor
 
 def varied(completions, **_):
     """A reward that differs within every group, so that each step moves the parameters."""
-    return [sum(map(ord, completion[0]["content"])) % 7 / 7 for completion in completions]
+    texts = (one if isinstance(one, str) else one[0]["content"] for one in completions)
+    return [sum(map(ord, text)) % 7 / 7 for text in texts]
 
 
 def save_family(family: str, folder: Path) -> Path:

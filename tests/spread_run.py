@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from repic_core.trainer import SharedPrefixGRPOTrainer
-from test_trainer import make
+from stock import make
 
 
 class MadeUp(SharedPrefixGRPOTrainer):

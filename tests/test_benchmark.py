@@ -30,7 +30,7 @@ def test_command_writes_what_it_measured(tmp_path, capsys):
     assert stock["step"] > stock["rollout"] + stock["policy"]
     printed = capsys.readouterr().out
     assert "7,649,920 parameters" in printed and found["machine"]["date"] in printed
-    assert len([line for line in printed.splitlines() if line.startswith("| ")]) == 7
+    assert len([line for line in printed.splitlines() if line.startswith("| ")]) == 8
 
 
 def test_a_failed_contender_says_why():

@@ -4,6 +4,8 @@ The contenders (`benchmark_models.build_trainer`) run in turn, each in a process
 prompts, completions and settings. Reported are medians over the repetitions, ratios (stock over ours), and the
 tokens that the language model computes in the policy pass against the minimum, P + G * C a prompt.
 
+- prompts: `_tokenize_prompts`, photos to patches; ours also encodes frozen photos here, once for the other phases,
+  where stock does it in each;
 - rollout: `_generate_single_turn`, each with its own prompts and image inputs; greedy, to the full length;
 - reference: log-probabilities without gradient; policy: with gradient, and its backward;
 - step: a whole `training_step` with optimizer, from opening the photos to the update.
@@ -16,6 +18,7 @@ import datetime
 import gc
 import json
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -30,7 +33,7 @@ from typing import Any
 from repic_core.benchmark_models import PRESETS, build_dataset, build_trainer
 from repic_core.files import write_json_atomic
 
-PHASES = ("rollout", "reference", "policy", "step")
+PHASES = ("prompts", "rollout", "reference", "policy", "step")
 SWEEPS = {"references": (1, 2, 4, 7), "generations": (2, 4, 8, 16, 32)}
 
 
@@ -56,13 +59,15 @@ def measure(trainer: Any, repeats: int) -> dict[str, Any]:
     loader = iter(trainer.get_train_dataloader())
     seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
     tokens: list[int] = []
-    rollout, passes = trainer._generate_single_turn, trainer._get_per_token_logps_and_entropies
-    backward = trainer.accelerator.backward
+    passes, backward = trainer._get_per_token_logps_and_entropies, trainer.accelerator.backward
 
-    def timed_rollout(*args: Any, **kwargs: Any) -> Any:
-        spent, out = timed(lambda: rollout(*args, **kwargs))
-        seconds["rollout"].append(spent)
-        return out
+    def phase(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed_work(*args: Any, **kwargs: Any) -> Any:
+            spent, out = timed(lambda: work(*args, **kwargs))
+            seconds[name].append(spent)
+            return out
+
+        return timed_work
 
     def timed_pass(*args: Any, **kwargs: Any) -> Any:
         spent, out = timed(lambda: passes(*args, **kwargs))
@@ -77,7 +82,9 @@ def measure(trainer: Any, repeats: int) -> dict[str, Any]:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
 
-    trainer._generate_single_turn, trainer._get_per_token_logps_and_entropies = timed_rollout, timed_pass
+    trainer._tokenize_prompts = phase("prompts", trainer._tokenize_prompts)
+    trainer._generate_single_turn = phase("rollout", trainer._generate_single_turn)
+    trainer._get_per_token_logps_and_entropies = timed_pass
     trainer.accelerator.backward = timed_backward
     language = next(m for n, m in trainer.model.named_modules() if n.endswith("language_model"))
     hook = language.register_forward_pre_hook(
@@ -102,7 +109,10 @@ def measure(trainer: Any, repeats: int) -> dict[str, Any]:
 
 
 def peak_rss() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """The largest resident size of this process so far, in bytes (on Linux, `getrusage` also has its parent's)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 

@@ -6,10 +6,13 @@ A batch is a dict of TRL's fields, in which `prompt_index` says for each row whi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import torch
+from PIL import ExifTags, Image
 
 from repic_core.shared_prefix import select_features
 
@@ -64,24 +67,43 @@ def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
 def groups(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
     """For each of a batch's prompts the number of its group, and the first row of each group.
 
-    Rows are one group if their messages are the same and their photos are the same objects.
+    Rows are one group if they say the same and show the same photos (`photo_key`).
     """
-    known: dict[str, int] = {}
+    keys: dict[int, Any] = {}  # of each photo object
+
+    def photo(image: Any) -> Any:
+        if id(image) not in keys:
+            keys[id(image)] = photo_key(image)
+        return keys[id(image)]
+
+    known: dict[Any, int] = {}
     first, index = [], []
     for row, messages in enumerate(prompts):
-        said = repr(
-            [
-                (m["role"], [(b["type"], b.get("text"), id(b.get("image"))) for b in m["content"]])
+        said: Any = messages  # a text
+        if not isinstance(messages, str):
+            said = tuple(
+                (m["role"], *((b["type"], b.get("text"), photo(b.get("image"))) for b in m["content"]))
                 if isinstance(m["content"], list)
                 else (m["role"], m["content"])
                 for m in messages
-            ]
-        )
+            )
         if said not in known:
             known[said] = len(first)
             first.append(row)
         index.append(known[said])
     return index, first
+
+
+def photo_key(image: Any) -> Any:
+    """What is equal for equal photos, and for no others: all that decides how a PIL image looks; a path itself."""
+    if not isinstance(image, Image.Image):
+        return image if isinstance(image, str | None) else id(image)
+    looks = (
+        image.getpalette(),
+        image.info.get("transparency"),
+        image.getexif().get(ExifTags.Base.Orientation),
+    )
+    return image.mode, image.size, repr(looks), hashlib.sha256(image.tobytes()).digest()
 
 
 class EachPhotoOnce:
@@ -96,7 +118,7 @@ class EachPhotoOnce:
     def __call__(self, images: Any, **kwargs: Any) -> Any:
         flat = [photo for row in images for photo in (row if isinstance(row, list | tuple) else [row])]
         known: dict[Any, int] = {}
-        self.index = [known.setdefault((p.size, p.mode, p.tobytes()), len(known)) for p in flat]
+        self.index = [known.setdefault(photo_key(photo), len(known)) for photo in flat]
         fields = self._own([flat[self.index.index(i)] for i in range(len(known))], **kwargs)
         grids = torch.as_tensor(fields["image_grid_thw"])
         patches = torch.as_tensor(fields["pixel_values"]).split(grids.prod(-1).tolist())
@@ -106,20 +128,25 @@ class EachPhotoOnce:
 
 
 def undecoded(dataset: Any) -> Any:
-    """A dataset (or a dict of them) with its ``images`` as files, which `decoded_once` opens: each once a step."""
-    from datasets import Image, List
+    """A dataset (or a dict of them) with its photos as files, which `decoded_once` opens: each once a step.
 
+    Columns that are decoded in another way than `datasets` does by itself stay as they are.
+    """
     if isinstance(dataset, dict):
         return {name: undecoded(one) for name, one in dataset.items()}
-    if not hasattr(dataset, "cast_column") or "images" not in (dataset.column_names or ()):
-        return dataset
-    return dataset.cast_column("images", List(Image(decode=False)))
+    features = getattr(dataset, "features", None) or {}
+    own_format = (getattr(dataset, "format", None) or {}).get("type")
+    for name, feature, closed in (
+        ("images", datasets.List(datasets.Image()), datasets.List(datasets.Image(decode=False))),
+        ("image", datasets.Image(), datasets.Image(decode=False)),
+    ):
+        if features.get(name) == feature and own_format is None:
+            dataset = dataset.cast_column(name, closed)
+    return dataset
 
 
 def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with every photo opened once; rows with the same photo share the object."""
-    from datasets import Image
-
     opened: dict[Any, Any] = {}
 
     def photo(image: Any) -> Any:
@@ -127,10 +154,15 @@ def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return image
         key = image["path"] if image.get("bytes") is None else image["bytes"]
         if key not in opened:
-            opened[key] = Image().decode_example(image)
+            opened[key] = datasets.Image().decode_example(image)
         return opened[key]
 
-    return [
-        {**row, "images": [photo(image) for image in row["images"]]} if row.get("images") else row
-        for row in inputs
-    ]
+    rows = []
+    for row in inputs:
+        photos: dict[str, Any] = {}
+        if row.get("images"):
+            photos["images"] = [photo(image) for image in row["images"]]
+        if row.get("image") is not None:
+            photos["image"] = photo(row["image"])
+        rows.append({**row, **photos})
+    return rows

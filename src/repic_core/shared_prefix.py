@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from types import MethodType
 from typing import Any
 
@@ -142,8 +143,7 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
 
 
 def use_group_attention(language_model: Any) -> None:
-    """Let the attention of `language_model` take ``group_layout=``; calls without it are what they were (eager's
-    become sdpa's).
+    """Let the attention of `language_model` take ``group_layout=``; calls without it are what they were.
 
     The name stays in the configuration, since checkpointing calls the layers once more in the backward pass.
     """
@@ -154,13 +154,14 @@ def use_group_attention(language_model: Any) -> None:
     config = language_model.config
     if config._attn_implementation.startswith(GROUPED):
         return
-    own = "sdpa" if config._attn_implementation == "eager" else config._attn_implementation
-    stock = ALL_ATTENTION_FUNCTIONS[own]
+    own = config._attn_implementation
 
     def attention(
         module: Any, query: Any, key: Any, value: Any, mask: Any, group_layout: Any = None, **kwargs: Any
     ) -> tuple[Any, None]:
         if group_layout is None:
+            eager = getattr(import_module(type(module).__module__), "eager_attention_forward", None)
+            stock = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
             return stock(module, query, key, value, mask, **kwargs)
         return group_attention(query, key, value, group_layout, kwargs["scaling"]), None
 
@@ -276,11 +277,12 @@ def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = Non
         images: dict[str, Any] = {"mm_encoder_outputs": {"image": features}}
         if features is None:
             images = {k: fields[k] for k in ("pixel_values", "image_grid_thw") if k in fields}
-        cache = whole.model(
+        cache = whole(
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[..., :-1],
             use_cache=True,
+            logits_to_keep=1,
             **images,
         ).past_key_values
         rows = index.to(ids.device)

@@ -37,16 +37,21 @@ logger = logging.getLogger(__name__)
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` with the group's prompt computed once in rollout, reference and policy pass.
 
-    Same arguments, same loss, same metrics. The rows of a batch that share a prompt (a group, or what of it is in
-    the batch) are packed behind it; each photo is opened, resized and patched once a step; with a frozen vision
-    tower its features are computed once and serve all passes. vLLM rollouts stay TRL's.
+    Same arguments, same samples, same loss, same metrics. The rows of a batch that share a prompt (a group, or
+    what of it is in the batch) are packed behind it; each photo is opened, resized and patched once a step; with a
+    frozen vision tower its features are computed once and serve all passes. vLLM rollouts stay TRL's.
 
-    Where the packed pass is not proven (another model family, sliding windows, tools, mixture of experts) it is
-    TRL's own trainer, with one warning.
+    What is not as in TRL: video tokens can't be sampled (TRL bans image tokens); dropout is drawn once for the
+    prompt, not once a completion; and where a generated batch is split, whole groups go into each part, so an
+    optimizer step may hold other rows and loss types that normalize by part (``bnpo``) weigh them otherwise.
+
+    Where the packed pass is not proven (another model family, sliding windows, tools, mixture of experts, beam
+    search, generation without a plain cache) it is TRL's own trainer, with one warning.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._reference_tower: bool | None = None
         reason = self._unproven()
         self.shares_prefix = reason is None
         if reason:
@@ -55,7 +60,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         config = conditional_model(self.model).config
         never = [getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")]
         if not self.use_vllm:  # an image token in a completion has no image behind it
-            self.generation_config.suppress_tokens = [token for token in never if token is not None]
+            banned = {*(self.generation_config.suppress_tokens or ()), *never} - {None}
+            self.generation_config.suppress_tokens = sorted(banned)
         self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         if self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
@@ -75,6 +81,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return "sliding-window attention"
         if self.tools or self.environment_factories is not None or self.rollout_func is not None:
             return "tools, environments or a rollout function"
+        if not hasattr(self.processing_class, "image_processor"):
+            return "a tokenizer without image processor"
+        if not self.use_vllm and not _plain_generation(self.generation_config, self.model.generation_config):
+            return "beam search, or generation without a plain cache"
         return "a mixture of experts" if self.aux_loss_enabled else None
 
     # Every photo once
@@ -95,7 +105,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._prompt_index, first = groups(prompts)
         ids, images, fields = super()._tokenize_prompts([prompts[i] for i in first])
         fields |= {name: torch.as_tensor(fields[name]) for name in IMAGE_FIELDS if name in fields}
-        self._tokenized, self._features = fields, self._frozen_features(fields) if fields else None
+        self._tokenized = fields
+        self._features = self._frozen_features(fields) if "image_grid_thw" in fields else None
         rows = self._prompt_index
         return [ids[i] for i in rows], None if images is None else [images[i] for i in rows], fields
 
@@ -132,14 +143,18 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if not self.shares_prefix or self.use_vllm or self.use_transformers_continuous_batching:
             return stock(prompt_ids, images, multimodal_fields, *args, **kw)
         model = self.accelerator.unwrap_model(self.model_wrapped)
-        with shared_generate(model, self._prompt_index, self._features):
+        features = (
+            self._features
+        )  # but not those of autocast, in which stock does not generate with an adapter
+        if features is not None and features.pooler_output[0].dtype != conditional_model(model).dtype:
+            features = None
+        with shared_generate(model, self._prompt_index, features):
             return stock(prompt_ids, images, multimodal_fields, *args, **kw)
 
     def _frozen_features(self, fields: dict[str, Any]) -> Any:
-        """The images' features, if the vision tower is frozen and whole on this device; else None."""
+        """The images' features, if the vision tower is one for all passes and whole on this device; else None."""
         model = conditional_model(self.accelerator.unwrap_model(self.model))
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if sharded or any(p.requires_grad for p in model.model.visual.parameters()):
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not self._same_tower(model.model.visual):
             return None
         device, index = self.accelerator.device, self.processing_class.image_processor.index
         first = [index.index(i) for i in range(max(index) + 1)]
@@ -150,6 +165,22 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 model, torch.cat([patches[i] for i in first]).to(device), grids[first].to(device)
             )
         return select_features(features, index)
+
+    def _same_tower(self, visual: Any) -> bool:
+        """Is what the vision tower says the same in all passes: no training, no adapter, the reference's tower?"""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if any(p.requires_grad for p in visual.parameters()):
+            return False
+        if any(isinstance(module, BaseTunerLayer) for module in visual.modules()):
+            return False
+        if self.ref_model is None:
+            return True
+        if self._reference_tower is None:  # not yet compared
+            reference = conditional_model(self.accelerator.unwrap_model(self.ref_model)).model.visual
+            pairs = zip(visual.parameters(), reference.parameters(), strict=True)
+            self._reference_tower = all(torch.equal(one, two.to(one.device)) for one, two in pairs)
+        return self._reference_tower
 
     # Whole groups
 
@@ -212,6 +243,19 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             log_probs.append(one)
             entropies.append(two)
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+
+def _plain_generation(*configs: Any) -> bool:
+    """Does generation sample or take the likeliest, with the usual growing cache? Unset values are the model's."""
+
+    def value(name: str) -> Any:
+        return next((v for v in (getattr(config, name, None) for config in configs) if v is not None), None)
+
+    return (
+        value("use_cache") is not False
+        and value("num_beams") in (None, 1)
+        and not value("cache_implementation")
+    )
 
 
 def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tuple[Any, Any]:
