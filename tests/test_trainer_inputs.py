@@ -103,9 +103,10 @@ def test_photos_that_look_different_are_different():
     turned.getexif()[0x0112] = 6
     clear = found[0].copy()
     clear.info["transparency"] = 1
-    found += [turned, clear]
+    colors = np.full((4, 4, 3), 90, np.uint8)
+    found += [turned, clear, Image.fromarray(colors), Image.frombytes("HSV", (4, 4), colors.tobytes())]
     index, first = groups([[{"role": "user", "content": [{"type": "image", "image": one}]}] for one in found])
-    assert index == [0, 1, 0, 2, 3, 4] and first == [0, 1, 3, 4, 5]
+    assert index == [0, 1, 0, 2, 3, 4, 5, 6] and first == [0, 1, 3, 4, 5, 6, 7]
 
     seen = []
 
@@ -127,6 +128,10 @@ def test_only_plain_photo_columns_are_left_to_the_trainer(photos):
     assert isinstance(undecoded({"a": images(rows)})["a"][0]["images"][0], dict)
     assert isinstance(undecoded(images(rows, datasets.Image(mode="L")))[0]["images"][0], Image.Image)
     assert isinstance(undecoded(with_transform(photos))[0]["images"][0], Image.Image)
+    transformed = images(rows).with_transform(
+        lambda batch: {"sizes": [row[0].size for row in batch["images"]]}
+    )
+    assert undecoded(transformed)[0] == {"sizes": (48, 48)}
     assert undecoded(None) is None
 
 
