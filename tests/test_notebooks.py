@@ -129,6 +129,13 @@ def test_training_ran_and_logged(run_dir):
     assert all(pair["before"].startswith("On a ") for pair in found["captions"])
 
 
+def test_published_captions_come_with_their_intervals(run_dir, official_root):
+    found = results(run_dir, "04_evaluation")
+    assert found["intervals"]["RePIC 7B"]["caption"].startswith("85.0 [81.")
+    assert found["p"]["RePIC 7B"]["photo"] == 0.125 and found["p"]["RePIC 7B"]["caption"] < 0.001
+    assert found["p"]["Qwen2.5-VL 7B zero-shot"] == {"photo": 1.0, "caption": 1.0}
+
+
 def test_inference_names_a_single_concept(run_dir):
     found = results(run_dir, "03_inference")
     single = found["rows"][0]
