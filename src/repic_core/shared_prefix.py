@@ -119,7 +119,7 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
     from torch.nn.functional import scaled_dot_product_attention
 
     heads, width = query.shape[1], query.shape[3]
-    options = {"scale": scaling, "enable_gqa": key.shape[1] != heads}
+    copies = heads // key.shape[1]
 
     def rows(x: Any, tokens: Any) -> Any:
         """(rows, heads, longest, width) of a packed (1, heads, L, width)."""
@@ -130,15 +130,14 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
         return x.transpose(1, 2).reshape(-1, heads, width).index_select(0, places)
 
     q, k, v = (rows(x, layout.prompt_tokens) for x in (query, key, value))
-    prompts = scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+    prompts = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=copies > 1)
     own_q, own_k, own_v = (rows(x, layout.segment_tokens) for x in (query, key, value))
-    segments = scaled_dot_product_attention(
-        own_q,
-        torch.cat([k.index_select(0, layout.prompt_index), own_k], dim=2),
-        torch.cat([v.index_select(0, layout.prompt_index), own_v], dim=2),
-        attn_mask=layout.mask,
-        **options,
+    # heads copied: with a mask and grouped heads, CUDA has no fused kernel
+    all_k, all_v = (
+        torch.cat([x.index_select(0, layout.prompt_index), own], dim=2).repeat_interleave(copies, dim=1)
+        for x, own in ((k, own_k), (v, own_v))
     )
+    segments = scaled_dot_product_attention(own_q, all_k, all_v, attn_mask=layout.mask, scale=scaling)
     return torch.cat([flat(prompts, layout.prompt_places), flat(segments, layout.segment_places)])[None]
 
 
