@@ -134,6 +134,7 @@ def test_published_captions_come_with_their_intervals(run_dir, official_root):
     assert found["intervals"]["RePIC 7B"]["caption"].startswith("85.0 [81.")
     assert found["p"]["RePIC 7B"]["photo"] == 0.125 and found["p"]["RePIC 7B"]["caption"] < 0.001
     assert found["p"]["Qwen2.5-VL 7B zero-shot"] == {"photo": 1.0, "caption": 1.0}
+    assert found["beyond_recall"]["RePIC 7B"]["hallucinated"] == pytest.approx(79 / 105, abs=1e-3)
 
 
 def test_inference_names_a_single_concept(run_dir):
