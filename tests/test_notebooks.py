@@ -129,6 +129,14 @@ def test_training_ran_and_logged(run_dir):
     assert all(pair["before"].startswith("On a ") for pair in found["captions"])
 
 
+def test_probes_cover_all_ways(run_dir):
+    found = results(run_dir, "04_evaluation")["robustness"]
+    assert list(found) == ["base", "grpo"]
+    for ways in found.values():
+        assert list(ways) == ["as asked", "shuffled", *(f"{n} wrong" for n in range(1, 5)), "no photos"]
+        assert all(0 <= value <= 1 for value in ways.values()) and ways["no photos"] <= 0.2
+
+
 def test_published_captions_come_with_their_intervals(run_dir, official_root):
     found = results(run_dir, "04_evaluation")
     assert found["intervals"]["RePIC 7B"]["caption"].startswith("85.0 [81.")

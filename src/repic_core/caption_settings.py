@@ -82,6 +82,6 @@ def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
     hashes = []
     for item in items:
         references = [[c.tag, c.info, *map(image_hash, c.images)] for c in item.references]
-        parts = json.dumps([image_hash(item.query), references, item.question])
+        parts = json.dumps([image_hash(item.query), references, item.question, item.reference_photos])
         hashes.append(hashlib.sha256(parts.encode()).hexdigest())
     return hashes

@@ -30,6 +30,7 @@ class CaptionItem:
         references: the concepts in the prompt, in order.
         tags: the row's tags (the concepts that the query shows); by default all references'.
         label: the row's query path; by default `query` (empty for a PIL image).
+        reference_photos: False leaves the references' photos out of the prompt.
     """
 
     query: Any
@@ -37,6 +38,7 @@ class CaptionItem:
     question: str = DEFAULT_QUESTION
     tags: Sequence[str] | None = None
     label: str | None = None
+    reference_photos: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.tags, str):
@@ -188,6 +190,7 @@ class Captioner:
                 [_opened(concept) for concept in item.references],
                 item.question,
                 self.system,
+                item.reference_photos,
             )
             for item in items
         ]

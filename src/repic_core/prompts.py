@@ -95,6 +95,7 @@ def caption_messages(
     references: Iterable[Concept],
     question: str = CAPTION_QUESTIONS["single"][0],
     system: str | None = "evaluation",
+    reference_photos: bool = True,
 ) -> list[dict[str, Any]]:
     """Messages that ask for a personalised caption of `query`.
 
@@ -104,6 +105,7 @@ def caption_messages(
         question: the request, shown after ``This is the query image.``
         system: a key of `SYSTEM_PROMPTS`, the text itself, or None for no system message (the chat
             template then adds its own default, if it has one).
+        reference_photos: False leaves the references' photos out: names and infos only.
 
     Raises:
         ValueError: if the question or a reference holds a control token of the chat template.
@@ -113,7 +115,7 @@ def caption_messages(
     for concept in references:
         check_no_control_tokens(concept.tag, f"the tag of {concept.tag}")
         check_no_control_tokens(concept.info, f"the info of {concept.tag}")
-        content += [_image(image) for image in concept.images]
+        content += [_image(image) for image in concept.images if reference_photos]
         content.append(_text(reference_text(concept)))
     content += [_image(query), _text(f"{QUERY_PREFIX} {question}")]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
