@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.evaluation import CaptionRecord, caption_counts
-from repic_core.intervals import Interval, mean_interval
+from repic_core.intervals import Interval, mean_interval, units_of
 from repic_core.names import fold
 
 COPY_RUN = 4  # words in a row that are no accident
@@ -56,7 +56,7 @@ def measure(
         "copied": [copied_share(r.caption, i) for r, i in zip(records, infos, strict=True)],
         "words": [len(_words(record.caption)) for record in records],
     }
-    units = [record.query if unit == "photo" else str(i) for i, record in enumerate(records)]
+    units = units_of(records, unit)
     return {name: mean_interval(numbers, units) for name, numbers in values.items()}
 
 

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from repic_core.captioner import CaptionItem
 
 HASHED_VALUES = 65536  # of a weight, evenly spread; the toy's are no larger, so all of them count
+SETTINGS_SUFFIX = ".settings.json"
 START_AFRESH = "delete the file or write to another"
 
 
 def settings_path(out: str | Path) -> Path:
     """Where the settings stand with which the caption file `out` was made."""
     out = Path(out)
-    return out.with_name(f"{out.stem}.settings.json")
+    return out.with_name(f"{out.stem}{SETTINGS_SUFFIX}")
 
 
 def hash_weights(model: Any) -> str:

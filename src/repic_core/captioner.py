@@ -44,6 +44,11 @@ class CaptionItem:
         if isinstance(self.tags, str):
             raise ValueError(f"tags must be a list of tags, such as [{self.tags!r}], not one text")
 
+    @property
+    def shown(self) -> list[str]:
+        """The row's tags."""
+        return [concept.tag for concept in self.references] if self.tags is None else list(self.tags)
+
 
 class Captioner:
     """Captions photos with `model` (greedy unless asked otherwise).
@@ -276,6 +281,5 @@ def _opened(concept: Concept) -> Concept:
 
 
 def _row(item: CaptionItem, caption: str) -> list[Any]:
-    tags = [concept.tag for concept in item.references] if item.tags is None else list(item.tags)
     label = item.label if item.label is not None else item.query if isinstance(item.query, str | Path) else ""
-    return [str(label), tags, caption, item.question]
+    return [str(label), item.shown, caption, item.question]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def read_json(path: Path, error: type[Exception], **options: Any) -> Any:
@@ -26,14 +28,15 @@ def read_json(path: Path, error: type[Exception], **options: Any) -> Any:
         raise error(f"{path}: not UTF-8 text ({fault.reason} at byte {fault.start})") from None
 
 
-def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` (UTF-8) to a temporary file beside `path`, fsync it, and let it replace `path`."""
+@contextmanager
+def replaced(path: str | Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path` to write to; at the end it is fsynced and replaces `path`, not on an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -41,7 +44,13 @@ def write_text_atomic(path: str | Path, text: str) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
+
+
+def write_text_atomic(path: str | Path, text: str) -> Path:
+    """Write `text` (UTF-8) as `path`, whole or not at all."""
+    with replaced(path) as file:
+        file.write(text.encode())
+    return Path(path)
 
 
 def write_json_atomic(path: str | Path, value: Any, indent: int | None = 2) -> Path:

@@ -14,7 +14,7 @@ import datasets
 import torch
 from PIL import ExifTags, Image
 
-from repic_core.shared_prefix import select_features
+from repic_core.shared_prefix import first_of_each, select_features, select_patches
 
 IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
 
@@ -26,15 +26,15 @@ def split_by_group(batch: dict[str, Any], parts: int, shuffle: bool = True) -> l
     """
     index = batch["prompt_index"]
     size = -(-len(index) // parts)
-    groups: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for row, prompt in enumerate(index):
-        groups.setdefault(prompt, []).append(row)
-    lengths = {len(rows) for rows in groups.values()}
+        members.setdefault(prompt, []).append(row)
+    lengths = {len(rows) for rows in members.values()}
     rows = list(range(len(index)))
     if shuffle:
         drawn = torch.randperm(len(index)).tolist()  # as TRL draws: all later random numbers are the same
         if len(lengths) == 1 and size % lengths.pop() == 0:
-            rows = [row for prompt in dict.fromkeys(index[i] for i in drawn) for row in groups[prompt]]
+            rows = [row for prompt in dict.fromkeys(index[i] for i in drawn) for row in members[prompt]]
     return [_take(batch, rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
@@ -57,8 +57,7 @@ def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
         elif name == "image_grid_thw":
             taken[name] = value[images]
         elif name == "pixel_values":
-            patches = value.split(batch["image_grid_thw"].prod(-1).tolist())
-            taken[name] = torch.cat([patches[i] for i in images])
+            taken[name] = select_patches(value, batch["image_grid_thw"], images)
         else:
             taken[name] = value[rows] if isinstance(value, torch.Tensor) else [value[row] for row in rows]
     return taken
@@ -119,11 +118,10 @@ class EachPhotoOnce:
         flat = [photo for row in images for photo in (row if isinstance(row, list | tuple) else [row])]
         known: dict[Any, int] = {}
         self.index = [known.setdefault(photo_key(photo), len(known)) for photo in flat]
-        fields = self._own([flat[self.index.index(i)] for i in range(len(known))], **kwargs)
+        fields = self._own([flat[i] for i in first_of_each(self.index)], **kwargs)
         grids = torch.as_tensor(fields["image_grid_thw"])
-        patches = torch.as_tensor(fields["pixel_values"]).split(grids.prod(-1).tolist())
         fields["image_grid_thw"] = grids[self.index]
-        fields["pixel_values"] = torch.cat([patches[i] for i in self.index])
+        fields["pixel_values"] = select_patches(torch.as_tensor(fields["pixel_values"]), grids, self.index)
         return fields
 
 

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from repic_core.files import replaced
+
 MAX_ASPECT = 200  # of the longer side to the shorter: what the processors take
 COLLAGE_HEIGHT = 448  # pixels at most; that of the authors' DreamBooth photos
 
@@ -73,12 +75,7 @@ def write_collage(root: str | Path, files: Sequence[str], folder: str | Path) ->
     collage = Image.new("RGB", (sum(photo.width for photo in photos), height))
     for number, photo in enumerate(photos):
         collage.paste(photo, (sum(before.width for before in photos[:number]), 0))
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(collage.tobytes()).hexdigest()[:16]}.jpg"
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replaced(path) as file:
         collage.save(file, "JPEG", quality=90)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
     return Path(os.path.relpath(path, root)).as_posix()

@@ -8,7 +8,7 @@ Both methods are SciPy's: `scipy.stats.bootstrap` (percentile, 95%) and `scipy.s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,49 +55,34 @@ def score_intervals(
     >>> str(score_intervals(rows)["f1"])
     '100.0 [100.0, 100.0]'
     """
-    from scipy.stats import bootstrap
+    import numpy as np
 
-    counts = list(_counts(records, protocol, database, unit).values())
-    samples = _columns(counts)
-    intervals = {}
-    for name in SCORES:
-        value = float(_ratio(name, *(column.sum() for column in samples)))
-        if len(counts) == 1:  # nothing to draw from
-            intervals[name] = Interval(value, value, value)
-            continue
+    samples = np.array(list(_counts(records, protocol, database, unit).values()), dtype=float).T
 
-        def statistic(correct: Any, predicted: Any, total: Any, axis: int = -1, name: str = name) -> Any:
+    def statistic(name: str) -> Callable[..., Any]:
+        def ratio(correct: Any, predicted: Any, total: Any, axis: int = -1) -> Any:
             return _ratio(name, correct.sum(axis), predicted.sum(axis), total.sum(axis))
 
-        found = bootstrap(
-            samples, statistic, n_resamples=RESAMPLES, paired=True, method="percentile", rng=seed
-        ).confidence_interval
-        intervals[name] = Interval(value, float(found.low), float(found.high))
-    return intervals
+        return ratio
+
+    return {name: _bootstrapped(tuple(samples), statistic(name), seed) for name in SCORES}
 
 
-def mean_interval(values: Sequence[float], units: Sequence[str], seed: int = 0) -> Interval:
+def mean_interval(values: Sequence[float], units: Sequence[Any], seed: int = 0) -> Interval:
     """The mean of numbers, one a caption, with its 95% interval; captions of the same unit are drawn together.
 
     >>> mean_interval([1, 1, 1], ["a.jpg", "b.jpg", "b.jpg"])
     Interval(value=1.0, low=1.0, high=1.0)
     """
     import numpy as np
-    from scipy.stats import bootstrap
 
-    names, index = np.unique(np.array(units), return_inverse=True)
-    sums, counts = np.bincount(index, weights=values), np.bincount(index)
-    value = float(sums.sum() / counts.sum())
-    if len(names) == 1:
-        return Interval(value, value, value)
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    index = [places[unit] for unit in units]
 
     def mean(sums: Any, counts: Any, axis: int = -1) -> Any:
         return sums.sum(axis) / counts.sum(axis)
 
-    found = bootstrap(
-        (sums, counts), mean, n_resamples=RESAMPLES, paired=True, method="percentile", rng=seed
-    ).confidence_interval
-    return Interval(value, float(found.low), float(found.high))
+    return _bootstrapped((np.bincount(index, weights=values), np.bincount(index)), mean, seed)
 
 
 def compare(
@@ -115,7 +100,7 @@ def compare(
         ValueError: the files are not of the same photos and tags; names the first that differs.
     """
     import numpy as np
-    from scipy.stats import bootstrap, permutation_test
+    from scipy.stats import permutation_test
 
     rows = [sorted((r.query, tuple(sorted(r.tags))) for r in records) for records in (first, second)]
     if rows[0] != rows[1]:
@@ -134,39 +119,50 @@ def compare(
         )
         return next(scores) - next(scores)
 
-    value = float(difference(*indices))
-    options = {"n_resamples": RESAMPLES, "rng": seed, "vectorized": True}
-    tested = permutation_test(indices, difference, permutation_type="samples", **options)
-    if len(one) == 1:
-        return Comparison(Interval(value, value, value), float(tested.pvalue))
-    found = bootstrap(indices, difference, paired=True, method="percentile", **options).confidence_interval
-    return Comparison(Interval(value, float(found.low), float(found.high)), float(tested.pvalue))
+    tested = permutation_test(
+        indices, difference, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=seed
+    )
+    return Comparison(_bootstrapped(indices, difference, seed), float(tested.pvalue))
+
+
+def units_of(records: Sequence[CaptionRecord], unit: str) -> list[Any]:
+    """For each record what it is drawn as: its photo, or itself, in a way that is the same in another file."""
+    if unit not in UNITS:
+        raise ValueError(f"unit {unit!r}: use one of {', '.join(UNITS)}")
+    if unit == "photo":
+        return [record.query for record in records]
+    rows: Counter[Any] = Counter()
+    found = []
+    for record in records:
+        row = (record.query, tuple(sorted(record.tags)))
+        rows[row] += 1  # the same row may come again, with another question
+        found.append((*row, rows[row]))
+    return found
+
+
+def _bootstrapped(samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int) -> Interval:
+    """`statistic` of paired samples, one value a unit, with its interval; a single unit leaves nothing to draw."""
+    from scipy.stats import bootstrap
+
+    value = float(statistic(*samples))
+    if len(samples[0]) == 1:
+        return Interval(value, value, value)
+    found = bootstrap(
+        samples, statistic, n_resamples=RESAMPLES, paired=True, vectorized=True, method="percentile", rng=seed
+    ).confidence_interval
+    return Interval(value, float(found.low), float(found.high))
 
 
 def _counts(
     records: Sequence[CaptionRecord], protocol: str, database: Database, unit: str
 ) -> dict[Any, tuple[int, int, int]]:
     """(correct, predicted, total) of each unit: a photo's captions together, or each caption."""
-    if unit not in UNITS:
-        raise ValueError(f"unit {unit!r}: use one of {', '.join(UNITS)}")
     found: dict[Any, tuple[int, int, int]] = {}
-    rows: Counter[Any] = Counter()
-    for record, counts in zip(records, caption_counts(records, protocol, database), strict=True):
-        key: Any = record.query
-        if unit == "caption":
-            row = (record.query, tuple(sorted(record.tags)))
-            rows[row] += 1  # the same row may come again, with another question
-            key = (*row, rows[row])
+    every = caption_counts(records, protocol, database)
+    for key, counts in zip(units_of(records, unit), every, strict=True):
         before = found.get(key, (0, 0, 0))
         found[key] = (before[0] + counts[0], before[1] + counts[1], before[2] + counts[2])
     return found
-
-
-def _columns(counts: Sequence[tuple[int, int, int]]) -> tuple[Any, Any, Any]:
-    import numpy as np
-
-    table = np.array(counts, dtype=float)
-    return table[:, 0], table[:, 1], table[:, 2]
 
 
 def _ratio(name: str, correct: Any, predicted: Any, total: Any) -> Any:

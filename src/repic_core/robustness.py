@@ -38,7 +38,7 @@ def with_wrong_references(
             raise ValueError(f"{len(others)} other concepts are too few for {count} wrong references")
         references = [*item.references, *rng.sample(others, count)]
         rng.shuffle(references)
-        changed.append(replace(item, references=references, tags=_tags(item)))
+        changed.append(replace(item, references=references, tags=item.shown))
     return changed
 
 
@@ -50,7 +50,7 @@ def shuffled(items: Sequence[CaptionItem], seed: int = 0) -> list[CaptionItem]:
         references = list(item.references)
         while len(references) > 1 and references == list(item.references):
             rng.shuffle(references)
-        changed.append(replace(item, references=references, tags=_tags(item)))
+        changed.append(replace(item, references=references, tags=item.shown))
     return changed
 
 
@@ -86,8 +86,3 @@ def probe(
         captioner.caption_many(make(), out=path, resume=resume)
         found[name] = score_intervals(load_captions(path), "span", database)["f1"]
     return found
-
-
-def _tags(item: CaptionItem) -> list[str]:
-    """What the photo shows, before references are changed."""
-    return [concept.tag for concept in item.references] if item.tags is None else list(item.tags)

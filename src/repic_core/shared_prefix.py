@@ -199,6 +199,23 @@ def image_features(model: Any, pixel_values: Any, image_grid_thw: Any) -> Any:
         return model.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
 
 
+def first_of_each(index: Sequence[int]) -> list[int]:
+    """Where each of the numbers 0, 1, ... of `index` stands first.
+
+    >>> first_of_each([0, 0, 1, 0, 2])
+    [0, 2, 4]
+    """
+    return [index.index(number) for number in range(max(index) + 1)]
+
+
+def select_patches(pixel_values: Any, image_grid_thw: Any, images: Sequence[int]) -> Any:
+    """Patches of some of the images, in that order."""
+    import torch
+
+    patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    return torch.cat([patches[i] for i in images])
+
+
 def select_features(features: Any, images: Sequence[int]) -> Any:
     """Features of some of the images, in that order."""
     chosen = type(features)(pooler_output=tuple(features.pooler_output[i] for i in images))
@@ -265,7 +282,7 @@ def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = Non
 
     generate = model.generate
     index = torch.tensor(prompt_index)
-    first = torch.tensor([prompt_index.index(i) for i in range(max(prompt_index) + 1)])
+    first = torch.tensor(first_of_each(prompt_index))
 
     def expanded(
         self: Any, input_ids: Any, attention_mask: Any, generation_config: Any, **fields: Any

@@ -23,11 +23,13 @@ from repic_core.groups import IMAGE_FIELDS, EachPhotoOnce, decoded_once, groups,
 from repic_core.shared_prefix import (
     FAMILIES,
     conditional_model,
+    first_of_each,
     image_features,
     pack,
     packed_log_probs,
     rope_positions,
     select_features,
+    select_patches,
     shared_generate,
 )
 
@@ -143,9 +145,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if not self.shares_prefix or self.use_vllm or self.use_transformers_continuous_batching:
             return stock(prompt_ids, images, multimodal_fields, *args, **kw)
         model = self.accelerator.unwrap_model(self.model_wrapped)
-        features = (
-            self._features
-        )  # but not those of autocast, in which stock does not generate with an adapter
+        # not with autocast's features: stock generates with an adapter outside of it
+        features = self._features
         if features is not None and features.pooler_output[0].dtype != conditional_model(model).dtype:
             features = None
         with shared_generate(model, self._prompt_index, features):
@@ -157,13 +158,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or not self._same_tower(model.model.visual):
             return None
         device, index = self.accelerator.device, self.processing_class.image_processor.index
-        first = [index.index(i) for i in range(max(index) + 1)]
-        grids = fields["image_grid_thw"]
-        patches = fields["pixel_values"].split(grids.prod(-1).tolist())
+        first, grids = first_of_each(index), fields["image_grid_thw"]
+        patches = select_patches(fields["pixel_values"], grids, first)
         with self.accelerator.autocast():
-            features = image_features(
-                model, torch.cat([patches[i] for i in first]).to(device), grids[first].to(device)
-            )
+            features = image_features(model, patches.to(device), grids[first].to(device))
         return select_features(features, index)
 
     def _same_tower(self, visual: Any) -> bool:
@@ -261,7 +259,7 @@ def _plain_generation(*configs: Any) -> bool:
 def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tuple[Any, Any]:
     """Log-probabilities and entropies (rows, `logits_to_keep`), 0 where there is no token."""
     length = batch["ids"].shape[1] - logits_to_keep
-    first = [batch["prompt_index"].index(i) for i in range(max(batch["prompt_index"]) + 1)]
+    first = first_of_each(batch["prompt_index"])
     ids, mask = batch["ids"][first, :length], batch["mask"][first, :length]
     rope = {"image_grid_thw": batch["image_grid_thw"]}
     if batch["types"] is not None:

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repic_core.caption_settings import SETTINGS_SUFFIX
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.demo.page import STYLE, caption_card, concept_cards, photo
 from repic_core.evaluation import CaptionRecord, load_captions, score
@@ -45,9 +46,7 @@ def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path
     """
     folder, database = (Path(root) / part for part in PUBLISHED_FOLDERS[concepts])
     found = {
-        path.stem: path
-        for path in sorted(folder.glob("*.json"))
-        if path.suffixes[-2:] != [".settings", ".json"]
+        path.stem: path for path in sorted(folder.glob("*.json")) if not path.name.endswith(SETTINGS_SUFFIX)
     }
     if not found:
         raise FileNotFoundError(f"{folder}: no caption files (*.json); is {root} the authors' repository?")
