@@ -5,6 +5,7 @@ import threading
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -50,7 +51,8 @@ def photos(tmp_path):
     sizes = [(32, 32), (50, 33), (32, 32), (64, 200), (96, 96), (333, 250)]
     paths = [str(tmp_path / f"{i}.png") for i in range(len(sizes))]
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-        Image.effect_noise(size, 60 + 10 * i).convert("RGB").save(path)
+        noise = np.random.default_rng(i).normal(128, 60 + 10 * i, size[::-1])  # Pillow's own can't be seeded
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert("RGB").save(path)
     return paths
 
 
