@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.images import open_image
+from repic_core.images import image_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,20 +69,19 @@ def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
     """A hash an item: the bytes of its photos (each file is read once) and its texts."""
     files: dict[str, str] = {}
 
-    def image_hash(image: Any) -> str:
+    def hash_once(image: Any) -> str:
         if not isinstance(image, str | Path):
-            opened = open_image(image)
-            return hashlib.sha256(f"{opened.size}".encode() + opened.tobytes()).hexdigest()
+            return image_hash(image)
         if str(image) not in files:
             try:
-                files[str(image)] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+                files[str(image)] = image_hash(image)
             except OSError:  # captioning says so when it comes to it
                 files[str(image)] = "unreadable"
         return files[str(image)]
 
     hashes = []
     for item in items:
-        references = [[c.tag, c.info, *map(image_hash, c.images)] for c in item.references]
-        parts = json.dumps([image_hash(item.query), references, item.question, item.reference_photos])
+        references = [[c.tag, c.info, *map(hash_once, c.images)] for c in item.references]
+        parts = json.dumps([hash_once(item.query), references, item.question, item.reference_photos])
         hashes.append(hashlib.sha256(parts.encode()).hexdigest())
     return hashes

@@ -10,11 +10,12 @@ with image paths relative to a root that the caller gives (upstream's files: its
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from repic_core.images import image_fault
 _CONTROL_TOKEN = re.compile(
     r"<\|[^<>]*?\|>|</?(?:image|video|audio|tool_call|tool_response|think)>|</s>|\[/?INST\]",
     re.IGNORECASE,
+)
+READ_UP_TO = (
+    1000  # photos of a database are read to their end when it is loaded; of more, only that they are there
 )
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
 
@@ -129,6 +133,8 @@ class ConceptDatabase:
 
         Args:
             check_images: False for files whose photos are elsewhere; then nothing is opened, here or in `save`.
+                Else every photo must be there, and up to `READ_UP_TO` of them are also read (a database of
+                10,000 loads in well under a second; a broken photo is then named where it is used).
 
         Raises:
             ConceptError: naming file and entry, for anything that can't be used.
@@ -141,6 +147,8 @@ class ConceptDatabase:
             raise ConceptError(f'{path}: no "concept_dict" object; is this a concept database?')
         database = cls(root=root, path=path)
         database.check_images = check_images
+        resolve = _resolver(root, check_images, read=len(entries) <= READ_UP_TO)
+        written: dict[str, str] = {}
         for tag, entry in entries.items():
             where = f"{path}, entry {tag!r}"
             if not isinstance(entry, dict):
@@ -151,7 +159,8 @@ class ConceptDatabase:
             if not images:
                 raise ConceptError(f"{where}: no image: give a path or a list of paths")
             images = images if isinstance(images, list) else [images]
-            resolved = [str(_resolve(image, root, where, check_images)) for image in images]
+            resolved = [resolve(image, where) for image in images]
+            written |= dict.fromkeys(images, tag)
             try:
                 database.add(
                     Concept(
@@ -164,17 +173,20 @@ class ConceptDatabase:
                 )
             except ConceptError as error:
                 raise ConceptError(f"{where}: {error}") from None
-        database._compare_index(data.get("path_to_concept"), path, root)
+        database._compare_index(data.get("path_to_concept"), path, root, written)
         return database
 
-    def _compare_index(self, index: Any, path: Path, root: Path) -> None:
-        """Warn once where the file's own ``path_to_concept`` disagrees with its ``concept_dict``."""
+    def _compare_index(self, index: Any, path: Path, root: Path, written: dict[str, str]) -> None:
+        """Warn once where the file's own ``path_to_concept`` disagrees with its ``concept_dict`` (`written`: the
+        tag of each path as it stands there)."""
         if index is None:
             return
         if not isinstance(index, dict):
             raise ConceptError(f'{path}: "path_to_concept" must be an object')
-        tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
-        wrong = [p for p, tag in index.items() if tags.get(str((root / str(p)).resolve())) != tag]
+        wrong = [p for p, tag in index.items() if written.get(p) != tag]
+        if wrong:  # perhaps only written in another way
+            tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
+            wrong = [p for p in wrong if tags.get(str((root / str(p)).resolve())) != index[p]]
         if wrong:
             warnings.warn(
                 f'{path}: "path_to_concept" disagrees with "concept_dict" for {len(wrong)} image(s), '
@@ -275,22 +287,34 @@ def _read_json(path: Path) -> Any:
     return read_json(path, ConceptError, object_pairs_hook=unique)
 
 
-def _resolve(image: Any, root: Path, where: str, check: bool) -> Path:
-    if not isinstance(image, str) or "\0" in image:
-        raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
-    resolved = (root / image).resolve()
-    if not resolved.is_relative_to(root.resolve()):
-        raise ConceptError(f"{where}: the image {image!r} lies outside the root {root}")
-    if check:
-        if not resolved.is_file():
-            raise ConceptError(
-                f"{where}: missing image {image!r} under {root}: give the folder that paths are relative to as "
-                "root= (check_images=False skips this)"
-            )
-        fault = image_fault(resolved)
-        if fault:
-            raise ConceptError(f"{where}: the image {image!r} {fault}")
-    return resolved
+def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
+    """A function from an image as written (and where it stands) to its resolved path under `root`."""
+    real_root = os.path.realpath(root)
+    folders: dict[str, str] = {}  # most photos share a few: resolving each path anew takes most of the time
+
+    def resolve(image: Any, where: str) -> str:
+        if not isinstance(image, str) or "\0" in image:
+            raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
+        folder, name = os.path.split(os.path.join(root, image))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        resolved = os.path.join(folders[folder], name)
+        if name in ("", ".", "..") or os.path.islink(resolved):
+            resolved = os.path.realpath(resolved)
+        if os.path.commonpath((real_root, resolved)) != real_root:
+            raise ConceptError(f"{where}: the image {image!r} lies outside the root {root}")
+        if check:
+            if not os.path.isfile(resolved):
+                raise ConceptError(
+                    f"{where}: missing image {image!r} under {root}: give the folder that paths are relative to "
+                    "as root= (check_images=False skips this)"
+                )
+            fault = image_fault(Path(resolved)) if read else None
+            if fault:
+                raise ConceptError(f"{where}: the image {image!r} {fault}")
+        return resolved
+
+    return resolve
 
 
 def _relative(image: Any, root: Path, tag: str, check: bool) -> str:

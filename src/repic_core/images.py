@@ -60,6 +60,18 @@ def image_fault(path: Path) -> str | None:
     return None
 
 
+def image_hash(image: Any) -> str:
+    """What tells a photo from others: a hash of the file's bytes, or of an image's size and pixels.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if isinstance(image, str | Path):
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    opened = open_image(image)
+    return hashlib.sha256(f"{opened.size}".encode() + opened.tobytes()).hexdigest()
+
+
 def write_collage(root: str | Path, files: Sequence[str], folder: str | Path) -> str:
     """Write photos side by side, at one height, as a JPEG named for its pixels; its path relative to `root`.
 

@@ -1,0 +1,94 @@
+"""Where in a photo to look for concepts: a zero-shot object detector's boxes, tiles, or the whole photo.
+
+Boxes are ``(x1, y1, x2, y2)`` in pixels of the photo, origin at the top left, end exclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Box = tuple[int, int, int, int]
+DETECTION_THRESHOLD = 0.1  # upstream's confidence (`detector.py`, YOLO-World)
+
+
+def whole(photo: Any) -> list[Box]:
+    """The one region that a photo is."""
+    return [(0, 0, photo.width, photo.height)]
+
+
+def tiles(photo: Any, across: int = 2, overlap: float = 0.0) -> list[Box]:
+    """Windows of one size that cover a photo, row by row: where there is no detector but several things in it.
+
+    Args:
+        across: windows side by side that a row would take without overlap.
+        overlap: share of a window, in [0, 1), that the next one repeats.
+
+    >>> from PIL import Image
+    >>> tiles(Image.new("RGB", (100, 60)))
+    [(0, 0, 50, 30), (50, 0, 100, 30), (0, 30, 50, 60), (50, 30, 100, 60)]
+    """
+    wide, high = photo.width / across, photo.height / across
+    count = max(1, round((across - 1) / (1 - overlap)) + 1)
+    steps = [(across - 1) * i / max(1, count - 1) for i in range(count)]
+    return [
+        (round(x * wide), round(y * high), round((x + 1) * wide), round((y + 1) * high))
+        for y in steps
+        for x in steps
+    ]
+
+
+class Detector:
+    """A zero-shot object detector of `transformers` (OWL-ViT, OWLv2, Grounding DINO): a name on the hub or a
+    local folder, safetensors only.
+
+    Called with a photo, it gives the boxes of `labels` (a database's categories), best first; the whole photo
+    where there is none.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        labels: Sequence[str],
+        threshold: float = DETECTION_THRESHOLD,
+        most: int = 20,
+        device: str = "cpu",
+    ) -> None:
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+        labels = sorted({label.strip().lower() for label in labels} - {""})
+        if not labels:
+            raise ValueError("a detector needs labels: give the concepts a category")
+        options = {"trust_remote_code": False}
+        try:
+            self._processor = AutoProcessor.from_pretrained(name_or_path, **options)
+            self._model = AutoModelForZeroShotObjectDetection.from_pretrained(
+                name_or_path, use_safetensors=True, **options
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:240]
+            raise ValueError(f"{name_or_path}: can't be loaded as a zero-shot detector ({reason})") from None
+        self._model = self._model.to(device).eval()
+        self._labels, self._threshold, self._most = labels, threshold, most
+
+    def __call__(self, photo: Any) -> list[Box]:
+        import torch
+
+        inputs = self._processor(images=photo, text=[self._labels], return_tensors="pt").to(
+            self._model.device
+        )
+        with torch.inference_mode():
+            out = self._model(**inputs)
+        found = self._processor.post_process_grounded_object_detection(
+            out, threshold=self._threshold, target_sizes=[(photo.height, photo.width)]
+        )[0]
+        best = found["scores"].argsort(descending=True)[: self._most]
+        boxes = [_inside(box, photo) for box in found["boxes"][best].tolist()]
+        return [box for box in dict.fromkeys(boxes) if box[0] < box[2] and box[1] < box[3]] or whole(photo)
+
+
+def _inside(box: Sequence[float], photo: Any) -> Box:
+    x1, x2 = (round(min(max(x, 0), photo.width)) for x in (box[0], box[2]))
+    y1, y2 = (round(min(max(y, 0), photo.height)) for y in (box[1], box[3]))
+    return x1, y1, x2, y2
