@@ -11,13 +11,13 @@ Caption files are lists of rows ``[query path, tags, caption, question]`` (the a
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repic_core import tables
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.files import read_json, write_text_atomic
 from repic_core.names import TAG, bare, find_names, key, tag_of
@@ -262,12 +262,7 @@ def table(scores: dict[str, Sequence[Score]], latex: bool = False) -> str:
         [name, *(f"{100 * v:.1f}" for s in row for v in (s.precision, s.recall, s.f1))]
         for name, row in scores.items()
     ]
-    if latex:
-        escaped = ([re.sub(r"([&%$#_{}])", r"\\\1", cell) for cell in row] for row in (head, *body))
-        lines = [" & ".join(row) + r" \\" for row in escaped]
-        rules = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", lines[0], r"\midrule"]
-        return "\n".join([*rules, *lines[1:], r"\bottomrule", r"\end{tabular}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
+    return (tables.latex if latex else tables.markdown)(head, body)
 
 
 def main(arguments: list[str] | None = None) -> None:

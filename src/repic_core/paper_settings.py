@@ -1,0 +1,150 @@
+"""The paper's evaluation settings, from a folder laid out like the authors' repository.
+
+Each function gives a `Setting`: photos with the concepts that they show, as references in the order of the database
+(as upstream's `retriever.py` gives them). `retrieval` exchanges the references for retrieved ones. Photos that are
+not part of the repository (MyVLM, Yo'LLaVA, the 2-concept photos) must be put where its ``data/README.md`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repic_core.captioner import CaptionItem
+from repic_core.concepts import ConceptDatabase
+from repic_core.files import read_json
+from repic_core.names import key
+from repic_core.prompts import CAPTION_QUESTIONS, ZERO_SHOT_SUFFIX
+from repic_core.regions import Box, whole
+from repic_core.retrieval import ConceptIndex, with_retrieved
+
+SINGLE = ("myvlm", "yollava", "dreambooth")
+
+
+class SettingError(ValueError):
+    """A setting whose files are missing or malformed; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is captioned, and how it is scored.
+
+    `protocol`: the published one; `top_k`: concepts that retrieval gives (upstream's `topK`).
+    """
+
+    name: str
+    items: list[CaptionItem]
+    database: ConceptDatabase
+    protocol: str
+    top_k: int
+
+
+def single_concept(root: str | Path, dataset: str, zero_shot: bool = False, limit: int = 0) -> Setting:
+    """One concept a photo: ``myvlm``, ``yollava`` or ``dreambooth`` (`caption_eval_single.py`).
+
+    Args:
+        root: the authors' repository.
+        zero_shot: ask an untuned model for the name outright, as upstream does.
+        limit: the first so many photos only; 0 for all.
+
+    Raises:
+        SettingError: a list, a database or photos that are not there.
+    """
+    if dataset not in SINGLE:
+        raise SettingError(f"dataset {dataset!r}: use one of {', '.join(SINGLE)}")
+    return _setting(root, dataset, f"database_{dataset}", dataset, "repic-single", 2, zero_shot, limit)
+
+
+def two_concepts(root: str | Path, zero_shot: bool = False, limit: int = 0) -> Setting:
+    """Two concepts a photo (`caption_eval_multi_2.py`); arguments as for `single_concept`."""
+    return _setting(root, "2-concepts", "database_2_concepts", "2_concept", "repic-2", 2, zero_shot, limit)
+
+
+def four_concepts(root: str | Path, zero_shot: bool = False, limit: int = 0) -> Setting:
+    """Four concepts a row, several rows a photo (`caption_eval_multi_4.py`); arguments as for `single_concept`."""
+    return _setting(root, "4-concepts", "database_4_concepts", "4_concept", "repic-4", 4, zero_shot, limit)
+
+
+SETTINGS: dict[str, Callable[..., Setting]] = {
+    **{name: lambda root, *rest, _name=name: single_concept(root, _name, *rest) for name in SINGLE},
+    "2-concepts": two_concepts,
+    "4-concepts": four_concepts,
+}
+
+
+def retrieval(
+    setting: Setting,
+    index: ConceptIndex,
+    embedder: Any,
+    regions: Callable[[Any], list[Box]] = whole,
+    k: int | None = None,
+    threshold: float | None = None,
+) -> Setting:
+    """`setting` with the `k` (by default its `top_k`) concepts that are found (`find_concepts`) as references."""
+    items = with_retrieved(
+        setting.items, setting.database, index, embedder, regions, k or setting.top_k, threshold
+    )
+    return replace(setting, items=items)
+
+
+def _setting(
+    root: str | Path,
+    name: str,
+    database: str,
+    queries: str,
+    protocol: str,
+    top_k: int,
+    zero_shot: bool,
+    limit: int,
+) -> Setting:
+    root = Path(root)
+    folder = root / "data/database_tot" / database
+    file = next((folder / n for n in ("database_mod.json", "database.json") if (folder / n).is_file()), None)
+    if file is None:
+        raise SettingError(f"{folder}: no database_mod.json; is {root} the authors' repository?")
+    known = ConceptDatabase.load(file, root=root)
+    order = {key(concept.tag): number for number, concept in enumerate(known)}
+    rows = _rows(root / "data/query_tot" / f"{queries}_query_templates.json", known)[: limit or None]
+    missing = [photo for photo, _ in rows if not (root / photo).is_file()]
+    if missing:
+        raise SettingError(
+            f"{name}: {len(set(missing))} photos are not there, first {root / missing[0]}: put them where the "
+            "data/README.md of the authors' repository says"
+        )
+    # Upstream's scripts for several concepts have three other questions; the captions that it published, of two
+    # and of four concepts, answer these.
+    questions = [f"{q} {ZERO_SHOT_SUFFIX}" if zero_shot else q for q in CAPTION_QUESTIONS["single"]]
+    items = [
+        CaptionItem(
+            query=root / photo,
+            references=sorted(known.select(*tags), key=lambda concept: order[key(concept.tag)]),
+            question=questions[number % len(questions)],
+            tags=tags,
+            label=photo,
+        )
+        for number, (photo, tags) in enumerate(rows)
+    ]
+    return Setting(name, items, known, protocol, top_k)
+
+
+def _rows(path: Path, known: ConceptDatabase) -> list[tuple[str, list[str]]]:
+    """Photo and tags of each row: upstream's lists hold, for a photo, tags or a list of lists of tags."""
+    listed = read_json(path, SettingError)
+    if not isinstance(listed, dict) or not listed:
+        raise SettingError(f"{path}: must be an object of photos with their tags")
+    rows = []
+    for photo, value in listed.items():
+        nested = isinstance(value, list) and value and all(isinstance(tags, list) for tags in value)
+        groups: Sequence[Any] = value if nested else [value]
+        for tags in groups:
+            if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) for tag in tags):
+                raise SettingError(
+                    f"{path}, {photo!r}: must be a list of tags, or of such lists, not {tags!r}"
+                )
+            unknown = [tag for tag in tags if tag not in known]
+            if unknown:
+                raise SettingError(f"{path}, {photo!r}: {unknown[0]} is not in {known.path}")
+            rows.append((photo, tags))
+    return rows

@@ -1,0 +1,35 @@
+"""One table as Markdown, LaTeX or CSV: a list of cells for its head, one for each row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a ``|`` in a cell is escaped."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def latex(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A LaTeX tabular with booktabs' rules; the first `left` columns are aligned left, the others right."""
+    lines = [" & ".join(map(_escaped, line)) + r" \\" for line in (head, *rows)]
+    columns = "l" * left + "r" * (len(head) - left)
+    top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"])
+
+
+def csv_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """CSV with a head line."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows((head, *rows))
+    return file.getvalue()
+
+
+def _escaped(cell: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$"}
+    return re.sub(r"[\\~^<>±&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), cell)
