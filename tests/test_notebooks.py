@@ -137,6 +137,24 @@ def test_probes_cover_all_ways(run_dir):
         assert all(0 <= value <= 1 for value in ways.values()) and ways["no photos"] <= 0.2
 
 
+def test_captions_are_asked_what_they_tell(run_dir):
+    found = results(run_dir, EVALUATION)["questions"]
+    assert list(found) == [f"{arm} {k}" for arm in ("base", "grpo") for k in (1, 2, 4)]
+    assert found["base 1"] >= 0.9 > 0.7 > found["base 4"]  # the base names one toy, and describes four
+
+
+def test_concepts_are_found_among_many(run_dir):
+    found = results(run_dir, EVALUATION)
+    assert [(row["concepts"], row["regions"]) for row in found["retrieval"]] == [
+        (size, regions) for size in (10, 40) for regions in ("quarters", "true boxes")
+    ]
+    assert all(row["recall@4"] >= 0.85 for row in found["retrieval"])
+    assert all(row["accepted"] <= row["recall@4"] <= row["recall@8"] for row in found["retrieval"])
+    assert list(found["retrieval_f1"]["grpo"]) == ["given", "retrieved", "accepted", "strangers named"]
+    retrieved = results(run_dir, "03_inference")["retrieved"]
+    assert retrieved["concepts"] == 300 and 1 <= len(retrieved["tags"]) <= 4 and retrieved["caption"]
+
+
 def test_published_captions_come_with_their_intervals(run_dir, official_root):
     found = results(run_dir, "04_evaluation")
     assert found["intervals"]["RePIC 7B"]["caption"].startswith("85.0 [81.")
@@ -270,9 +288,10 @@ def test_paper_evaluation_with_a_local_model(official_copy, tmp_path):
     double = found["published"]["2"]["captioning-skip-retrieval-ours"]
     assert double == {"repic-2": [66.7, 50.0, 57.1], "span": [75.0, 75.0, 75.0]}
     assert len(found["published"]["4"]) == 5
-    assert found["this_run"]["photos"] == 2 and found["this_run"]["max_pixels"] == PAPER_MAX_PIXELS
-    assert all(0 <= v <= 100 for p in ("repic-4", "span") for v in found["this_run"][p])
-    path = tmp_path / "captions" / "this_run" / "quad_concept.json"
+    rows = [(row["setting"], row["references"], row["method"], row["captions"]) for row in found["settings"]]
+    assert rows == [("4-concepts", "given", "this run", "2"), ("4-concepts", "retrieved", "this run", "2")]
+    assert found["max_pixels"] == PAPER_MAX_PIXELS and (tmp_path / EVALUATION / "table.tex").exists()
+    path = tmp_path / "captions" / "this run" / "4-concepts.json"
     rows = json.loads(path.read_text(encoding="utf-8"))
     published = json.loads(
         (official_copy / "captioning/quad_concept/captioning-skip-retrieval-ours.json").read_text()
@@ -286,7 +305,7 @@ def test_paper_evaluation_with_a_local_model(official_copy, tmp_path):
     path.write_text(json.dumps([[*rows[0][:2], "mine", rows[0][3]], rows[1]]))
     run_notebook(FOLDER / f"{EVALUATION}.ipynb", tmp_path, {**parameters, "limit": 3})
     assert [row[2] for row in json.loads(path.read_text())][:2] == ["mine", rows[1][2]]
-    assert results(tmp_path, EVALUATION)["this_run"]["photos"] == 3
+    assert {row["captions"] for row in results(tmp_path, EVALUATION)["settings"]} == {"3"}
 
 
 def test_the_miniature_does_not_mix_runs(tmp_path, monkeypatch):

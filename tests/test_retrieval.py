@@ -207,7 +207,7 @@ def test_many_vectors_go_into_lists(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     rows = unit(rng.normal(size=(3000, 8)) @ rng.normal(size=(8, 32)))
     index = ConceptIndex("random")
-    index._add([(f"<c{i // 2}>", f"{i}") for i in range(3000)], rows)  # two photos a concept
+    index.add_many([f"<c{i // 2}>" for i in range(3000)], rows)  # two photos a concept
     assert not index.exact and "lists a search" in repr(index)
     queries = unit(rows[:50] + 0.01 * rng.normal(size=(50, 32)))
     expected = [(-(queries @ rows.T)[i]).argsort()[:1] // 2 for i in range(50)]

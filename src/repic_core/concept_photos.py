@@ -46,7 +46,7 @@ def embedded(
 
 
 def read_upstream(folder: Path, database: ConceptDatabase) -> Iterator[tuple[str, Any]]:
-    """Tag and vector of each photo in the authors' index; see `retrieval.ConceptIndex.read_upstream`."""
+    """Tag and vector of each photo in the authors' index; see `ConceptIndex.read_upstream`."""
     vectors, path = read_faiss(folder / "image.faiss"), folder / "id2filename.json"
     names = read_json(path, IndexFileError)
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):

@@ -1,4 +1,4 @@
-"""`retrieval.ConceptIndex` on a vector database, for more than one machine holds and for many users: Qdrant.
+"""`ConceptIndex` on a vector database, for more than one machine holds and for many users: Qdrant.
 
 Why Qdrant: the open-source server shards and replicates a collection over machines and keeps many users apart in
 one collection (a payload field marked ``is_tenant``), and the same client runs without a server, in memory or on a
@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from repic_core.concept_index import Changes, Hit
 from repic_core.concept_photos import embedded, photos_of
 from repic_core.concepts import ConceptDatabase
 from repic_core.embedders import unit
 from repic_core.names import key
-from repic_core.retrieval import Changes, Hit
 
 PAGE = 1000  # points read or written at a time
 logger = logging.getLogger(__name__)

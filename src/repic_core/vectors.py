@@ -16,6 +16,7 @@ from repic_core.files import replaced
 FLAT_LIMIT = 100_000  # vectors; up to here every search is exact
 PROBES = 32  # lists that a search looks into past it
 TRAINING = 40  # vectors a list from which the lists' centres are found; faiss warns below 39
+CHUNK = 50_000  # vectors moved at a time
 logger = logging.getLogger(__name__)
 
 
@@ -28,42 +29,48 @@ def is_exact(count: int) -> bool:
     return count <= FLAT_LIMIT
 
 
-def make_faiss(vectors: Any) -> Any:
-    """An empty faiss index for as many and such vectors as these (n, dimensions).
+def make_faiss(count: int, vectors: Any) -> Any:
+    """An empty faiss index for `count` vectors such as these (n, dimensions).
 
-    Past `FLAT_LIMIT`: IVF with 4 sqrt(n) lists (faiss' guidelines, "Guidelines to choose an index"), whose vectors
-    are in half precision: half the memory, and faster than single precision.
+    Past `FLAT_LIMIT`: IVF with 4 sqrt(count) lists (faiss' guidelines to choose an index), whose centres are found
+    from `vectors`, and whose vectors are in half precision: half the memory, and faster than single precision.
     """
     import faiss
     import numpy as np
 
-    count, dimensions = vectors.shape
+    dimensions = vectors.shape[1]
     if is_exact(count):
         return faiss.IndexFlatIP(dimensions)
     lists = round(4 * math.sqrt(count))
-    metric = faiss.METRIC_INNER_PRODUCT
-    centres = faiss.IndexFlatIP(dimensions)
     half = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexIVFScalarQuantizer(centres, dimensions, lists, half, metric)
+    centres = faiss.IndexFlatIP(dimensions)
+    index = faiss.IndexIVFScalarQuantizer(centres, dimensions, lists, half, faiss.METRIC_INNER_PRODUCT)
     centres.this.disown()  # the index frees it
     index.own_fields = True
     index.cp.niter = 10
-    chosen = np.random.default_rng(0).permutation(count)[: TRAINING * lists]
+    chosen = np.random.default_rng(0).permutation(len(vectors))[: TRAINING * lists]
     index.train(vectors[np.sort(chosen)])
     index.nprobe = PROBES
     logger.info(
-        "%d vectors are more than %d: a search looks into %d of %d lists", count, FLAT_LIMIT, PROBES, lists
+        "%d vectors, more than %d: a search looks into %d of %d lists", count, FLAT_LIMIT, PROBES, lists
     )
     return index
 
 
-def vectors_of(index: Any, numbers: Sequence[int]) -> Any:
-    """The vectors with these numbers (as kept: in half precision in an IVF index), float32."""
+def repacked(index: Any, numbers: Sequence[int]) -> Any:
+    """A faiss index of the vectors with these numbers, of the kind that suits their count."""
     import numpy as np
 
     if hasattr(index, "make_direct_map"):
         index.make_direct_map()
-    return np.stack([index.reconstruct(number) for number in numbers]) if numbers else np.empty((0, index.d))
+    order = np.asarray(numbers, np.int64)
+    sample = order[
+        np.random.default_rng(0).permutation(len(order))[: round(TRAINING * 4 * math.sqrt(len(order)))]
+    ]
+    packed = make_faiss(len(order), index.reconstruct_batch(np.sort(sample)))
+    for start in range(0, len(order), CHUNK):
+        packed.add(index.reconstruct_batch(order[start : start + CHUNK]))
+    return packed
 
 
 def write_faiss(index: Any, path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Questions about toy scenes, made from what they show, and a reader that answers them from a toy caption."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts import Concept
+from repic_core.questions import NOT_SAID, Question
+from repic_core.toyworld.draw import BACKGROUNDS, PLACES
+from repic_core.toyworld.scoring import stated_places
+
+WRONG = 3  # names beside the right one; of places and backgrounds all are offered
+BACKGROUND_QUESTION = "What is the background of the photo?"
+WHO_QUESTION = "Who is at the {place}?"
+WHERE_QUESTION = "Where is {tag}?"
+_WHO = re.compile(WHO_QUESTION.format(place="(.+)").replace("?", r"\?"))
+_WHERE = re.compile(WHERE_QUESTION.format(tag="(.+)").replace("?", r"\?"))
+
+
+def scene_questions(
+    row: dict[str, Any], truth: dict[str, Any], database: Iterable[Concept], rng: random.Random
+) -> list[Question]:
+    """Questions about one scene: its background, and of each toy shown who is there and where it is.
+
+    Args:
+        row: of ``queries.json``: {"query", "references", "shown"}.
+        truth: of ``truth.json``, this scene's: {"background", "objects"}.
+        database: fills up wrong names where the row has too few references (`WRONG`).
+    """
+    row_of = {"query": row["query"], "tags": tuple(row["shown"])}
+    background = Question(
+        **row_of, text=BACKGROUND_QUESTION, options=tuple(BACKGROUNDS), answer=truth["background"]
+    )
+    found = [background]
+    fill = [concept.tag for concept in database if concept.tag not in row["references"]]
+    for shown in truth["objects"]:
+        tag, place = shown["tag"], shown["place"]
+        wrong = [other for other in row["references"] if other != tag][:WRONG]
+        wrong += rng.sample(fill, max(0, min(WRONG - len(wrong), len(fill))))
+        who, where = WHO_QUESTION.format(place=place), WHERE_QUESTION.format(tag=tag)
+        found.append(Question(**row_of, text=who, options=(tag, *wrong), answer=tag))
+        found.append(Question(**row_of, text=where, options=PLACES, answer=place))
+    return found
+
+
+def heldout_questions(
+    folder: str | Path, database: Iterable[Concept], label: str, limit: int | None = None, seed: int = 0
+) -> list[Question]:
+    """`scene_questions` of the first `limit` queries of set `label` in a folder of `dataset.write_heldout`."""
+    folder, database, rng = Path(folder), list(database), random.Random(seed)
+    queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))[label][:limit]
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    return [q for row in queries for q in scene_questions(row, truth[row["query"]], database, rng)]
+
+
+class CaptionReader:
+    """Reads a toy caption to the letter: a name or a place counts as said only in "at the <place> is <tag>"."""
+
+    def choose(self, caption: str, text: str, options: Sequence[str]) -> int | None:
+        """The option that the caption says; `NOT_SAID` where it says none of them, or two; None where the question
+        is none of this module's."""
+        parts = stated_places(caption)
+        who, where = _WHO.fullmatch(text), _WHERE.fullmatch(text)
+        if who:
+            said = {what for place, what in parts if place == who[1]}
+        elif where:
+            said = {place for place, what in parts if what == where[1]}
+        elif text == BACKGROUND_QUESTION:
+            said = {background for background in BACKGROUNDS if background in caption}
+        else:
+            return None
+        offered = said & set(options)
+        return list(options).index(offered.pop() if len(said) == len(offered) == 1 else NOT_SAID)
