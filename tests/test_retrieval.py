@@ -208,7 +208,7 @@ def test_many_vectors_go_into_lists(monkeypatch, tmp_path):
     rows = unit(rng.normal(size=(3000, 8)) @ rng.normal(size=(8, 32)))
     index = ConceptIndex("random")
     index.add_many([f"<c{i // 2}>" for i in range(3000)], rows)  # two photos a concept
-    assert not index.exact and "lists a search" in repr(index)
+    assert not index.exact and "lists of codes" in repr(index)
     queries = unit(rows[:50] + 0.01 * rng.normal(size=(50, 32)))
     expected = [(-(queries @ rows.T)[i]).argsort()[:1] // 2 for i in range(50)]
     found = [[int(hit.tag[2:-1]) for hit in hits] for hits in index.search(queries, 1)]
@@ -324,3 +324,30 @@ def test_names_that_may_be_two_photos_are_refused(tmp_path):
         ConceptIndex.read_upstream(tmp_path, known)
     (tmp_path / "id2filename.json").write_text(json.dumps({"0": "red/photo.png", "1": "/x/blue/photo.png"}))
     assert ConceptIndex.read_upstream(tmp_path, known).search([[0, 1]], 1)[0][0].tag == "<blue>"
+
+
+def test_the_benchmark_compares_with_an_exact_search(monkeypatch):
+    from repic_core import retrieval_benchmark
+
+    monkeypatch.setattr(retrieval_benchmark, "QUERIES", 20)
+    monkeypatch.setattr(retrieval_benchmark, "EDITS", 5)
+    found = retrieval_benchmark.measure("categories", 400)
+    assert found["exact"] and found["recall@10"] == found["own concept in 10"] == 1.0
+    monkeypatch.setattr(vectors_module, "FLAT_LIMIT", 300)
+    walked = retrieval_benchmark.measure("spread", 400)
+    assert not walked["exact"] and walked["recall@10"] >= 0.85
+    table = retrieval_benchmark.report([found, walked]).splitlines()
+    assert len(table) == 4 and table[2].startswith("| 400 | categories, exact |")
+
+
+def test_texts_find_photos_where_the_embedder_has_a_text_side():
+    class TwoSides:
+        name = "two sides"
+
+        def texts(self, texts):
+            return unit([[1.0, 0.1] if text == "a dog" else [0.0, 1.0] for text in texts])
+
+    index = ConceptIndex(TwoSides.name)
+    index.add_many(["<bo>", "<mia>"], [[1.0, 0.0], [0.1, 1.0]])
+    found = index.search(TwoSides().texts(["a dog", "a cat"]), k=1)
+    assert [hits[0].tag for hits in found] == ["<bo>", "<mia>"]

@@ -15,7 +15,7 @@ from repic_core.toyworld.draw import COLORS, IDENTITIES, PLACES, Toy, draw_scene
 from repic_core.toyworld.lessons import HABIT, LESSONS, references_of
 from repic_core.toyworld.model import make_processor
 from repic_core.toyworld.pretrain import Encoder, pretrain
-from repic_core.toyworld.scoring import score_scene
+from repic_core.toyworld.scoring import position_agreement, score_scene
 from repic_core.toyworld.skills import box_iou, measure_skills
 from repic_core.toyworld.world import identities, make_sample, new_name, pick_toys, split_of
 
@@ -64,18 +64,20 @@ TRUTH = {
 
 
 @pytest.mark.parametrize(
-    ("caption", "coverage", "placed"),
+    ("caption", "coverage", "placed", "positions"),
     [
-        ("On a night sky, at the top left is <bo>, at the bottom right is <mia>.", 1, 1),
-        ("On a night sky, at the top left is a toy, at the bottom right is <mia>.", 1, 0.5),
-        ("On a night sky, at the top left is <mia>.", 1, 0),
-        ("On a night sky, at the top right is <bo>.", 0.5, 0),
-        ("<bo> <mia>", 1, 0),
-        ("This is a plain red ball.", 0.5, 0),
-        ("On a night sky, at the top left is <bo>, at the top left is <bo>.", 0.5, 0.5),
+        ("On a night sky, at the top left is <bo>, at the bottom right is <mia>.", 1, 1, (2, 2)),
+        ("On a night sky, at the top left is a toy, at the bottom right is <mia>.", 1, 0.5, (1, 1)),
+        ("On a night sky, at the top left is <mia>.", 1, 0, (0, 1)),
+        ("On a night sky, at the top right is <bo>.", 0.5, 0, (0, 1)),
+        ("On a night sky, at the bottom left is <zoe>, at the top left is <bo>.", 0.5, 0.5, (1, 1)),
+        ("<bo> <mia>", 1, 0, (0, 0)),
+        ("This is a plain red ball.", 0.5, 0, (0, 0)),
+        ("On a night sky, at the top left is <bo>, at the top left is <bo>.", 0.5, 0.5, (2, 2)),
     ],
 )
-def test_scene_scores_by_hand(caption, coverage, placed):
+def test_scene_scores_by_hand(caption, coverage, placed, positions):
+    assert position_agreement(caption, TRUTH) == positions
     scores = score_scene(caption, TRUTH)
     assert (scores["coverage"], scores["placed"]) == (coverage, placed)
     assert scores["background"] == ("night sky" in caption) and scores["length"] == len(caption)
@@ -157,3 +159,11 @@ def test_pretraining_is_seeded_and_goes_on_from_its_checkpoints(tmp_path):
     assert not list(tmp_path.glob("*/*.tmp"))
     log = (tmp_path / "w" / "language.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [2]
+
+
+def test_positions_agree_with_the_boxes_that_scenes_are_drawn_with():
+    for seed in range(40):
+        sample = make_sample(4, np.random.default_rng(seed), "val", n_shown=4)
+        shown = zip(sample.shown, sample.boxes, strict=True)
+        truth = {"objects": [{"tag": f"<{sample.names[i]}>", "box": list(box)} for i, box in shown]}
+        assert position_agreement(sample.caption(), truth) == (4, 4)

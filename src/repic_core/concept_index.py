@@ -20,7 +20,15 @@ from repic_core.concepts import ConceptDatabase
 from repic_core.embedders import unit
 from repic_core.files import read_json, write_json_atomic
 from repic_core.names import key
-from repic_core.vectors import IndexFileError, is_exact, make_faiss, read_faiss, repacked, write_faiss
+from repic_core.vectors import (
+    IndexFileError,
+    is_exact,
+    make_faiss,
+    read_faiss,
+    repacked,
+    search_faiss,
+    write_faiss,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +167,7 @@ class ConceptIndex:
         fetch = k
         while True:  # several photos may be one concept's, or removed: then look further
             fetch = min(fetch, self._faiss.ntotal)
-            similarities, numbers = self._faiss.search(vectors, fetch)
+            similarities, numbers = search_faiss(self._faiss, vectors, fetch)
             found = [self._hits(*row, threshold) for row in zip(similarities, numbers, strict=True)]
             ended = [
                 len(hits) >= k or row[-1] < (-1.0 if threshold is None else threshold) or last[-1] < 0
@@ -229,7 +237,7 @@ class ConceptIndex:
     @property
     def exact(self) -> bool:
         """Whether a search compares with every vector."""
-        return self._faiss is None or not hasattr(self._faiss, "nprobe")
+        return self._faiss is None or not hasattr(self._faiss, "k_factor")
 
     @property
     def tags(self) -> list[str]:
@@ -244,7 +252,7 @@ class ConceptIndex:
         return isinstance(tag, str) and key(tag) in self._of_tag
 
     def __repr__(self) -> str:
-        kind = "exact" if self.exact else f"{self._faiss.nprobe} of {self._faiss.nlist} lists a search"
+        kind = "exact" if self.exact else "lists of codes"
         return f"ConceptIndex({len(self._of_tag)} concepts, {len(self)} photos, {kind}, {self.embedder_name})"
 
     def _hits(self, similarities: Any, numbers: Any, threshold: float | None) -> list[Hit]:

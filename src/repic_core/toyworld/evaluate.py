@@ -12,7 +12,7 @@ from repic_core.captioner import Captioner, CaptionItem
 from repic_core.concepts import ConceptDatabase
 from repic_core.evaluation import load_captions, score
 from repic_core.toyworld.lessons import QUESTIONS
-from repic_core.toyworld.scoring import score_scene
+from repic_core.toyworld.scoring import position_agreement, score_scene
 
 
 def caption_split(
@@ -49,7 +49,8 @@ def caption_split(
 
 def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[dict[str, Any]]:
     """One row a query set: names (`precision`, `recall`, `f1` under `span`, where any wrong
-    tag counts, also one that no concept has) and the scene scores."""
+    tag counts, also one that no concept has), the scene scores, and `positions`: the share of stated positions of
+    shown toys that agree with their boxes (None where none is stated)."""
     folder = Path(folder)
     truth = json.loads((folder / "truth.json").read_text())
     database = ConceptDatabase.load(folder / "database.json", root=folder, check_images=False)
@@ -61,5 +62,9 @@ def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[di
         row: dict[str, Any] = {"arm": arm, "k": label, "n": len(records)}
         row |= {"precision": names.precision, "recall": names.recall, "f1": names.f1}
         row |= {key: float(np.mean([s[key] for s in scenes])) for key in scenes[0]}
+        right, stated = map(
+            sum, zip(*(position_agreement(r.caption, truth[r.query]) for r in records), strict=True)
+        )
+        row["positions"] = right / stated if stated else None
         table.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from repic_core.toyworld.draw import PLACES
+from repic_core.toyworld.draw import PLACES, SCENE_SIZE
 
 _PART = re.compile(rf"at the ({'|'.join(PLACES)}) is (<[^<>]*>|[^,.]*)")
 
@@ -21,6 +21,24 @@ def stated_places(caption: str) -> list[tuple[str, str]]:
     [('top left', '<bamo>'), ('bottom right', 'a toy')]
     """
     return [(place, what.strip()) for place, what in _PART.findall(caption)]
+
+
+def position_agreement(caption: str, truth: dict[str, Any]) -> tuple[int, int]:
+    """How many of the caption's stated positions of shown toys agree with their boxes, and how many there are: the
+    centre of the box must lie in the stated quarter of the scene. Names that the scene does not show are left out.
+
+    >>> truth = {"objects": [{"tag": "<bo>", "box": [50, 8, 86, 44]}]}
+    >>> position_agreement("On a blue sea, at the top right is <bo>, at the top left is <bo>.", truth)
+    (1, 2)
+    """
+    boxes = {shown["tag"]: shown["box"] for shown in truth["objects"]}
+    stated = [(place, boxes[what]) for place, what in stated_places(caption) if what in boxes]
+    half = SCENE_SIZE / 2
+    right = sum(
+        place == PLACES[2 * ((y1 + y2) / 2 >= half) + ((x1 + x2) / 2 >= half)]
+        for place, (x1, y1, x2, y2) in stated
+    )
+    return right, len(stated)
 
 
 def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
