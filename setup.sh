@@ -3,7 +3,7 @@
 # installed into .venv beside this file. Running it again is quick when nothing changed.
 #
 #   bash setup.sh            install, and say what to do next
-#   bash setup.sh demo       install, then run notebooks 01 to 05 on the toy world (CPU, `tiny` profile)
+#   bash setup.sh demo       install, then run notebooks 01 to 06 on the toy world (CPU, `tiny` profile)
 #   bash setup.sh test       install, then lint, unit tests and notebook tests
 #   bash setup.sh --gpu ...  also build flash-attn for this machine's CUDA; without it attention is sdpa
 #

@@ -26,6 +26,7 @@ NAMES = [
     "03_inference",
     "04_evaluation",
     "05_four_concept_gradio",
+    "06_ablations",
 ]
 MAX_LINES = 25
 PARAMETERS = {"profile": "tiny", "quick": False}  # every notebook's, besides run_dir, with these defaults

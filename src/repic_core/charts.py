@@ -63,7 +63,7 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
                 at, means, color=colors[name], linewidth=1.4, label=label, marker="." if len(at) == 1 else ""
             )
         axes.set_xlabel("step", fontsize=7)
-        _style(axes, title)
+        style_axes(axes, title)
         if len(names) > 1:
             axes.legend(fontsize=6, framealpha=0.8, edgecolor="none")
     if path is not None:
@@ -126,7 +126,7 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
         axes.set_xticks(range(len(ks)), [str(k) for k in ks])
         axes.set_xlabel("concepts in the photo", fontsize=7)
         axes.set_ylim(-3, 103)
-        _style(axes, f"{metric.capitalize()} (%)")
+        style_axes(axes, f"{metric.capitalize()} (%)")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False
     )
@@ -157,8 +157,8 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
             panels[1][column].plot(x, [one["seconds"]["step"] for one in measured], **style)
         least = [point["minimum_tokens"] for point in mine]
         panels[0][column].plot(x, least, color=BLACK, linestyle=":", linewidth=1.6, label="least: P + G C")
-        _style(panels[0][column], "Tokens, policy pass")
-        _style(panels[1][column], "Seconds, whole step")
+        style_axes(panels[0][column], "Tokens, policy pass")
+        style_axes(panels[1][column], "Seconds, whole step")
         for axes in panels[:, column]:
             axes.set_ylim(bottom=0)
             axes.set_xticks(x, [str(value) for value in x])
@@ -170,7 +170,7 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
     return figure
 
 
-def _style(axes: Any, title: str) -> None:
+def style_axes(axes: Any, title: str) -> None:
     axes.set_title(title, fontsize=8, loc="left")
     axes.tick_params(labelsize=7, color=RULE)
     axes.grid(axis="y", color=RULE, linewidth=0.5)

@@ -101,10 +101,18 @@ def vlt_reward(completion: str, solution: Sequence[float], profile: str = "stric
         if not box or max(map(len, box)) > 18:  # no coordinate; int() refuses the longest
             return 0.0
         return float(paper_iou([int(v) for v in box], solution) >= IOU_THRESHOLD)
+    box = stated_box(completion)
+    return float(box is not None and iou(box, solution) >= IOU_THRESHOLD)
+
+
+def stated_box(completion: str) -> list[float] | None:
+    """The one box ``[x1, y1, x2, y2]`` in an answer; None where there is none, or several.
+
+    >>> stated_box("It is at [1, 2, 3, 4.5]."), stated_box("[1, 2, 3, 4] or [5, 6, 7, 8]")
+    ([1.0, 2.0, 3.0, 4.5], None)
+    """
     boxes = _BOX.findall(completion)
-    if len(boxes) != 1:
-        return 0.0
-    return float(iou([float(v) for v in boxes[0]], solution) >= IOU_THRESHOLD)
+    return [float(v) for v in boxes[0]] if len(boxes) == 1 else None
 
 
 def paper_iou(a: Sequence[float], b: Sequence[float]) -> float:

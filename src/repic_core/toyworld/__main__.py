@@ -1,6 +1,10 @@
 """``python -m repic_core.toyworld pretrain``: reproduce the shipped base (under an hour on two cores).
 
 ``python -m repic_core.toyworld miniature``: the paper's claim in small, all arms and seeds, and its table.
+
+``python -m repic_core.toyworld retrieval``: concepts found in scenes among ever more of them, over seeds.
+
+``python -m repic_core.toyworld ablations``: the recipe without its parts, all arms and seeds, tables and figures.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    from repic_core.toyworld import ablations
     from repic_core.toyworld.miniature import ARMS
 
     parser = argparse.ArgumentParser(prog="python -m repic_core.toyworld", description=__doc__)
@@ -34,6 +39,26 @@ def main() -> None:
     miniature.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     miniature.add_argument("--arms", nargs="+", choices=ARMS, default=tuple(ARMS), help="default: all")
     miniature.add_argument("--split", choices=("val", "test"), default="test")
+    ablate = commands.add_parser(
+        "ablations", help="GRPO without each part of the recipe, on held-out concepts"
+    )
+    ablate.add_argument("--base", default="assets/toy-base")
+    ablate.add_argument("--out", type=Path, default=Path("runs/ablations"), help="resumes what is there")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    ablate.add_argument("--arms", nargs="+", choices=ablations.ARMS, default=tuple(ablations.ARMS))
+    ablate.add_argument(
+        "--budgets",
+        nargs="+",
+        choices=ablations.BUDGETS,
+        default=tuple(ablations.BUDGETS),
+        help="default: all",
+    )
+    ablate.add_argument("--split", choices=("val", "test"), default="test")
+    retrieval = commands.add_parser("retrieval", help="toys found among ever more, strangers refused")
+    retrieval.add_argument("--base", default="assets/toy-base")
+    retrieval.add_argument("--adapter", default=None, help="for the captions, such as runs/tiny/models/grpo")
+    retrieval.add_argument("--out", type=Path, default=Path("runs/retrieval"))
+    retrieval.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     skills = commands.add_parser("skills", help="what a toy model can do, held out")
     skills.add_argument("model", nargs="?", default="assets/toy-base")
     skills.add_argument("--split", choices=("val", "test"), default="test")
@@ -52,6 +77,18 @@ def main() -> None:
         from repic_core.toyworld.miniature import markdown, run
 
         print(markdown(run(args.base, args.out, args.seeds, args.split, args.arms)))
+    elif args.command == "ablations":
+        from repic_core.toyworld.ablation_figure import ablation_figure
+
+        for name in args.budgets:
+            budget, out = ablations.BUDGETS[name], args.out / name
+            table = ablations.run(args.base, out, budget, args.seeds, args.split, args.arms)
+            print(f"\n{name}: {budget}\n\n{ablations.markdown(table)}\n")
+            ablation_figure(table, args.out / f"ablations_{name}")
+    elif args.command == "retrieval":
+        from repic_core.toyworld import finding
+
+        print(finding.markdown(finding.run(args.base, args.out, args.adapter, args.seeds)))
     else:
         from repic_core.models import load_model
         from repic_core.toyworld.skills import measure_skills

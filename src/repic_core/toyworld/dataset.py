@@ -24,7 +24,8 @@ from repic_core.toyworld.world import GENERIC_INFO, Sample, identities, make_sam
 K_WEIGHTS = (0.10, 0.25, 0.30, 0.35)  # share of training scenes with 1, 2, 3, 4 references
 
 
-def _save(image: np.ndarray, folder: Path, name: str) -> str:
+def save_image(image: np.ndarray, folder: Path, name: str) -> str:
+    """Write an RGB array as ``images/<name>.png`` under `folder`; returns that path, relative to `folder`."""
     from PIL import Image
 
     path = folder / "images" / f"{name}.png"
@@ -51,6 +52,21 @@ def _references(sample: Sample, paths: list[str]) -> list[Concept]:
     return [Concept(f"<{name}>", name, path, info, "toy") for name, path, info in trio]
 
 
+def _vlt_row(scene: str, objects: list[dict[str, Any]], rng: np.random.Generator) -> TrainingExample:
+    target = objects[rng.integers(len(objects))]
+    described = VLT_QUESTION.format(description=target["description"])
+    return TrainingExample((scene,), described, target["box"], "iou")
+
+
+def _oct_row(folder: Path, name: str, split: str, rng: np.random.Generator) -> TrainingExample:
+    """Two photos, of one toy in half of the cases; others often differ in one attribute."""
+    same = bool(rng.random() < 0.5)
+    one, two = pick_toys(2, rng, split, 0.6)
+    again = save_image(draw_reference(one, rng), folder, f"{name}_0")
+    other = save_image(draw_reference(one if same else two, rng), folder, f"{name}_1")
+    return TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", "yes_no")
+
+
 def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> dict[str, int]:
     """Write `n_scenes` training scenes and their rows; returns the number of rows of each file.
 
@@ -71,8 +87,10 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         rng = np.random.default_rng([seed, 10, n])
         k = int(rng.choice(4, p=K_WEIGHTS)) + 1
         sample = make_sample(k, rng, "train", generic=0.6, hard=0.3)
-        photos = [_save(photo, folder, f"{n:05d}_reference_{i}") for i, photo in enumerate(sample.photos)]
-        scene = _save(sample.scene, folder, f"{n:05d}_scene")
+        photos = [
+            save_image(photo, folder, f"{n:05d}_reference_{i}") for i, photo in enumerate(sample.photos)
+        ]
+        scene = save_image(sample.scene, folder, f"{n:05d}_scene")
         truth[scene] = _truth(sample)
         tags = [o["tag"] for o in truth[scene]["objects"]]
         question = QUESTIONS[rng.integers(len(QUESTIONS))]
@@ -97,7 +115,7 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
             places,
             boxes,
         )
-        lone_path = _save(alone, folder, f"{n:05d}_alone")
+        lone_path = save_image(alone, folder, f"{n:05d}_alone")
         lone_problem = caption_problem([references[first]], question)
         about = f"This is <{lone.names[0]}>. On a {background}."
         pair = (photos[first], lone_path)
@@ -105,15 +123,9 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         listing.append(TrainingExample(pair, lone_problem, lone.caption(), "yes_no_name"))
 
         if n % 4 == 0:
-            target = rng.integers(len(tags))
-            described = VLT_QUESTION.format(description=truth[scene]["objects"][target]["description"])
-            rows.append(TrainingExample((scene,), described, truth[scene]["objects"][target]["box"], "iou"))
+            rows.append(_vlt_row(scene, truth[scene]["objects"], rng))
         if n % 4 == 2:
-            same = bool(rng.random() < 0.5)
-            one, two = pick_toys(2, rng, "train", 0.6)
-            again = _save(draw_reference(one, rng), folder, f"{n:05d}_pair_0")
-            other = _save(draw_reference(one if same else two, rng), folder, f"{n:05d}_pair_1")
-            rows.append(TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", "yes_no"))
+            rows.append(_oct_row(folder, f"{n:05d}_pair", "train", rng))
     write_rows(folder / "rows.jsonl", rows)
     write_rows(folder / "captions_single.jsonl", single)
     write_rows(folder / "captions_listing.jsonl", listing)
@@ -132,10 +144,8 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
     Every identity has one name and one reference photo, and only the generic info, so names must come from
     sight. ``queries.json`` maps a set to ``[{"query", "references", "shown"}]``.
     """
-    if split not in ("val", "test"):
-        raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")
     folder = Path(folder)
-    rng = np.random.default_rng([seed, 20, 0 if split == "val" else 1])
+    rng = np.random.default_rng([seed, 20, _heldout(split)])
     names: dict[Any, str] = {}
     concepts = []
     for i, toy in enumerate(identities(split)):
@@ -143,7 +153,7 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
         while name in names.values():
             name = new_name(rng, split)
         names[toy] = name
-        photo = _save(draw_reference(toy, rng), folder, f"concept_{i:03d}")
+        photo = save_image(draw_reference(toy, rng), folder, f"concept_{i:03d}")
         concepts.append(Concept(f"<{name}>", name, photo, GENERIC_INFO, "toy"))
     write_text_atomic(folder / "database.json", _public_format(concepts))
     queries: dict[str, list[dict[str, Any]]] = {}
@@ -153,7 +163,7 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
         for i in range(n):
             sample = make_sample(k, rng, split, n_shown=shown)
             sample.names = [names[toy] for toy in sample.toys]
-            path = _save(sample.scene, folder, f"query_{label.replace(' ', '_')}_{i:03d}")
+            path = save_image(sample.scene, folder, f"query_{label.replace(' ', '_')}_{i:03d}")
             truth[path] = _truth(sample)
             tags = [o["tag"] for o in truth[path]["objects"]]
             references = [f"<{name}>" for name in sample.names]
@@ -161,6 +171,26 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
     write_json_atomic(folder / "queries.json", queries)
     write_json_atomic(folder / "truth.json", truth)
     return ConceptDatabase.load(folder / "database.json", root=folder)
+
+
+def write_heldout_tasks(folder: str | Path, split: str, n: int = 150, seed: int = 0) -> list[TrainingExample]:
+    """Write `n` OCT and `n` VLT rows of a held-out split to ``tasks.jsonl``; scenes show 1 to 4 toys."""
+    folder = Path(folder)
+    rng = np.random.default_rng([seed, 30, _heldout(split)])
+    rows = [_oct_row(folder, f"task_{i:03d}_pair", split, rng) for i in range(n)]
+    for i in range(n):
+        sample = make_sample(int(rng.integers(1, 5)), rng, split)
+        scene = save_image(sample.scene, folder, f"task_{i:03d}_scene")
+        rows.append(_vlt_row(scene, _truth(sample)["objects"], rng))
+    write_rows(folder / "tasks.jsonl", rows)
+    return rows
+
+
+def _heldout(split: str) -> int:
+    """The split's part of the seeds."""
+    if split not in ("val", "test"):
+        raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")
+    return 0 if split == "val" else 1
 
 
 def _public_format(concepts: list[Concept]) -> str:

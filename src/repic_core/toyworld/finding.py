@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from repic_core import tables
 from repic_core.captioner import Captioner, CaptionItem
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.embedders import TowerEmbedder
@@ -21,10 +22,12 @@ from repic_core.evaluation import load_captions
 from repic_core.files import write_json_atomic
 from repic_core.images import open_image
 from repic_core.intervals import Interval, mean_interval, score_intervals
+from repic_core.models import load_model
 from repic_core.names import find_names
 from repic_core.regions import tiles
 from repic_core.retrieval import ConceptIndex, find_concepts, with_retrieved
-from repic_core.toyworld.dataset import _save
+from repic_core.toyworld.arms import cell, over_seeds
+from repic_core.toyworld.dataset import save_image
 from repic_core.toyworld.draw import PLACES, draw_reference, draw_scene
 from repic_core.toyworld.world import GENERIC_INFO, identities, new_name
 
@@ -34,6 +37,7 @@ SIZES = (10, 40, 150, 300, 580)
 # concept than a stranger to any): 32, the side of a reference photo, .825 and .919; 40, .864 and .963.
 SIDE = 40
 FALSE_ACCEPTS = 0.05
+HEAD = ("concepts", "regions")
 
 
 def toy_embedder(model: Any, processor: Any) -> TowerEmbedder:
@@ -49,7 +53,7 @@ def write_finding(folder: str | Path, split: str, size: int, n: int = 150, seed:
     """
     if split not in ("val", "test"):
         raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     own = list(identities(split))
     order = np.random.default_rng([seed, 50]).permutation(len(own))
     strangers, known = [own[i] for i in order[:STRANGERS]], [own[i] for i in order[STRANGERS:]]
@@ -62,7 +66,7 @@ def write_finding(folder: str | Path, split: str, size: int, n: int = 150, seed:
         while f"<{name}>" in tags.values():
             name = new_name(rng, split)
         tags[toy] = f"<{name}>"
-        photo = _save(draw_reference(toy, rng), folder, f"concept_{len(concepts):03d}")
+        photo = save_image(draw_reference(toy, rng), folder, f"concept_{len(concepts):03d}")
         concepts.append(Concept(name=name, image=str(folder / photo), info=GENERIC_INFO, category="toy"))
     database = ConceptDatabase(concepts, root=folder)
     database.save(folder / "database.json")
@@ -73,7 +77,7 @@ def write_finding(folder: str | Path, split: str, size: int, n: int = 150, seed:
             toys = [pool[j] for j in rng.permutation(len(pool))[: rng.integers(1, 5)]]
             scene, _, places, boxes = draw_scene(toys, rng)
             shown = {place: tags.get(toy) for place, toy in zip(places, toys, strict=True)}
-            path = _save(scene, folder, f"{group}_{i:03d}")
+            path = save_image(scene, folder, f"{group}_{i:03d}")
             queries[group].append({"query": path, "shown": shown, "boxes": boxes})
     write_json_atomic(folder / "queries.json", queries)
     return database
@@ -146,6 +150,39 @@ def finding_table(
             row = measure_finding(embedder, folders["test"], threshold, known_boxes)
             rows.append({"regions": "true boxes" if known_boxes else "quarters", **row})
     return rows
+
+
+def run(
+    model: str | Path, out: str | Path, adapter: str | Path | None = None, seeds: Sequence[int] = (0, 1, 2)
+) -> list[dict[str, Any]]:
+    """`finding_table`, and `caption_found` for quarters, over `seeds`: a row a size and kind of region."""
+    loaded = load_model(model, adapter)
+    embedder = toy_embedder(*loaded)
+    captioner = Captioner(*loaded, system=None, batch_size=50, max_new_tokens=64)
+    rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for seed in seeds:
+        folder = Path(out) / str(seed)
+        for row in finding_table(embedder, folder, seed=seed):
+            if row["regions"] == "quarters":
+                scenes, captions = folder / f"test_{row['concepts']}", folder / f"captions_{row['concepts']}"
+                found = caption_found(captioner, embedder, scenes, captions, row["threshold"], resume=False)
+                strangers = found.pop("strangers named").value
+                row |= {f"F1 {way}": f1.value for way, f1 in found.items()} | {"strangers named": strangers}
+            rows.setdefault((row["concepts"], row["regions"]), []).append(row)
+    return [
+        {"concepts": size, "regions": regions, **over_seeds(found, [k for k in found[0] if k not in HEAD])}
+        for (size, regions), found in rows.items()
+    ]
+
+
+def markdown(table: Sequence[dict[str, Any]]) -> str:
+    """The table as Markdown, in percent: mean ± standard deviation over seeds."""
+    names = [name for name in table[0] if name not in (*HEAD, "threshold") and not name.endswith("_sd")]
+    rows = [
+        [str(row["concepts"]), row["regions"], *(cell(row, name) if name in row else "" for name in names)]
+        for row in table
+    ]
+    return tables.markdown([*HEAD, *names], rows)
 
 
 def caption_found(

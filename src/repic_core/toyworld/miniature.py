@@ -14,20 +14,18 @@ Settings were chosen on the validation split and written down here before the te
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from repic_core import grpo, sft
 from repic_core.captioner import Captioner
 from repic_core.files import write_json_atomic
 from repic_core.models import load_model
 from repic_core.tasks import read_rows
+from repic_core.toyworld.arms import cell, check_settings, over_seeds
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
 from repic_core.toyworld.evaluate import caption_split, score_split
 
@@ -41,6 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"rows": "rows.jsonl", "tune": "full", "max_steps": 100, "learning_rate": 1e-4},
     "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
 }
+SCORES = ("precision", "recall", "f1", "coverage", "placed", "background", "length")
 
 
 def train_arm(
@@ -95,7 +94,7 @@ def run(
         ValueError: what is under `out` was made from another base, number of scenes or settings of an arm.
     """
     out = Path(out)
-    check_settings(base, out, arms, n_scenes)
+    check_settings(base, out, {arm: ARMS[arm] for arm in arms}, n_scenes=n_scenes)
     train, heldout = out / "data" / "train", out / "data" / split
     if not (train / "truth.json").exists():
         write_training(train, n_scenes)
@@ -126,33 +125,6 @@ def run(
     return summarize(out / split)
 
 
-def check_settings(base: str | Path, out: Path, arms: Sequence[str], n_scenes: int) -> None:
-    """Write ``settings.json`` into `out`, or raise ValueError where what is there does not fit it."""
-    path, mend = out / "settings.json", "give another --out, or delete that folder"
-    weights = hashlib.sha256()
-    for file in sorted(Path(base).glob("*.safetensors")):
-        weights.update(file.read_bytes())
-    new: dict[str, Any] = {"base": weights.hexdigest(), "n_scenes": n_scenes}
-    new["arms"] = {arm: ARMS[arm] for arm in arms}
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if (out / "data").exists():
-            raise ValueError(
-                f"{out}: holds a run without {path.name}, so what it was made from is unknown: {mend}"
-            ) from None
-        old = {"arms": {}}
-    for key in ("base", "n_scenes"):
-        if old.get(key, new[key]) != new[key]:
-            raise ValueError(f"{path}: made with another {key} ({old[key]}, now {new[key]}): {mend}")
-    for arm in arms:
-        if old["arms"].get(arm, new["arms"][arm]) != new["arms"][arm]:
-            raise ValueError(
-                f"{path}: arm {arm} was made with {old['arms'][arm]}, now {new['arms'][arm]}: {mend}"
-            )
-    write_json_atomic(path, {**new, "arms": old["arms"] | new["arms"]})
-
-
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
     """Mean and standard deviation over seeds of every score under `folder`, a row an arm and set."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -162,24 +134,12 @@ def summarize(folder: str | Path) -> list[dict[str, Any]]:
     table = []
     for arm, label in sorted(groups, key=lambda g: (list(ARMS).index(g[0]), list(QUERY_SETS).index(g[1]))):
         rows = groups[arm, label]
-        line: dict[str, Any] = {"arm": arm, "k": label, "seeds": len(rows)}
-        for key in ("precision", "recall", "f1", "coverage", "placed", "background", "length"):
-            values = [row[key] for row in rows if row[key] is not None]
-            line[key] = float(np.mean(values)) if values else None
-            line[f"{key}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        table.append(line)
+        table.append({"arm": arm, "k": label, "seeds": len(rows), **over_seeds(rows, SCORES)})
     return table
 
 
 def markdown(table: list[dict[str, Any]]) -> str:
     """The table as Markdown, in percent (length in characters), with the standard deviation over seeds."""
-
-    def cell(row: dict[str, Any], key: str, scale: float = 100) -> str:
-        if row[key] is None:
-            return "-"
-        spread = "" if row[f"{key}_sd"] is None else f" ± {scale * row[f'{key}_sd']:.1f}"
-        return f"{scale * row[key]:.1f}{spread}"
-
     head = "| concepts | arm | P | R | F1 | mentioned | placed | background | length |\n|" + "---|" * 9
     lines = []
     for row in sorted(table, key=lambda r: list(QUERY_SETS).index(r["k"])):

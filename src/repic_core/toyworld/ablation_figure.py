@@ -1,0 +1,84 @@
+"""The figure of the ablations: tasks on and off as bars, number of scenes, group size and KL weight as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repic_core.charts import style_axes
+from repic_core.figures import concept_colors
+from repic_core.typeset import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCORES = {
+    "f1_4": "F1, 4 references",
+    "f1_2": "F1, 2 references",
+    "oct": "OCT accuracy",
+    "vlt_hit": "VLT, IoU ≥ 0.5",
+}
+TASK_ARMS = ("base", "full", "no OCT", "no VLT", "no ICT", "single ICT only", "multi ICT only")
+# Panel: the arms in order, each with its place on the axis.
+LINES = {
+    "training scenes": {
+        "8 scenes": "8",
+        "32 scenes": "32",
+        "125 scenes": "125",
+        "500 scenes": "500",
+        "full": "2000",
+    },
+    "group size": {"group 2": "2", "group 4": "4", "full": "8", "group 16": "16"},
+    "KL weight": {"KL 0": "0", "full": "0.04", "KL 0.2": "0.2", "KL 1": "1"},
+}
+
+
+def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
+    """Scores in percent, mean and standard deviation over seeds, 6.9 inches wide.
+
+    Args:
+        table: of `ablations.summarize`; arms that are not in it are left out, and a panel that has only `full`.
+        path: where to write, as in `figures.caption_grid`.
+    """
+    lines = {row["arm"]: row for row in table}
+    panels = {title: {a: x for a, x in arms.items() if a in lines} for title, arms in LINES.items()}
+    panels = {title: arms for title, arms in panels.items() if set(arms) - {"full"}}
+    colors = concept_colors(SCORES)
+    figure = new_figure(figsize=(6.9, 4.3 if panels else 2.5), layout="constrained")
+    grid = figure.add_gridspec(2 if panels else 1, max(1, len(panels)))
+    axes = figure.add_subplot(grid[0, :])
+    arms = [arm for arm in TASK_ARMS if arm in lines]
+    for number, (key, label) in enumerate(SCORES.items()):
+        x = [place + 0.2 * (number - 1.5) for place in range(len(arms))]
+        values, errors = _spread([lines[arm] for arm in arms], key)
+        marks = {"color": colors[key], "label": label, "capsize": 2, "error_kw": {"linewidth": 0.8}}
+        axes.bar(x, values, 0.18, yerr=errors, **marks)
+    axes.set_xticks(range(len(arms)), [arm.replace(" ICT", "\nICT", arm.endswith("only")) for arm in arms])
+    style_axes(axes, "Tasks on and off (%)")
+    for column, (title, places) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[1, column])
+        for number, key in enumerate(SCORES):
+            values, errors = _spread([lines[arm] for arm in places], key)
+            x = [place + 0.1 * (number - 1.5) for place in range(len(places))]
+            marks = {"marker": "osD^"[number], "markersize": 4, "linewidth": 1.2, "capsize": 2}
+            axes.errorbar(x, values, errors, color=colors[key], **marks)
+        axes.set_xticks(range(len(places)), places.values())
+        style_axes(axes, f"By {title} (%)")
+    for axes in figure.axes:
+        axes.set_ylim(-3, 103)
+        axes.set_axisbelow(True)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Means and standard deviations in percent, NaN where there is none."""
+
+    def percent(name: str) -> list[float]:
+        return [float("nan") if row[name] is None else 100 * row[name] for row in rows]
+
+    return percent(key), percent(f"{key}_sd")

@@ -1,0 +1,184 @@
+"""What each part of the recipe does, on the toy world: ``python -m repic_core.toyworld ablations``.
+
+Each arm differs in one thing from `full`: OCT, VLT, single and multi ICT rows of 2,000 scenes, groups of 8, KL
+weight 0.04. All arms take the same number of steps and of completions a step, so one without a task sees more rows
+of the others, and one with larger groups fewer prompts.
+
+Each arm is trained with two budgets: `short`, at which `full` stands between the base and the ceiling, so that arms
+can be told apart in how fast they learn to name; and `long`, half the steps of the toy recipe at its own learning
+rate, at which `full` is at the ceiling, which shows what naming costs (OCT, VLT, KL). Both were written down here
+before the test split was run, once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repic_core import grpo
+from repic_core.files import write_json_atomic
+from repic_core.models import load_model
+from repic_core.task_scores import score_tasks
+from repic_core.tasks import TrainingExample, read_rows
+from repic_core.toyworld.arms import cell, check_settings, over_seeds
+from repic_core.toyworld.dataset import write_heldout, write_heldout_tasks, write_training
+from repic_core.toyworld.miniature import evaluate_model
+
+# `without`: methods whose rows are left out; `scenes`: only rows of the first so many. The rest goes to the recipe.
+ARMS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "full": {},
+    "no OCT": {"without": ["yes_no"]},
+    "no VLT": {"without": ["iou"]},
+    "no ICT": {"without": ["yes_no_name", "yes_no_name_multi"]},
+    "single ICT only": {"without": ["yes_no_name_multi"]},
+    "multi ICT only": {"without": ["yes_no_name"]},
+    "500 scenes": {"scenes": 500},
+    "125 scenes": {"scenes": 125},
+    "32 scenes": {"scenes": 32},
+    "8 scenes": {"scenes": 8},
+    "group 2": {"num_generations": 2},
+    "group 4": {"num_generations": 4},
+    "group 16": {"num_generations": 16},
+    "KL 0": {"beta": 0.0},
+    "KL 0.2": {"beta": 0.2},
+    "KL 1": {"beta": 1.0},
+}
+# F1 at 4 references of `full` on validation, seed 0. With the rate of the recipe (1e-3): .20, .94, 1.00 and 1.00
+# after 6, 8, 10 and 14 steps (its warm-up takes 10), so no number of steps lies well within. With 1e-4: .00, .15,
+# .22, .45, .70, .81 and 1.00 after 10, 20, 22, 25, 28, 30 and 40.
+BUDGETS: dict[str, dict[str, Any]] = {
+    "short": {"max_steps": 25, "learning_rate": 1e-4},
+    "long": {"max_steps": 40, "learning_rate": 1e-3},
+}
+SETS = ("1", "2", "4")
+SCORES = ("f1_1", "f1_2", "f1_4", "oct", "vlt_iou", "vlt_hit", "length", "kl")
+
+
+def select_rows(
+    rows: Sequence[TrainingExample], without: Sequence[str] = (), scenes: int | None = None
+) -> list[TrainingExample]:
+    """The rows of `dataset.write_training` without some methods, and of the first `scenes` scenes only."""
+    return [
+        row
+        for row in rows
+        if row.method not in without
+        and (scenes is None or int(Path(row.images[-1]).name.split("_")[0]) < scenes)
+    ]
+
+
+def train_arm(
+    settings: Mapping[str, Any], base: str | Path, data: str | Path, out: str | Path, **overrides: Any
+) -> Path:
+    """GRPO (recipe `toy`) from `base` with the settings of one arm; returns the adapter's folder."""
+    recipe = {**settings, **overrides}
+    rows = read_rows(Path(data) / "rows.jsonl", check_images=False)
+    rows = select_rows(rows, recipe.pop("without", ()), recipe.pop("scenes", None))
+    grpo.train(*load_model(base), rows, out, "toy", root=data, **recipe)
+    return Path(out)
+
+
+def score_arm(
+    base: str | Path, adapter: Path | None, heldout: Path, out: str | Path, arm: str
+) -> dict[str, float | None]:
+    """`SCORES` of a model on a held-out split: F1 of names by references, the tasks, the length of captions of
+    four references (characters), and the last logged KL to the base (nats a token; None if there is none)."""
+    captions = evaluate_model(base, heldout, out, arm, SETS, adapter=adapter)
+    scores = {f"f1_{row['k']}": row["f1"] for row in captions}
+    model, processor = load_model(base, adapter)
+    rows = read_rows(heldout / "tasks.jsonl", check_images=False)
+    tasks = score_tasks(model, processor, rows, heldout, batch_size=50, max_new_tokens=32)
+    scores |= {name: round(tasks[name].value, 4) for name in ("oct", "vlt_iou", "vlt_hit")}
+    return {**scores, "length": captions[-1]["length"], "kl": last_kl(adapter)}
+
+
+def last_kl(model: str | Path | None) -> float | None:
+    """The KL to the base in the last row of ``metrics.csv`` that has one (a mean over `logging_steps` steps)."""
+    if model is None:
+        return 0.0
+    path = Path(model) / "metrics.csv"
+    if not path.exists():  # fewer steps than `logging_steps`
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        values = [float(row["kl"]) for row in csv.DictReader(file) if row.get("kl")]
+    return values[-1] if values else None
+
+
+def run(
+    base: str | Path,
+    out: str | Path,
+    budget: Mapping[str, Any],
+    seeds: Sequence[int] = (0, 1, 2),
+    split: str = "test",
+    arms: Sequence[str] = tuple(ARMS),
+    n_scenes: int = 2000,
+    photos: int = 150,
+) -> list[dict[str, Any]]:
+    """All arms and seeds with one budget; what is finished under `out` is not done again. `summarize`'s table.
+
+    Args:
+        budget: values of the recipe for all arms, such as one of `BUDGETS`.
+        photos: held-out photos a query set, and rows a task.
+
+    Raises:
+        ValueError: what is under `out` was made from another base, number of scenes or photos, or settings.
+    """
+    out = Path(out)
+    settings: dict[str, dict[str, Any]] = {
+        arm: {} if arm == "base" else {**budget, **ARMS[arm]} for arm in arms
+    }
+    check_settings(base, out, settings, n_scenes=n_scenes, photos=photos)
+    train, heldout = out / "data" / "train", out / "data" / split
+    if not (train / "truth.json").exists():
+        write_training(train, n_scenes)
+    if not (heldout / "tasks.jsonl").exists():
+        write_heldout(heldout, split, photos)
+        write_heldout_tasks(heldout, split, photos)
+    for seed in seeds:
+        for arm in arms:
+            if arm == "base" and seed != seeds[0]:
+                continue
+            name = f"{arm.replace(' ', '_')}_{seed}"
+            folder, adapter, started = out / split / name, None, time.time()
+            if (folder / "scores.json").exists():
+                continue
+            if arm != "base":
+                adapter = out / "models" / name
+                if not (adapter / "finished").exists():
+                    train_arm(settings[arm], base, train, adapter, seed=seed, report_to="none")
+                    (adapter / "finished").touch()
+            minutes = (time.time() - started) / 60
+            scores = score_arm(base, adapter, heldout, folder, arm)
+            write_json_atomic(
+                folder / "scores.json", {"arm": arm, "seed": seed, "train_minutes": minutes, **scores}
+            )
+            print(f"{arm}, seed {seed}: {scores}", flush=True)
+    return summarize(out / split)
+
+
+def summarize(folder: str | Path) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of `SCORES` under `folder`, a row an arm, in the order of `ARMS`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(Path(folder).glob("*/scores.json")):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(row["arm"], []).append(row)
+    return [
+        {"arm": arm, "seeds": len(found[arm]), **over_seeds(found[arm], SCORES)}
+        for arm in ARMS
+        if arm in found
+    ]
+
+
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """The table as Markdown: mean ± standard deviation, in percent (length: characters, KL: nats a token)."""
+    titles = ("F1, 1", "F1, 2", "F1, 4", "OCT", "VLT IoU", "VLT IoU ≥ 0.5", "length", "KL")
+    lines = [f"| arm | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for row in table:
+        cells = [cell(row, key) for key in SCORES[:-2]]
+        cells += [cell(row, "length", 1), cell(row, "kl", 1, 3)]
+        lines.append(f"| {row['arm']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
