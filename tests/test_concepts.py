@@ -182,3 +182,34 @@ def test_upstream_databases_load(official_root):
     with pytest.raises(ConceptError, match="missing image"):
         ConceptDatabase.load(elsewhere, root=official_root)
     assert len(ConceptDatabase.load(elsewhere, root=official_root, check_images=False)) == 30
+
+
+def test_photos_of_a_large_database_are_looked_for_and_not_read(root, monkeypatch):
+    from repic_core import concepts
+
+    monkeypatch.setattr(concepts, "READ_UP_TO", 2)
+    few = {"<bo>": entry(), "<mia>": entry(name="Mia", image="broken.png")}
+    with pytest.raises(ConceptError, match=r"broken\.png.* is no readable image"):
+        ConceptDatabase.load(write(root, few))
+    many = {**few, "<zoe>": entry(name="Zoe", image="mia.png")}
+    assert len(ConceptDatabase.load(write(root, many))) == 3
+    with pytest.raises(ConceptError, match=r"missing image 'gone\.png'"):
+        ConceptDatabase.load(write(root, {**many, "<ann>": entry(name="Ann", image="gone.png")}))
+
+
+def test_paths_that_are_none(root):
+    with pytest.raises(ConceptError, match="image must be a path"):
+        ConceptDatabase.load(write(root, {"<bo>": entry(image=["bo.png", ""])}), check_images=False)
+    with pytest.warns(UserWarning, match="disagrees"):
+        ConceptDatabase.load(write(root, {"<bo>": entry()}, path_to_concept={"bo\0.png": "<bo>"}))
+
+
+def test_photos_behind_links_and_dots_stay_under_the_root(root):
+    (root / "photos").mkdir()
+    (root / "photos" / "link.png").symlink_to(root / "bo.png")
+    (root / "photos" / "out.png").symlink_to(root.parent / "elsewhere.png")
+    known = ConceptDatabase.load(write(root, {"<bo>": entry(image="photos/../photos/link.png")}))
+    assert known["<bo>"].images == (str((root / "bo.png").resolve()),)
+    for path in ("photos/out.png", "../elsewhere.png", "photos/../../elsewhere.png", "/etc/passwd"):
+        with pytest.raises(ConceptError, match="lies outside the root"):
+            ConceptDatabase.load(write(root, {"<bo>": entry(image=path)}), check_images=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,6 +138,11 @@ def test_own_tower_is_the_mean_of_the_tokens_that_the_model_sees(toy, photos):
         mean = torch.cat(list(seen)).mean(0)
         np.testing.assert_allclose(vector, mean / mean.norm(), atol=1e-5)
     assert embedder.name != TowerEmbedder(model, processor, side=48).name
+    processor.image_processor.size["longest_edge"] *= 2  # photos may be scaled to another size
+    assert embedder.name != TowerEmbedder(model, processor, side=32).name
+    processor.image_processor.size["longest_edge"] //= 2
+    with pytest.raises(EmbedderError, match="has no vision tower"):
+        TowerEmbedder(torch.nn.Linear(2, 2), processor)
     with pytest.raises(ValueError, match=r"gone\.png: no such image"):
         embedder.images(["gone.png"])
 
@@ -147,7 +153,12 @@ def test_tiles_cover_a_photo():
     overlapping = tiles(photo, across=2, overlap=0.5)
     assert overlapping[:3] == [(0, 0, 48, 32), (24, 0, 72, 32), (48, 0, 96, 32)] and len(overlapping) == 9
     assert tiles(photo, across=1) == whole(photo)
-    for across, overlap in ((2, 0), (3, 0.3), (4, 0.6)):
+    with pytest.raises(ValueError, match="overlap in"):
+        tiles(photo, overlap=1.0)
+    for across, overlap in ((2, 0), (3, 0.3), (4, 0.6), (2, 0.2)):
+        row = [box for box in tiles(photo, across, overlap) if box[1] == 0]
+        for left, right in pairwise(row):
+            assert left[2] - right[0] >= overlap * (left[2] - left[0]) - 1
         covered = np.zeros((64, 96), bool)
         for x1, y1, x2, y2 in tiles(photo, across, overlap):
             assert 0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 64

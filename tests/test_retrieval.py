@@ -201,6 +201,60 @@ def test_broken_files_are_named(database, tmp_path):
         ConceptIndex.load(folder)
 
 
+def test_each_photo_has_a_vector_and_each_vector_a_photo():
+    index = ConceptIndex("numbers")
+    for tags, vectors in ((["<a>", "<b>"], [[1.0, 0.0]]), (["<a>"], [[1.0, 0.0], [0.0, 1.0]])):
+        with pytest.raises(ValueError, match="give one each"):
+            index.add_many(tags, vectors)
+    index.add("<none>", np.empty((0, 2)))
+    assert index.tags == [] and index.search([[1, 2]], 1) == [[]]
+    index.add("<c>", [[0.0, 1.0]])
+    assert index.search([[0.0, 1.0]], 1)[0][0].tag == "<c>" and index.search(np.empty((0, 2)), 3) == []
+
+
+def test_a_threshold_fitted_on_the_same_vectors_lets_none_through():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 48))
+    index = ConceptIndex("random")
+    index.add_many([f"<c{n}>" for n in range(200)], vectors)
+    index.fit_threshold(vectors, [None] * 200, false_accepts=0.0)
+    assert index.search(vectors, 1) == [[]] * 200
+    with pytest.raises(ValueError, match="not a number"):
+        index.search(vectors, 1, float("nan"))
+    with pytest.raises(ValueError, match="a share from 0 to 1"):
+        index.fit_threshold(vectors, [None] * 200, false_accepts=float("nan"))
+    with pytest.raises(ValueError, match="200 vectors, but 3 tags"):
+        index.fit_threshold(vectors, [None] * 3)
+
+
+def test_asking_for_more_concepts_than_there_are_reads_no_further(monkeypatch):
+    from repic_core import concept_index
+
+    asked = []
+    real = concept_index.search_faiss
+    monkeypatch.setattr(concept_index, "search_faiss", lambda i, v, k: asked.append(k) or real(i, v, k))
+    index = ConceptIndex("random")
+    index.add_many([f"<c{n % 3}>" for n in range(3000)], np.random.default_rng(0).normal(size=(3000, 8)))
+    assert [len(hits) for hits in index.search(np.eye(8), 5)] == [3] * 8
+    assert max(asked) < 3000
+
+
+def test_a_broken_index_is_built_anew_and_other_files_stay(database, tmp_path, caplog):
+    folder, embedder = tmp_path / "index", Colors()
+    ConceptIndex.open(folder, database, embedder)
+    vectors = next(folder.glob("*.faiss"))
+    (folder / "vectors-of-another-process.faiss").write_bytes(b"just being written")
+    vectors.write_bytes(b"cut off")
+    index = ConceptIndex.open(folder, database, embedder)
+    assert "built anew" in caplog.text and len(index) == 4 and embedder.seen == 8
+    assert (folder / "vectors-of-another-process.faiss").exists()
+    assert len(ConceptIndex.load(folder)) == 4
+    about = json.loads((folder / "concepts.json").read_text())
+    (folder / "concepts.json").write_text(json.dumps({**about, "threshold": "high"}))
+    with pytest.raises(IndexFileError, match="not a saved concept index"):
+        ConceptIndex.load(folder)
+
+
 def test_many_vectors_go_into_lists(monkeypatch, tmp_path):
     """The larger kind, at a size that a test can make: what it finds is nearly what an exact search does."""
     monkeypatch.setattr(vectors_module, "FLAT_LIMIT", 500)
@@ -253,6 +307,24 @@ def test_concepts_of_a_photo(database):
     both, none = with_retrieved(items, database, index, Colors(), tiles, k=2, threshold=0.99)
     assert {c.tag for c in both.references} == {"<blue>", "<yellow>"} and both.shown == ["<blue>"]
     assert none.references == [] and none.shown == []
+
+
+def test_odd_regions_odd_photos_and_another_embedder(database, tmp_path):
+    index = ConceptIndex.build(database, Colors())
+    photo = Image.new("RGB", (640, 480), COLORS["blue"])
+    for boxes in ([], [(0, 10, 640, 13)], [(5, 5, 5, 9)]):  # then the whole photo
+        assert find_concepts(photo, index, Colors(), lambda _, b=boxes: b, k=1)[0].tag == "<blue>"
+    other = Colors()
+    other.name = "another"
+    with pytest.raises(ValueError, match="the index is of mean colour, not of another: update it"):
+        find_concepts(photo, index, other)
+    index.add("<BLUE>", [np.array(COLORS["blue"]) + 1.0])  # the same concept, otherwise written
+    assert len(find_concepts(photo, index, Colors(), k=4)) == 4
+    long = ConceptDatabase([Concept(name="long", image=Image.new("RGB", (1000, 2))), *database])
+    changes = ConceptIndex("x").update(long, Colors())
+    assert changes.added == 4 and [tag for tag, _, _ in changes.skipped] == ["<long>"]
+    near = ConceptDatabase([Concept(name="near", image="red.png")], root=database.root)  # under its root
+    assert ConceptIndex.build(near, Colors()).tags == ["<near>"]
 
 
 def test_the_authors_index(official_root, tmp_path):
@@ -311,7 +383,7 @@ def test_photos_that_are_no_concepts_are_left_out_of_the_authors_index(official_
     assert len(index) == 32 and sorted(index.tags) == sorted(concept.tag for concept in known)
 
 
-def test_names_that_may_be_two_photos_are_refused(tmp_path):
+def test_names_are_matched_to_photos_or_refused(tmp_path, caplog):
     import faiss
 
     concepts = [Concept(name=n, image=paint(tmp_path / n / "photo.png", COLORS[n])) for n in ("red", "blue")]
@@ -319,11 +391,27 @@ def test_names_that_may_be_two_photos_are_refused(tmp_path):
     index = faiss.IndexFlatL2(2)
     index.add(np.eye(2, dtype=np.float32))
     faiss.write_index(index, str(tmp_path / "image.faiss"))
-    (tmp_path / "id2filename.json").write_text(json.dumps({"0": "red/photo.png", "1": "/other/photo.png"}))
+
+    def read(*names, of=known):
+        (tmp_path / "id2filename.json").write_text(json.dumps(dict(enumerate(names))))
+        return ConceptIndex.read_upstream(tmp_path, of)
+
+    assert read("red/photo.png", "C:\\x\\blue\\photo.png").search([[0, 1]], 1)[0][0].tag == "<blue>"
+    assert read("red/photo.png", "/other/photo.png").tags == ["<red>"]  # another photo of that file name
+    assert "1 of 2 photos are of no concept" in caplog.text
+    deeper = [
+        Concept(name=n, image=paint(tmp_path / n / "in" / "photo.png", COLORS[n])) for n in ("red", "blue")
+    ]
     with pytest.raises(IndexFileError, match="may be the photo of <blue> or <red>"):
+        read("/x/in/photo.png", "other.png", of=ConceptDatabase(deeper, root=tmp_path))
+    alone = ConceptDatabase(
+        [Concept(name="red", image=paint(tmp_path / "a" / "only.png", "red"))], root=tmp_path
+    )
+    assert read("/b/only.png", "other.png", of=alone).tags == ["<red>"]  # nothing else has that name
+    assert read("/b/only.png", "/c/only.png", of=alone).tags == []
+    (tmp_path / "id2filename.json").write_text('{"1": "a.png", "2": "b.png"}')
+    with pytest.raises(IndexFileError, match="numbered from 0 to 1"):
         ConceptIndex.read_upstream(tmp_path, known)
-    (tmp_path / "id2filename.json").write_text(json.dumps({"0": "red/photo.png", "1": "/x/blue/photo.png"}))
-    assert ConceptIndex.read_upstream(tmp_path, known).search([[0, 1]], 1)[0][0].tag == "<blue>"
 
 
 def test_the_benchmark_compares_with_an_exact_search(monkeypatch):

@@ -137,6 +137,10 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     capsys.readouterr()
     main(common)  # nothing is captioned again
     assert (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns == stamp
+    capsys.readouterr()
+    main(
+        [*common[:4], "--settings", "dreambooth"]
+    )  # all that is there is in the table, whatever is asked for
     text = capsys.readouterr().out.strip()
     assert (out / "table.md").read_text().strip() == text
     rows = list(csv.DictReader((out / "table.csv").open()))
@@ -154,6 +158,37 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     assert (out / "table.tex").read_text().count(r"\\") == 7
     asked = load_captions(out / "captions/zero-shot/4-concepts.json")
     assert all(record.question.endswith("including its name.") for record in asked)
+
+
+def test_a_table_of_what_is_there(layout, tmp_path, capsys):
+    out, rows = tmp_path / "out", [["a.png", ["<bo>"], "<bo> naps.", ""]]
+    for method, content in (("empty", []), ("begun", rows)):
+        (out / "captions" / method).mkdir(parents=True)
+        (out / "captions" / method / "4-concepts.json").write_text(json.dumps(content))
+    main(["--root", str(layout), "--out", str(out)])
+    table = list(csv.DictReader((out / "table.csv").open()))
+    assert [(row["method"], row["captions"]) for row in table] == [("begun", "1 of 6")]
+    wrong = {
+        "without slashes": ["--model", "assets/toy-base", "--method", "../x"],
+        "--detector needs --retrieval": ["--model", "assets/toy-base", "--detector", "owl"],
+        "need a --model": ["--retrieval"],
+        "limit -1": ["--limit", "-1", "--settings", "myvlm"],
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(ValueError, match=message if message != "limit -1" else "no setting can be run"):
+            main(["--root", str(layout), "--out", str(out), *arguments])
+    assert "limit -1" in capsys.readouterr().out
+
+
+def test_one_bad_database_leaves_the_others(layout, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(layout, root)
+    path = root / "data/database_tot/database_myvlm/database_mod.json"
+    known = json.loads(path.read_text())
+    next(iter(known["concept_dict"].values()))["image"] = "./toys/gone.png"
+    path.write_text(json.dumps(known))
+    main(["--root", str(root), "--out", str(tmp_path / "out"), "--settings", "myvlm", "yollava"])
+    assert "left out" in capsys.readouterr().out and (tmp_path / "out/table.md").exists()
 
 
 def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch):
@@ -178,10 +213,13 @@ def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch)
 def test_tables():
     head, rows = ["", "F1"], [["a|b_c", "5 %"], ["<bo> & ~", "1 ± 2"]]
     assert tables.markdown(head, rows).splitlines()[2] == r"| a\|b_c | 5 % |"
-    assert tables.latex(head, rows).splitlines()[4] == r"a|b\_c & 5 \% \\"
+    assert tables.latex(head, rows).splitlines()[4] == r"a\textbar{}b\_c & 5 \% \\"
     assert tables.latex(head, rows).splitlines()[5] == (
         r"\textless{}bo\textgreater{} \& \textasciitilde{} & 1 $\pm$ 2 \\"
     )
+    assert tables.latex(head, [["[x]", "*1"]]).splitlines()[4] == r"{}[x] & {}*1 \\"
+    with pytest.raises(ValueError, match="each row must have 2 cells"):
+        tables.markdown(head, [["a"]])
     assert tables.csv_text(head, [["a,b", '"']]) == ',F1\n"a,b",""""\n'
 
 

@@ -22,8 +22,7 @@ class Colors:
 
     def images(self, photos):
         self.seen += len(photos)
-        opened = [photo if isinstance(photo, Image.Image) else Image.open(photo) for photo in photos]
-        return unit([np.asarray(photo, np.float32).mean((0, 1)) + 1 for photo in opened])
+        return unit([np.asarray(photo, np.float32).mean((0, 1)) + 1 for photo in photos])
 
 
 def colours(folder, **named):
@@ -108,3 +107,17 @@ def test_only_what_changed_is_embedded_and_it_outlives_the_client(client, tmp_pa
     other.name = "another"
     with pytest.raises(ValueError, match="not of another: build another"):
         again.update(known, other)
+
+
+def test_an_unreadable_first_photo_a_threshold_and_two_spellings(client, tmp_path):
+    known = colours(tmp_path, red=(250, 0, 0), blue=(0, 0, 250))
+    (tmp_path / "red.png").write_bytes(b"no photo")
+    index = QdrantConceptIndex.build(known, Colors(), client, "ann")
+    assert index.tags == ["<blue>"]
+    index.add_many(["<Blue>", "<mia>"], [[1, 1, 251], [1, 251, 1]])
+    assert [hit.tag.lower() for hit in index.search([[1, 1, 251]], k=5)[0]] == ["<blue>", "<mia>"]
+    index.fit_threshold([[1, 200, 100]], [None])
+    assert index.search([[1, 200, 100]], k=1) == [[]] != index.search([[1, 251, 1]], k=1)
+    (tmp_path / "blue.png").unlink()
+    with pytest.raises(ValueError, match="no photo that can be read"):
+        QdrantConceptIndex.build(known, Colors(), client, "ben")

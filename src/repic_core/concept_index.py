@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repic_core.concept_photos import embedded, photos_of, read_upstream
+from repic_core.abstention import fitted_threshold
+from repic_core.concept_photos import Row, embedded, photos_of, read_upstream
 from repic_core.concepts import ConceptDatabase
 from repic_core.embedders import unit
 from repic_core.files import read_json, write_json_atomic
@@ -30,6 +31,7 @@ from repic_core.vectors import (
     write_faiss,
 )
 
+UPSTREAM = "openai/clip-vit-large-patch14-336, as the authors made it"
 logger = logging.getLogger(__name__)
 
 
@@ -68,9 +70,7 @@ class ConceptIndex:
     def __init__(self, embedder_name: str, threshold: float | None = None) -> None:
         self.embedder_name, self.threshold = embedder_name, threshold
         self._faiss: Any = None
-        self._rows: list[
-            tuple[str, str] | None
-        ] = []  # of each vector: tag and hash of the photo; None: removed
+        self._rows: list[Row | None] = []  # of each vector: tag and hash of the photo; None: removed
         self._of_tag: dict[str, list[int]] = {}
 
     @classmethod
@@ -82,12 +82,16 @@ class ConceptIndex:
 
     @classmethod
     def open(cls, folder: str | Path, database: ConceptDatabase, embedder: Any) -> ConceptIndex:
-        """The index in `folder`, brought up to date with `database` and saved; made anew where there is none, or
-        one of another embedder."""
-        folder = Path(folder)
-        index = cls.load(folder) if (folder / "concepts.json").exists() else cls(embedder.name)
+        """The index in `folder`, brought up to date with `database` and saved; made anew where there is none, a
+        broken one, or one of another embedder."""
+        folder, index = Path(folder), cls(embedder.name)
+        if (folder / "concepts.json").exists():
+            try:
+                index = cls.load(folder)
+            except IndexFileError as error:
+                logger.warning("%s (built anew)", error)
         changes = index.update(database, embedder)
-        if changes.added or changes.removed or not (folder / "concepts.json").exists():
+        if changes.added or changes.removed or not len(index):
             index.save(folder)
         return index
 
@@ -96,13 +100,14 @@ class ConceptIndex:
         """The authors' index: ``image.faiss`` and ``id2filename.json`` in `folder` (CLIP ViT-L/14-336).
 
         Each file name is matched to the photo of `database` with which it shares the longest end, since the paths
-        may be absolute or of another root; photos of no concept are left out.
+        may be absolute or of another root (`concept_photos.read_upstream`); photos of no concept are left out,
+        with a warning.
 
         Raises:
             IndexFileError: missing or broken files; fewer vectors than names (a photo failed when the index was
                 made, and every later name belongs to another vector); a name that fits several photos.
         """
-        index = cls(f"openai/clip-vit-large-patch14-336, from {folder}")
+        index = cls(UPSTREAM)
         for tag, vector in read_upstream(Path(folder), database):
             index.add(tag, vector[None])
         return index
@@ -137,7 +142,8 @@ class ConceptIndex:
         self._add([(tag, "") for tag in tags], unit(vectors))
 
     def remove(self, tag: str) -> None:
-        """Take a concept out; KeyError if it is not in."""
+        """Take a concept out; KeyError if it is not in. Its vectors are only passed over until `save` or `update`:
+        where most are removed from more than 100,000, searches find less before than after."""
         for number in self._of_tag[key(tag)].copy():
             self._drop(number)
 
@@ -154,23 +160,27 @@ class ConceptIndex:
         """The up to `k` nearest concepts of each vector, nearest first.
 
         Args:
-            vectors: (n, dimensions), of any length.
-            threshold: least cosine similarity of a hit; None takes the index's own, if it has one.
+            vectors: (n, dimensions), of any length. They may be of texts, where the embedder has a text side.
+            threshold: least cosine similarity of a hit, in single precision (1.0 may refuse a photo itself); None
+                takes the index's own, if it has one.
         """
+        threshold = self.threshold if threshold is None else threshold
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        vectors = unit(vectors)
-        if self._faiss is None:
+        if threshold is not None and math.isnan(threshold):
+            raise ValueError("the threshold is not a number: give a similarity from -1 to 1")
+        if not len(self) or not len(vectors):
             return [[] for _ in vectors]
+        vectors = unit(vectors)
         self._check_dimensions(vectors)
-        threshold = self.threshold if threshold is None else threshold
+        wanted = min(k, len(self._of_tag))
         fetch = k
         while True:  # several photos may be one concept's, or removed: then look further
             fetch = min(fetch, self._faiss.ntotal)
             similarities, numbers = search_faiss(self._faiss, vectors, fetch)
             found = [self._hits(*row, threshold) for row in zip(similarities, numbers, strict=True)]
             ended = [
-                len(hits) >= k or row[-1] < (-1.0 if threshold is None else threshold) or last[-1] < 0
+                len(hits) >= wanted or row[-1] < (-1.0 if threshold is None else threshold) or last[-1] < 0
                 for hits, row, last in zip(found, similarities, numbers, strict=True)
             ]
             if fetch == self._faiss.ntotal or all(ended):
@@ -180,37 +190,27 @@ class ConceptIndex:
     def fit_threshold(self, vectors: Any, tags: Sequence[str | None], false_accepts: float = 0.05) -> float:
         """Set and return the threshold with which at most this share of wrong nearest concepts is accepted.
 
-        Args:
-            vectors: labelled photos (n, dimensions).
-            tags: what each shows; None for what is in no concept of the index.
-
-        Raises:
-            ValueError: no vector has a wrong nearest concept, so nothing says where to draw the line.
+        `tags` is what each of `vectors` shows, None for what is in no concept (`abstention.fitted_threshold`).
         """
-        nearest = self.search(vectors, 1, threshold=-1.0)
-        wrong = sorted(
-            hits[0].similarity
-            for hits, tag in zip(nearest, tags, strict=True)
-            if hits and (tag is None or key(hits[0].tag) != key(tag))
-        )
-        if not wrong:
-            raise ValueError("a threshold needs photos of no known concept: give some with the tag None")
-        accepted = math.floor(false_accepts * len(wrong))
-        self.threshold = math.nextafter(wrong[-1 - accepted], 2.0) if accepted < len(wrong) else -1.0
+        self.threshold = fitted_threshold(self, vectors, tags, false_accepts)
         return self.threshold
 
     def save(self, folder: str | Path) -> None:
-        """Write the index as ``concepts.json`` and the vectors that it names; a reader sees the old or the new."""
+        """Write the index as ``concepts.json`` and the file of vectors that it names, which takes the place of the
+        one that it named before. An interrupted save leaves the old index, and perhaps a file of vectors."""
         folder = Path(folder)
         self.pack()
+        try:
+            before = folder / Path(read_json(folder / "concepts.json", IndexFileError)["vectors"]).name
+        except (IndexFileError, KeyError, TypeError):
+            before = None
         vectors = None if self._faiss is None else f"vectors-{secrets.token_hex(4)}.faiss"
         if vectors is not None:
             write_faiss(self._faiss, folder / vectors)
         about = {"embedder": self.embedder_name, "threshold": self.threshold, "vectors": vectors}
         write_json_atomic(folder / "concepts.json", {**about, "rows": self._rows}, indent=None)
-        for old in folder.glob("vectors-*.faiss"):
-            if old.name != vectors:
-                old.unlink()
+        if before is not None:  # others may be of a process that is just saving
+            before.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> ConceptIndex:
@@ -222,11 +222,14 @@ class ConceptIndex:
         path = Path(folder) / "concepts.json"
         about = read_json(path, IndexFileError)
         try:
-            index = cls(about["embedder"], about["threshold"])
+            threshold = about["threshold"]
+            index = cls(str(about["embedder"]), None if threshold is None else float(threshold))
             rows = [None if row is None else (str(row[0]), str(row[1])) for row in about["rows"]]
             name = about["vectors"]
             index._faiss = None if name is None else read_faiss(path.with_name(Path(name).name))
-        except (TypeError, KeyError, IndexError):
+        except (TypeError, KeyError, IndexError, ValueError) as error:
+            if isinstance(error, IndexFileError):
+                raise
             raise IndexFileError(f"{path}: not a saved concept index: delete the folder") from None
         if len(rows) != len(index._rows) + (0 if index._faiss is None else index._faiss.ntotal):
             raise IndexFileError(f"{path}: not of the vectors beside it: delete the folder")
@@ -257,13 +260,17 @@ class ConceptIndex:
 
     def _hits(self, similarities: Any, numbers: Any, threshold: float | None) -> list[Hit]:
         best: dict[str, Hit] = {}
-        for similarity, number in zip(similarities.tolist(), numbers.tolist(), strict=True):
-            row = self._rows[number] if number >= 0 else None
+        for inner, number in zip(similarities.tolist(), numbers.tolist(), strict=True):
+            row, similarity = self._rows[number] if number >= 0 else None, min(1.0, max(-1.0, inner))
             if row is not None and (threshold is None or similarity >= threshold):
-                best.setdefault(key(row[0]), Hit(row[0], min(1.0, max(-1.0, similarity))))
+                best.setdefault(key(row[0]), Hit(row[0], similarity))
         return sorted(best.values(), key=lambda hit: (-hit.similarity, hit.tag))
 
     def _add(self, rows: Sequence[tuple[str, str]], vectors: Any) -> None:
+        if len(rows) != len(vectors):
+            raise ValueError(f"{len(rows)} photos, but {len(vectors)} vectors: give one each")
+        if not rows:
+            return
         if self._faiss is None:
             self._faiss = make_faiss(len(vectors), vectors)
         self._check_dimensions(vectors)

@@ -30,9 +30,7 @@ _CONTROL_TOKEN = re.compile(
     r"<\|[^<>]*?\|>|</?(?:image|video|audio|tool_call|tool_response|think)>|</s>|\[/?INST\]",
     re.IGNORECASE,
 )
-READ_UP_TO = (
-    1000  # photos of a database are read to their end when it is loaded; of more, only that they are there
-)
+READ_UP_TO = 1000  # concepts; photos of larger databases are looked for when loaded, not read
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+")
 
 
@@ -133,8 +131,8 @@ class ConceptDatabase:
 
         Args:
             check_images: False for files whose photos are elsewhere; then nothing is opened, here or in `save`.
-                Else every photo must be there, and up to `READ_UP_TO` of them are also read (a database of
-                10,000 loads in well under a second; a broken photo is then named where it is used).
+                Else every photo must be there, and of up to `READ_UP_TO` concepts all are also read (a database
+                of 10,000 loads in well under a second; a broken photo is then named where it is used).
 
         Raises:
             ConceptError: naming file and entry, for anything that can't be used.
@@ -186,7 +184,7 @@ class ConceptDatabase:
         wrong = [p for p, tag in index.items() if written.get(p) != tag]
         if wrong:  # perhaps only written in another way
             tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
-            wrong = [p for p in wrong if tags.get(str((root / str(p)).resolve())) != index[p]]
+            wrong = [p for p in wrong if "\0" in p or tags.get(str((root / p).resolve())) != index[p]]
         if wrong:
             warnings.warn(
                 f'{path}: "path_to_concept" disagrees with "concept_dict" for {len(wrong)} image(s), '
@@ -293,7 +291,7 @@ def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
     folders: dict[str, str] = {}  # most photos share a few: resolving each path anew takes most of the time
 
     def resolve(image: Any, where: str) -> str:
-        if not isinstance(image, str) or "\0" in image:
+        if not isinstance(image, str) or not image or "\0" in image:
             raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
         folder, name = os.path.split(os.path.join(root, image))
         if folder not in folders:

@@ -6,6 +6,8 @@ into float32 rows of length 1, so that a product of two rows is their cosine sim
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +34,13 @@ class TowerEmbedder:
     """
 
     def __init__(self, model: Any, processor: Any, side: int = TOWER_SIDE, batch_size: int = 32) -> None:
-        self._tower = next(module for name, module in model.named_modules() if name.endswith("visual"))
+        self._tower = next((part for name, part in model.named_modules() if name.endswith("visual")), None)
+        if self._tower is None:
+            raise EmbedderError(f"{type(model).__name__} has no vision tower: give a Qwen-VL model")
         self._processor = processor.image_processor
         self.side, self._batch_size = side, batch_size
-        self.name = f"vision tower {hash_weights(self._tower)[:16]} at {side}"
+        limits = dict(self._processor.size)
+        self.name = f"vision tower {hash_weights(self._tower)[:16]} at {side} within {limits}"
 
     def images(self, photos: Sequence[Any]) -> Any:
         """Paths or PIL images as unit vectors (photos, hidden size of the language model), float32.
@@ -83,8 +88,11 @@ class PretrainedEmbedder:
             raise EmbedderError(f"{name_or_path}: can't be loaded as an embedder ({reason})") from None
         self._model = self._model.to(device).eval()
         self._batch_size = batch_size
-        size = dict(self._processor.crop_size or self._processor.size or {})
-        self.name = f"{type(self._model).__name__} {hash_weights(self._model)[:16]} at {size}"
+        prepared = json.dumps(self._processor.to_dict(), sort_keys=True, default=str)
+        self.name = (
+            f"{type(self._model).__name__} {hash_weights(self._model)[:16]}, "
+            f"photos prepared as {hashlib.sha256(prepared.encode()).hexdigest()[:8]}"
+        )
 
     def images(self, photos: Sequence[Any]) -> Any:
         """Paths or PIL images as unit vectors (photos, dimensions), float32; errors as in `TowerEmbedder`."""
@@ -141,11 +149,11 @@ def unit(vectors: Any) -> Any:
     vectors = np.asarray(vectors, np.float32)
     if vectors.ndim != 2:
         raise ValueError(f"vectors must be a table (n, dimensions), not of shape {vectors.shape}")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
     bad = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
     if len(bad):
         raise ValueError(f"vector {bad[0]} is zero or not finite, so it has no direction")
-    return np.ascontiguousarray(vectors / lengths)
+    return np.ascontiguousarray(vectors / lengths, np.float32)
 
 
 def _pooled(out: Any) -> Any:

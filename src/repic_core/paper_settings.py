@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.captioner import CaptionItem
-from repic_core.concepts import ConceptDatabase
+from repic_core.concepts import ConceptDatabase, ConceptError
 from repic_core.files import read_json
 from repic_core.names import key
 from repic_core.prompts import CAPTION_QUESTIONS, ZERO_SHOT_SUFFIX
@@ -47,7 +47,7 @@ def single_concept(root: str | Path, dataset: str, zero_shot: bool = False, limi
     Args:
         root: the authors' repository.
         zero_shot: ask an untuned model for the name outright, as upstream does.
-        limit: the first so many photos only; 0 for all.
+        limit: the first so many rows only; 0 for all.
 
     Raises:
         SettingError: a list, a database or photos that are not there.
@@ -99,14 +99,22 @@ def _setting(
     zero_shot: bool,
     limit: int,
 ) -> Setting:
+    if limit < 0:
+        raise SettingError(f"limit {limit}: give the number of rows, or 0 for all")
     root = Path(root)
     folder = root / "data/database_tot" / database
     file = next((folder / n for n in ("database_mod.json", "database.json") if (folder / n).is_file()), None)
     if file is None:
         raise SettingError(f"{folder}: no database_mod.json; is {root} the authors' repository?")
-    known = ConceptDatabase.load(file, root=root)
+    try:
+        known = ConceptDatabase.load(file, root=root)
+    except ConceptError as error:
+        raise SettingError(str(error)) from None
     order = {key(concept.tag): number for number, concept in enumerate(known)}
     rows = _rows(root / "data/query_tot" / f"{queries}_query_templates.json", known)[: limit or None]
+    outside = [photo for photo, _ in rows if not (root / photo).resolve().is_relative_to(root.resolve())]
+    if outside:
+        raise SettingError(f"{name}: {outside[0]} lies outside {root}")
     missing = [photo for photo, _ in rows if not (root / photo).is_file()]
     if missing:
         raise SettingError(

@@ -5,6 +5,7 @@ Boxes are ``(x1, y1, x2, y2)`` in pixels of the photo, origin at the top left, e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ def tiles(photo: Any, across: int = 2, overlap: float = 0.0) -> list[Box]:
 
     Args:
         across: windows side by side that a row would take without overlap.
-        overlap: share of a window, in [0, 1), that the next one repeats.
+        overlap: least share of a window, in [0, 1), that the next one repeats.
 
     >>> from PIL import Image
     >>> tiles(Image.new("RGB", (100, 60)))
     [(0, 0, 50, 30), (50, 0, 100, 30), (0, 30, 50, 60), (50, 30, 100, 60)]
     """
+    if not (across >= 1 and 0 <= overlap < 1):
+        raise ValueError(f"tiles need across >= 1 and overlap in [0, 1), not {across} and {overlap}")
     wide, high = photo.width / across, photo.height / across
-    count = max(1, round((across - 1) / (1 - overlap)) + 1)
+    count = math.ceil((across - 1) / (1 - overlap) - 1e-9) + 1
     steps = [(across - 1) * i / max(1, count - 1) for i in range(count)]
     return [
         (round(x * wide), round(y * high), round((x + 1) * wide), round((y + 1) * high))

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from repic_core.captioner import CaptionItem
-from repic_core.concept_index import Changes, ConceptIndex, Hit
+from repic_core.concept_index import UPSTREAM, Changes, ConceptIndex, Hit
 from repic_core.concepts import ConceptDatabase
-from repic_core.images import open_image
+from repic_core.images import MAX_ASPECT, open_image
+from repic_core.names import key
 from repic_core.regions import Box, whole
 
 __all__ = ["Changes", "ConceptIndex", "Hit", "find_concepts", "with_retrieved"]
@@ -32,16 +33,29 @@ def find_concepts(
     Args:
         regions: gives a photo's boxes: `regions.whole`, `regions.tiles`, or a `regions.Detector`.
         threshold: as in `ConceptIndex.search`; no hit may be similar enough, then the list is empty.
+
+    Raises:
+        ValueError: a photo that can't be read (named), or an index of another embedder.
     """
+    if index.embedder_name not in (embedder.name, UPSTREAM):
+        raise ValueError(f"the index is of {index.embedder_name}, not of {embedder.name}: update it")
     photo = open_image(photo)
-    crops = [photo.crop(box) for box in regions(photo)]
-    best: dict[str, tuple[int, float]] = {}  # of each tag: rank in its region, and the negative similarity
+    boxes = [box for box in regions(photo) if _has_area(box)] or whole(photo)
+    crops = [photo.crop(box) for box in boxes]
+    best: dict[
+        str, tuple[int, float, str]
+    ] = {}  # of each concept: rank in its region, negative similarity, tag
     for hits in index.search(embedder.images(crops), k, threshold):
         for rank, hit in enumerate(hits):
-            place = rank, -hit.similarity
-            best[hit.tag] = min(best.get(hit.tag, place), place)
-    ordered = sorted(best, key=lambda tag: (*best[tag], tag))
-    return [Hit(tag, -best[tag][1]) for tag in ordered[:k]]
+            place = rank, -hit.similarity, hit.tag
+            best[key(hit.tag)] = min(best.get(key(hit.tag), place), place)
+    return [Hit(tag, -negative) for _, negative, tag in sorted(best.values())[:k]]
+
+
+def _has_area(box: Box) -> bool:
+    """Whether a processor takes a crop of this box."""
+    wide, high = box[2] - box[0], box[3] - box[1]
+    return min(wide, high) > 0 and max(wide, high) < MAX_ASPECT * min(wide, high)
 
 
 def with_retrieved(

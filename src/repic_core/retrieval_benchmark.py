@@ -100,7 +100,7 @@ def measure(kind: str, count: int) -> dict[str, Any]:
     edits = []
     rng = random.Random(0)
     for number, vector in enumerate(world.photos(world.concepts[:EDITS])):
-        old = f"<c{rng.randrange(count // EDITS) + number * (count // EDITS)}>"
+        old = f"<c{rng.randrange(count // EDITS) + number * (count // EDITS)}>"  # each once
         for edit in (
             lambda v=vector, n=number: index.add(f"<new{n}>", v[None]),
             lambda o=old, n=number: index.rename(o, f"<renamed{n}>"),
@@ -131,6 +131,7 @@ def report(found: list[dict[str, Any]]) -> str:
         "kind",
         "build",
         "memory",
+        "peak",
         "query p50",
         "p95",
         "edit p95",
@@ -162,6 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", help="also write everything to this file")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if min(options.sizes) < EDITS:
+        parser.error(f"--sizes must be at least {EDITS}")
     if options.one:
         print(json.dumps(measure(options.one[0], int(options.one[1]))))
         return

@@ -11,6 +11,7 @@ also one without a model, makes ``OUT/table.md``, ``.tex`` and ``.csv`` anew of 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,23 @@ def caption_setting(
     return out / f"{name}.json"
 
 
-def rows_of(captions: Path, databases: dict[str, Setting]) -> list[list[str]]:
-    """A row of the table for each caption file under `captions` of a setting in `databases`."""
+def rows_of(captions: Path, settings: dict[str, Setting]) -> list[list[str]]:
+    """A row of the table for each caption file under `captions` of one of `settings`; empty files give none."""
     rows = []
-    for name, setting in databases.items():
+    for name, setting in settings.items():
         for suffix in ("", RETRIEVAL):
             for path in sorted(captions.glob(f"*/{name}{suffix}.json")):
                 records = load_captions(path)
+                if not records:
+                    continue
                 scores = [score(records, p, setting.database) for p in (setting.protocol, "span")]
                 f1 = score_intervals(records, "span", setting.database)["f1"]
                 more = measure(records, setting.database)
+                count = str(len(records))
+                if len(records) < len(setting.items):  # of a run that was cut off
+                    count += f" of {len(setting.items)}"
                 rows.append(
-                    [name, "retrieved" if suffix else "given", path.parent.name, str(len(records))]
+                    [name, "retrieved" if suffix else "given", path.parent.name, count]
                     + [f"{100 * v:.1f}" for s in scores for v in (s.precision, s.recall, s.f1)]
                     + [f"{100 * f1.low:.1f} to {100 * f1.high:.1f}", f"{more['hallucinated'].value:.2f}"]
                     + [f"{100 * more['copied'].value:.1f}%", f"{more['words'].value:.1f}"]
@@ -114,45 +120,82 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--threshold", type=float, help="least similarity of a retrieved concept (default: none)"
     )
-    parser.add_argument("--system", default="evaluation", help="system prompt; '' for none")
-    parser.add_argument("--limit", type=int, default=0, help="the first so many photos of each setting")
+    parser.add_argument(
+        "--system", default="evaluation", help="`evaluation`, `inference`, a text, or '' for none"
+    )
+    parser.add_argument("--limit", type=int, default=0, help="the first so many rows of each setting")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument("--max_pixels", type=int, help="of a photo (by default the published limit)")
     options = parser.parse_args(arguments)
 
-    found: dict[str, Setting] = {}
-    for name in options.settings:
-        try:
-            found[name] = SETTINGS[name](options.root, options.zero_shot, options.limit)
-        except SettingError as error:  # the others can still be run
-            print(f"left out: {error}")
-    if not found:
+    _check(options)
+    captions = options.out / "captions"
+    asked = _found(options.settings, options.root, options.zero_shot, options.limit)
+    if not asked:
         raise SettingError("no setting can be run")
     if options.model:
-        from repic_core.models import PAPER_MAX_PIXELS, load_model
+        _caption(options, asked, captions / _method(options))
+    others = [n for n in SETTINGS if n not in options.settings and any(captions.glob(f"*/{n}*.json"))]
+    every = {**asked, **_found(others, options.root)}
+    print(write_table(options.out, rows_of(captions, {n: every[n] for n in SETTINGS if n in every})))
 
-        max_pixels = options.max_pixels or PAPER_MAX_PIXELS
-        model, processor = load_model(options.model, adapter=options.adapter, max_pixels=max_pixels)
-        captioner = Captioner(
-            model, processor, options.system or None, options.batch_size, options.max_new_tokens
-        )
-        embedder = None
-        if options.retrieval:
-            embedder = (
-                PretrainedEmbedder(options.embedder, device=str(model.device))
-                if options.embedder
-                else TowerEmbedder(model, processor, options.side)
-            )
-        method = options.method or Path(options.adapter or options.model).name
-        for setting in found.values():
-            out = options.out / "captions" / method
-            caption_setting(setting, captioner, out, embedder, options.detector, options.threshold)
-    print(write_table(options.out, rows_of(options.out / "captions", found)))
+
+def _check(options: argparse.Namespace) -> None:
+    if not options.model and (options.adapter or options.retrieval):
+        raise ValueError("--adapter and --retrieval need a --model")
+    for name in ("embedder", "detector", "threshold"):
+        if getattr(options, name) is not None and not options.retrieval:
+            raise ValueError(f"--{name} needs --retrieval")
+    if options.method is not None or options.model:
+        method = _method(options)
+        if method in ("", ".", "..") or set(method) & set("/\\"):
+            raise ValueError(f"--method {method!r}: give the name of a folder, without slashes")
+
+
+def _method(options: argparse.Namespace) -> str:
+    return (
+        options.method
+        if options.method is not None
+        else Path(options.adapter or options.model).resolve().name
+    )
+
+
+def _found(names: Sequence[str], root: str, zero_shot: bool = False, limit: int = 0) -> dict[str, Setting]:
+    """The settings of these names that can be had; says why of the others."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = SETTINGS[name](root, zero_shot, limit)
+        except SettingError as error:
+            print(f"left out: {error}")
+    return found
+
+
+def _caption(options: argparse.Namespace, settings: dict[str, Setting], out: Path) -> None:
+    from repic_core.models import PAPER_MAX_PIXELS, load_model
+
+    for setting in settings.values():
+        if options.detector and not any(concept.category for concept in setting.database):
+            raise ValueError(f"{setting.name}: a detector needs categories, and its database has none")
+    max_pixels = options.max_pixels or PAPER_MAX_PIXELS
+    model, processor = load_model(options.model, adapter=options.adapter, max_pixels=max_pixels)
+    captioner = Captioner(
+        model, processor, options.system or None, options.batch_size, options.max_new_tokens
+    )
+    embedder = None
+    if options.embedder:
+        embedder = PretrainedEmbedder(options.embedder, device=str(model.device))
+    elif options.retrieval:
+        embedder = TowerEmbedder(model, processor, options.side)
+    for setting in settings.values():
+        caption_setting(setting, captioner, out, embedder, options.detector, options.threshold)
 
 
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on from here") from None
     except (ValueError, OSError) as error:  # something that can't be used: its message is enough
         raise SystemExit(f"repic_core.run_evaluation: {error}") from None

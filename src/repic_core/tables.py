@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a ``|`` in a cell is escaped."""
+    """A Markdown table; a ``|`` in a cell is escaped. ValueError for a row that is not as long as the head."""
+    if any(len(row) != len(head) for row in rows):
+        raise ValueError(f"each row must have {len(head)} cells, as the head has")
     lines = (head, ["---"] * len(head), *rows)
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
@@ -31,5 +33,6 @@ def csv_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _escaped(cell: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$"}
-    return re.sub(r"[\\~^<>±&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), cell)
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
+    text = re.sub(r"[\\~^<>|±&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), cell)
+    return re.sub(r"^(?=[\[*])", "{}", text)  # else it would be an argument of the line's end before it

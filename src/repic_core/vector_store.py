@@ -1,5 +1,8 @@
 """`ConceptIndex` on a vector database, for more than one machine holds and for many users: Qdrant.
 
+The same `build`, `update`, `add`, `add_many`, `remove`, `rename`, `search` and `fit_threshold`; Qdrant keeps what
+is written, so there is nothing to save or load (but the threshold, which is this object's).
+
 Why Qdrant: the open-source server shards and replicates a collection over machines and keeps many users apart in
 one collection (a payload field marked ``is_tenant``), and the same client runs without a server, in memory or on a
 folder, which is what the tests start. LanceDB distributes only in its commercial edition; Milvus has both modes,
@@ -12,14 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from repic_core.abstention import fitted_threshold
 from repic_core.concept_index import Changes, Hit
 from repic_core.concept_photos import embedded, photos_of
 from repic_core.concepts import ConceptDatabase
 from repic_core.embedders import unit
+from repic_core.images import open_image
 from repic_core.names import key
 
 PAGE = 1000  # points read or written at a time
@@ -27,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class QdrantConceptIndex:
-    """One user's photos of concepts in a Qdrant database; the methods are those of `ConceptIndex`.
+    """One user's photos of concepts in a Qdrant database.
 
     Each embedder has a collection of its own, so its vectors are never compared with others'. Every request filters
     by the user: no method reads or changes another's concepts.
@@ -70,12 +76,16 @@ class QdrantConceptIndex:
         cls, database: ConceptDatabase, embedder: Any, client: Any, user: str, **options: Any
     ) -> QdrantConceptIndex:
         """An index of all photos of `database` (which must have one that can be read), brought up to date."""
-        first = next((image for concept in database for image in concept.images), None)
-        if first is None:
-            raise ValueError("the database is empty: add a concept first")
-        index = cls(client, user, embedder.name, embedder.images([first]).shape[1], **options)
-        index.update(database, embedder)
-        return index
+        photos, _ = photos_of(database)
+        for photo in photos.values():  # the first that can be read tells the dimensions
+            try:
+                dimensions = embedder.images([open_image(photo)]).shape[1]
+            except ValueError:
+                continue
+            index = cls(client, user, embedder.name, dimensions, **options)
+            index.update(database, embedder)
+            return index
+        raise ValueError("the database has no photo that can be read: add a concept first")
 
     def update(self, database: ConceptDatabase, embedder: Any) -> Changes:
         """As `ConceptIndex.update`; ValueError for another embedder, which needs an index of its own."""
@@ -100,8 +110,11 @@ class QdrantConceptIndex:
 
     def add(self, tag: str, vectors: Any) -> None:
         """As `ConceptIndex.add`."""
-        vectors = unit(vectors)
-        self._add([(tag, uuid.uuid4().hex) for _ in vectors], vectors)
+        self.add_many([tag] * len(vectors), vectors)
+
+    def add_many(self, tags: Sequence[str], vectors: Any) -> None:
+        """As `ConceptIndex.add_many`."""
+        self._add([(tag, uuid.uuid4().hex) for tag in tags], unit(vectors))
 
     def remove(self, tag: str) -> None:
         """As `ConceptIndex.remove`."""
@@ -123,23 +136,31 @@ class QdrantConceptIndex:
 
     def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
         """As `ConceptIndex.search`."""
+        threshold = self.threshold if threshold is None else threshold
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        threshold = self.threshold if threshold is None else threshold
+        if threshold is not None and math.isnan(threshold):
+            raise ValueError("the threshold is not a number: give a similarity from -1 to 1")
         found = []
         for vector in unit(vectors):
             groups = self.client.query_points_groups(
                 self.collection,
-                group_by="tag",
+                group_by="key",
                 query=vector,
                 query_filter=self._mine(),
                 limit=k,
                 group_size=1,
                 score_threshold=threshold,
             ).groups
-            hits = [Hit(group.hits[0].payload["tag"], group.hits[0].score) for group in groups]
+            best = [group.hits[0] for group in groups]
+            hits = [Hit(point.payload["tag"], min(1.0, max(-1.0, point.score))) for point in best]
             found.append(sorted(hits, key=lambda hit: (-hit.similarity, hit.tag)))
         return found
+
+    def fit_threshold(self, vectors: Any, tags: Sequence[str | None], false_accepts: float = 0.05) -> float:
+        """As `ConceptIndex.fit_threshold`."""
+        self.threshold = fitted_threshold(self, vectors, tags, false_accepts)
+        return self.threshold
 
     @property
     def tags(self) -> list[str]:
