@@ -158,7 +158,8 @@ def test_concepts_are_found_among_many(run_dir):
 
 def test_published_captions_come_with_their_intervals(run_dir, official_root):
     found = results(run_dir, "04_evaluation")
-    assert found["intervals"]["RePIC 7B"]["caption"].startswith("85.0 [81.")
+    assert found["intervals"]["RePIC 7B"]["span"]["caption"].startswith("85.0 [81.")
+    assert found["intervals"]["RePIC 7B"]["repic-4"]["caption"].startswith("71.0 [")
     assert found["p"]["RePIC 7B"]["photo"] == 0.125 and found["p"]["RePIC 7B"]["caption"] < 0.001
     assert found["p"]["Qwen2.5-VL 7B zero-shot"] == {"photo": 1.0, "caption": 1.0}
     assert found["beyond_recall"]["RePIC 7B"]["hallucinated"] == pytest.approx(79 / 105, abs=1e-3)
