@@ -106,8 +106,11 @@ def test_importing_the_demo_is_light():
 
 def test_viewer_shows_a_row_and_leafs_through(folder):
     with served(viewer(folder)) as (client, _):
-        number, html = client.predict(2, api_name="/show")
+        number, html, summary = client.predict(2, api_name="/show")
         assert number == 2
+        # ours names Mia Rose and, wrongly, zoe; published: a miss because of the other name
+        assert "repic-2 F1 0, span F1 50" in Reader(html).text
+        assert "this row, span (%)" in Reader(summary).text
         shown = Reader(html)
         assert "Mia Rose with" in shown.text and "</s>" not in shown.text
         assert ("del", {"title": "not in the photo"}) in shown.elements  # <zoe>
@@ -126,6 +129,66 @@ def test_viewer_shows_a_row_and_leafs_through(folder):
         assert {client.predict(api_name="/random")[0] for _ in range(40)} == {1, 2, 3}
 
 
+def test_viewer_filters_rows(folder):
+    base = [
+        ["q1.png", ["<bo>", "<mia>"], f"{SCRIPT} with Mia Rose.", "What?"],
+        ["q2.png", ["<zoe>"], "?", "?"],
+    ]
+    (folder / "base.json").write_text(json.dumps(base))
+    ours, both = f"ours {ONERROR}", ["any", "any"]
+    with served(viewer(folder)) as (client, _):
+
+        def fit(*chosen, at=1):
+            said, number, _, _ = client.predict(at, *chosen, api_name="/filter")
+            return said.split(" rows")[0], number
+
+        assert fit(*both, "any", "all") == ("4 of 4", 1)
+        assert fit(1, "any", "any", "all") == ("1 of 4", 4)  # one concept
+        assert fit("any", "gone", "any", "all") == ("1 of 4", 3)
+        assert fit(*both, ours, "names everybody") == ("1 of 4", 1)
+        assert fit(*both, "base", "names everybody", at=2) == ("1 of 4", 1)
+        assert fit(*both, "base", "only it names everybody") == ("No row fits; all are as they were.", 1)
+        assert fit(*both, ours, "names somebody wrong") == ("1 of 4", 2)  # zoe
+        assert fit(*both, "base", "misses a name") == ("1 of 4", 4)
+        chosen = ("any", "any", ours, "misses a name")
+        assert client.predict(2, *chosen, api_name="/next")[0] == 3
+        assert (
+            client.predict(3, *chosen, api_name="/next")[0] == 2
+        )  # the first that fits comes after the last
+        assert client.predict(2, *chosen, api_name="/previous")[0] == 3
+        assert {client.predict(1, *chosen, api_name="/random")[0] for _ in range(20)} == {2, 3}
+        with pytest.raises(AppError):
+            client.predict(1, "any", "any", "any", "no such kind", api_name="/filter")
+
+
+def test_a_link_opens_its_row(folder):
+    """The page's own load event reads ``?row=`` of the address; anything else opens the first row."""
+    with served(viewer(folder)) as (_, address):
+        config = json.loads(urllib.request.urlopen(f"{address}config").read())
+        load = next(
+            d["id"]
+            for d in config["dependencies"]
+            if ["load"] in [t[1:] for t in d["targets"]] and d["backend_fn"]
+        )
+        for asked, opened in (("?row=2", 2), ("?row=99", 1), ("?row=-1", 1), ("?row=<script>", 1), ("", 1)):
+            assert opened_row(address, load, asked) == opened
+
+
+def opened_row(address: str, load: int, query: str) -> int:
+    """What the load event gives to a browser whose address ends with `query`."""
+    query = query.replace("<", "%3C").replace(">", "%3E")
+    session = {"data": [], "fn_index": load, "session_hash": f"s{abs(hash(query))}"}
+    url = f"{address}gradio_api/queue/join{query}"
+    headers = {"Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(url, json.dumps(session).encode(), headers)).read()
+    stream = urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session['session_hash']}")
+    for line in stream:
+        event = json.loads(line.decode().removeprefix("data: ")) if line.startswith(b"data: ") else {}
+        if event.get("msg") == "process_completed":
+            return event["output"]["data"][0]
+    raise AssertionError("the page's load event gave no answer")
+
+
 def test_viewer_serves_nothing_else(folder):
     with served(viewer(folder)) as (_, address):
         assert address.startswith("http://127.0.0.1:")
@@ -140,7 +203,7 @@ def test_missing_photos_have_a_placeholder(folder):
     (folder / "zoe.png").write_text("no image")
     (folder / "ours.json").write_text(json.dumps([["gone.png", ["<zoe>", "<new>"], "hm", "?"]]))
     with served(viewer(folder, ours=folder / "ours.json")) as (client, _):
-        _, html = client.predict(1, api_name="/show")
+        html = client.predict(1, api_name="/show")[1]
     text = Reader(html).text
     assert "gone.png is missing or unreadable" in text and "zoe.png is missing or unreadable" in text
     assert "not in the database" in text
@@ -151,7 +214,7 @@ def test_hostile_text_stays_text(folder):
         pages = [client.predict(n, api_name="/show")[1] for n in (1, 2)]
         config = json.loads(urllib.request.urlopen(f"{address}config").read())
     values = [c["props"]["value"] for c in config["components"] if c["type"] == "html"]
-    assert len(values) == 2
+    assert len(values) == 3  # title, table, row
     for html in (*pages, *values):
         for tag, attributes in Reader(html).elements:
             assert tag != "script"
@@ -210,7 +273,7 @@ def test_summary_has_the_published_numbers(official_root):
     files, database = published_files(official_root)
     app = build_viewer(files, database, official_root)
     values = [c["props"]["value"] for c in app.get_config_file()["components"] if c["type"] == "html"]
-    cells = [part.split("</t")[0] for part in values[0].split("<t")]
+    cells = [part.split("</t")[0] for part in values[1].split("<t")]
     row = [cell.rpartition(">")[2] for cell in cells]
     start = row.index("RePIC 7B")
     assert row[start + 1 : start + 4] == ["88.0", "59.5", "71.0"]
@@ -221,7 +284,7 @@ def test_summary_has_the_published_numbers(official_root):
         "RAP-LLaVA 13B 260K",
         "RAP-LLaVA 13B 2K",
     ]
-    assert values[1].count("<img") == 5 and "is missing" not in values[1]
+    assert values[2].count("<img") == 5 and "is missing" not in values[2]
 
 
 def run(*arguments) -> int:

@@ -74,6 +74,16 @@ class CaptionScore:
     missed: tuple[str, ...]
     hallucinated: tuple[str, ...]
 
+    def score(self, protocol: str) -> Score:
+        """What this caption adds to a file's `Score`.
+
+        Wrong, in precision's denominator, are by `span` the other names; by the published protocols, where there is
+        another name, as many as are missed.
+        """
+        wrong = self.hallucinated if protocol == "span" else self.missed if self.hallucinated else ()
+        right = len(self.correct)
+        return Score(protocol, right, right + len(wrong), right + len(self.missed))
+
 
 def load_captions(path: str | Path) -> list[CaptionRecord]:
     """Read a caption file in the authors' row format (a fifth field and further ones are ignored).
@@ -140,14 +150,12 @@ def caption_counts(
 ) -> list[tuple[int, int, int]]:
     """What each caption adds to a `Score`'s correct, predicted and total; arguments as there."""
     _check_protocol(protocol)
-    candidates = _candidates(records, protocol, database)
+    candidates = names_to_find(records, protocol, database)
     counts = []
     for record in records:
-        found = score_caption(record, candidates, protocol)
-        predicted = len(found.correct) + _wrong(found, protocol)
-        if unknown_tags and protocol == "span":
-            predicted += len(_unknown(record.caption, candidates))
-        counts.append((len(found.correct), predicted, len(found.correct) + len(found.missed)))
+        found = score_caption(record, candidates, protocol).score(protocol)
+        unknown = _unknown(record.caption, candidates) if unknown_tags and protocol == "span" else ()
+        counts.append((found.correct, found.predicted + len(unknown), found.total))
     return counts
 
 
@@ -197,16 +205,6 @@ def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol:
     )
 
 
-def _wrong(found: CaptionScore, protocol: str) -> int:
-    """What one caption adds to precision's denominator beside its correct names.
-
-    Published: a miss for every shown concept that is not named while another is; `span`: that other name.
-    """
-    if protocol == "span":
-        return len(found.hallucinated)
-    return len(found.missed) if found.hallucinated else 0
-
-
 def _unknown(caption: str, candidates: Sequence[Concept | str]) -> set[str]:
     """Names in brackets that are no candidate."""
     spans = find_names(caption, candidates)
@@ -214,7 +212,7 @@ def _unknown(caption: str, candidates: Sequence[Concept | str]) -> set[str]:
     return {tag for start, end, tag in tags if not any(a < end and start < b for a, b, _ in spans)}
 
 
-def _candidates(
+def names_to_find(
     records: Sequence[CaptionRecord], protocol: str, database: Iterable[Concept] | None
 ) -> list[Concept | str]:
     """The names that may be found: the ground truth of all records and, for `span`, the database's concepts."""
@@ -235,13 +233,13 @@ def disagreements(
     A reason is a name that only one protocol finds, or a pair of unlike counts of wrong names. Each pick is the
     record whose reasons not shown yet occur most often in `records`; once all are shown, they may come again.
     """
-    known = {p: _candidates(records, p, database) for p in (first, second)}
+    known = {p: names_to_find(records, p, database) for p in (first, second)}
     judged: dict[int, tuple[CaptionRecord, CaptionScore, CaptionScore]] = {}
     reasons: dict[int, set[Any]] = {}
     for number, record in enumerate(records):
         one, two = (score_caption(record, known[p], p) for p in (first, second))
         names = [{key(tag) for tag in (*s.correct, *s.hallucinated)} for s in (one, two)]
-        counts = _wrong(one, first), _wrong(two, second)
+        counts = tuple(s.predicted - s.correct for s in (one.score(first), two.score(second)))
         judged[number] = record, one, two
         reasons[number] = (names[0] ^ names[1]) | ({counts} if counts[0] != counts[1] else set())
     often = Counter(reason for found in reasons.values() for reason in found)

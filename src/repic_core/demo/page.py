@@ -58,6 +58,7 @@ STYLE = """<style>
   font-weight: 600; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
 .repic .missing { margin-top: .4rem; font-size: .85rem; }
 .repic .missing, .repic del { color: var(--error); }
+.repic .scores { margin-top: .4rem; font-size: .8rem; color: var(--muted); }
 .repic .scroll { overflow-x: auto; }
 .repic table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
   white-space: nowrap; }
@@ -148,13 +149,15 @@ def caption_card(
     colors: Mapping[str, str],
     candidates: Iterable[Concept],
     missing_label: str = "Missing",
+    scores: str = "",
 ) -> str:
-    """A card with a method's caption, how many of the names of `tags` it has, and which it lacks."""
+    """A card with a method's caption, how many of the names of `tags` it has, which it lacks, and its scores."""
     if caption is None:
         return f'<article class="card"><h3>{escape(method)}</h3><p class="muted">no caption</p></article>'
     caption = caption.replace("</s>", "").strip()  # RAP's captions end with it
     text, missing = color_names(caption, tags, colors, candidates)
     count = f"<span>{len(tags) - len(missing)} of {len(tags)} names</span>" if tags else ""
     note = f'<p class="missing">{missing_label}: {escape(", ".join(missing))}</p>' if missing else ""
+    note += f'<p class="scores">{escape(scores)}</p>' if scores else ""
     body = f"<p>{text}</p>" if caption else '<p class="muted">empty</p>'
     return f'<article class="card"><h3>{escape(method)}{count}</h3>{body}{note}</article>'

@@ -1,0 +1,103 @@
+"""Which rows of a viewer to browse: by number of concepts, by scene, by what a method got right or wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repic_core.concepts import ConceptDatabase
+from repic_core.evaluation import CaptionRecord, CaptionScore, names_to_find, score_caption
+from repic_core.figures import GridRow
+
+ANY = "any"
+KINDS = ("all", "names everybody", "only it names everybody", "misses a name", "names somebody wrong")
+MOST_SCENES = 30  # photos that are listed one by one; of more, their folders are
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """A row with its scene and each method's `CaptionScore` by protocol: the published one and `span`."""
+
+    row: GridRow
+    scene: str
+    scores: dict[str, dict[str, CaptionScore]]
+
+    @property
+    def concepts(self) -> int:
+        return len(self.row.tags)
+
+    def whole(self, method: str) -> bool:
+        """Whether a method's caption names all that the photo shows, and nobody else (`span`)."""
+        found = self.scores.get(method, {}).get("span")
+        return found is not None and not found.missed and not found.hallucinated
+
+
+def published_protocol(concepts: int) -> str:
+    """The published protocol for photos of so many concepts."""
+    return {1: "repic-single", 2: "repic-2"}.get(concepts, "repic-4")
+
+
+def judge(
+    rows: Sequence[GridRow], captions: Mapping[str, Sequence[CaptionRecord]], database: ConceptDatabase
+) -> list[JudgedRow]:
+    """Each row with its scene and its captions' scores."""
+    photos = {Path(row.query).stem for row in rows}
+    scenes = [
+        Path(row.query).stem if len(photos) <= MOST_SCENES else Path(row.query).parent.name for row in rows
+    ]
+    names = {}
+    for method, records in captions.items():
+        for protocol in {"span", *(published_protocol(len(record.tags)) for record in records)}:
+            names[method, protocol] = names_to_find(records, protocol, database)
+    judged = []
+    for row, scene in zip(rows, scenes, strict=True):
+        scores: dict[str, dict[str, CaptionScore]] = {}
+        for method, text in row.captions.items():
+            if text is None:
+                continue
+            record = CaptionRecord(str(row.query), tuple(row.tags), text)
+            scores[method] = {
+                protocol: score_caption(record, names[method, protocol], protocol)
+                for protocol in (published_protocol(len(row.tags)), "span")
+            }
+        judged.append(JudgedRow(row, scene, scores))
+    return judged
+
+
+def matching(
+    rows: Sequence[JudgedRow],
+    concepts: int | str = ANY,
+    scene: str = ANY,
+    method: str = ANY,
+    kind: str = KINDS[0],
+) -> list[int]:
+    """The places of the rows that fit all filters; `kind` is of `method`, or of any method.
+
+    Raises:
+        ValueError: no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}")
+    return [
+        place
+        for place, row in enumerate(rows)
+        if concepts in (ANY, row.concepts)
+        and scene in (ANY, row.scene)
+        and (
+            kind == KINDS[0]
+            or any(_is(row, one, kind) for one in ([method] if method != ANY else row.scores))
+        )
+    ]
+
+
+def _is(row: JudgedRow, method: str, kind: str) -> bool:
+    found = row.scores.get(method, {}).get("span")
+    if found is None:
+        return False
+    if kind == "misses a name":
+        return bool(found.missed)
+    if kind == "names somebody wrong":
+        return bool(found.hallucinated)
+    alone = not any(row.whole(other) for other in row.scores if other != method)
+    return row.whole(method) and (alone or kind == "names everybody")
