@@ -448,3 +448,51 @@ def test_stopping_stops_the_model(folder):
         assert captioner.running == 0 and captioner.stopped == 1
         captioner.text = "done"
         assert "done" in ask(folder, client).result()
+
+
+def test_live_finds_concepts_and_draws_where_they_are(folder, monkeypatch):
+    from gradio_client import handle_file
+
+    from repic_core.concept_index import Hit
+    from repic_core.demo import live as module
+
+    known = ConceptDatabase.load(folder / "database.json")
+    captioner, seen = FakeCaptioner(), []
+    captioner.model, captioner.processor = "model", "processor"
+
+    def locate(model, processor, photo, concepts):
+        seen.append((model, processor, photo.size, [concept.tag for concept in concepts]))
+        return [(10.4, 20, 110, 220), None]
+
+    import gradio
+
+    said = []
+    monkeypatch.setattr(gradio, "Info", said.append)
+    monkeypatch.setattr(module, "locate", locate)
+    found = [[Hit("<mia>", 0.9), Hit("<zoe>", 0.8)], []]
+    app = module.build_live(captioner, known, find=lambda photo: found.pop(0))
+    photo = handle_file(folder / "q1.png")
+    with served(app) as (client, _):
+        assert client.predict(photo, api_name="/find") == ["<mia>", "<zoe>"]
+        assert client.predict(photo, api_name="/find") == []
+        boxes = client.predict(photo, ["<mia>", "<zoe>"], api_name="/where")
+        with pytest.raises(AppError, match="Add a photo, and choose concepts"):
+            client.predict(photo, [], api_name="/where")
+        with pytest.raises(AppError, match="Add a photo to look"):
+            client.predict(None, api_name="/find")
+    assert seen == [("model", "processor", (300, 240), ["<mia>", "<zoe>"])]
+    assert said[0].startswith("No known concept") and "No box for &lt;zoe&gt;" in said[1]
+    assert [one["label"] for one in boxes.get("value", boxes)["annotations"]] == ["<mia>"]
+
+
+def test_the_command_serves_a_page_that_finds(folder, monkeypatch, tmp_path):
+    from repic_core import demo
+    from repic_core.toyworld.dataset import write_heldout
+
+    write_heldout(tmp_path / "toys", "val", n=1)
+    launched = []
+    monkeypatch.setattr(demo, "launch", lambda app, **options: launched.append((app, options)))
+    toys = ("--database", tmp_path / "toys/database.json", "--system", "none", "--max-pixels", 0)
+    assert run("live", "--model", "assets/toy-base", *toys, "--retrieve", 2, "--side", 40) == 0
+    names = [d["api_name"] for d in launched[0][0].get_config_file()["dependencies"]]
+    assert {"find", "where", "caption", "concepts"} <= set(names)

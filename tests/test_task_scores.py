@@ -1,11 +1,15 @@
 """OCT and VLT on held-out rows: hand-made answers, and the shipped toy base."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from repic_core import task_scores
+from repic_core.concepts import Concept
 from repic_core.models import load_model
+from repic_core.rewards import iou
 from repic_core.task_scores import answer_rows, box_overlap, score_tasks
 from repic_core.tasks import TrainingExample, to_dataset
 from repic_core.toyworld.dataset import write_heldout_tasks
@@ -111,3 +115,34 @@ def test_a_missing_photo_is_named(tmp_path):
     model, processor = load_model(BASE)
     with pytest.raises(ValueError, match=r"b\.png: no such image"):
         score_tasks(model, processor, [ANSWERED[1][0]], tmp_path)
+
+
+def test_locate_gives_boxes_in_pixels_of_the_photo(monkeypatch):
+    asked, answers = [], ["[500, 250, 1000, 750]", "none", "[7, 7, 7, 9]"]
+    monkeypatch.setattr(
+        task_scores, "answer_rows", lambda model, processor, rows: asked.extend(rows) or answers
+    )
+    model = SimpleNamespace(config=SimpleNamespace(model_type="qwen3_vl"))
+    concepts = [
+        Concept(name="bo", image="bo.png", info="a red ball"),
+        *(Concept(name=n, image="x") for n in "ab"),
+    ]
+    photo = Image.new("RGB", (200, 80))
+    boxes = task_scores.locate(model, SimpleNamespace(image_processor=None), photo, concepts)
+    assert boxes == [(100, 20, 200, 60), None, None]
+    assert [row.problem for row in asked] == [
+        f"Give the bounding box of {x}." for x in ("a red ball", "a", "b")
+    ]
+    assert asked[0].images[0].size == (200, 80) and asked[0].method == "iou"
+
+
+def test_the_base_locates_described_toys(tmp_path):
+    rows = [row for row in write_heldout_tasks(tmp_path, "val", 20) if row.method == "iou"]
+    model, processor = load_model(BASE)
+    overlaps = []
+    for row in rows:
+        info = row.problem.removeprefix("Give the bounding box of ").removesuffix(".")
+        concept = Concept(name="bo", image="x.png", info=info)
+        (box,) = task_scores.locate(model, processor, tmp_path / row.images[0], [concept])
+        overlaps.append(iou(box, row.solution) if box else 0.0)
+    assert sum(value >= 0.5 for value in overlaps) >= 15  # of 20; it finds 93% of the test split's

@@ -1,6 +1,6 @@
 """How well a model does the two tasks beside captions on held-out rows: OCT (same object?) and VLT (where?).
 
-The model is asked as in training (`prompts.task_messages`) and answers greedily.
+The model is asked as in training (`prompts.task_messages`) and answers greedily. `locate` uses the second skill.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repic_core.boxes import FRAMES, to_original_frame
+from repic_core.concepts import Concept
 from repic_core.images import open_image
 from repic_core.intervals import Interval, mean_interval
-from repic_core.prompts import task_messages
+from repic_core.prompts import VLT_QUESTION, task_messages
 from repic_core.rewards import IOU_THRESHOLD, iou, oct_reward, stated_box
 from repic_core.tasks import METHODS, TrainingExample
 
@@ -76,7 +78,7 @@ def answer_rows(
     batch_size: int = 8,
     max_new_tokens: int = 64,
 ) -> list[str]:
-    """The greedy answer to each row, in order."""
+    """The greedy answer to each row, in order; images are paths relative to `root`, or PIL images."""
     import torch
 
     rng, answers = random.Random(0), []
@@ -86,13 +88,37 @@ def answer_rows(
         for row in rows[start : start + batch_size]:
             messages = task_messages(row.images, row.problem, row.method, rng)
             texts.append(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-            images.append([open_image(Path(root) / image) for image in row.images])
+            paths = [Path(root) / image if isinstance(image, str) else image for image in row.images]
+            images.append([open_image(path) for path in paths])
         inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             out = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
         new = out[:, inputs["input_ids"].shape[1] :]
         answers += processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in answers]
+
+
+def locate(
+    model: Any, processor: Any, photo: Any, concepts: Sequence[Concept]
+) -> list[tuple[float, float, float, float] | None]:
+    """Where the model says that each concept is in `photo` (path or PIL image), as boxes in its pixels.
+
+    It is asked as in VLT, by the concept's info (its name where there is none), on the photo alone: references are
+    not shown, so an info must tell the concept apart. None where the answer is not one box.
+
+    Raises:
+        ValueError: a photo that can't be read, or a control token in a text.
+    """
+    photo = open_image(photo)
+    asked = [VLT_QUESTION.format(description=concept.info or concept.name) for concept in concepts]
+    rows = [TrainingExample((photo,), text, [0, 0, 1, 1], "iou") for text in asked]
+    frame, boxes = FRAMES[model.config.model_type], []
+    for answer in answer_rows(model, processor, rows):
+        box = stated_box(answer)
+        whole = box and to_original_frame(box, photo.size, frame, processor.image_processor)
+        proper = whole and whole[0] < whole[2] and whole[1] < whole[3]
+        boxes.append(tuple(whole) if proper else None)
+    return boxes
 
 
 def _interval(pairs: Sequence[tuple[tuple[str, ...], float]]) -> Interval | None:

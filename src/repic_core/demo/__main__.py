@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
+from repic_core.embedders import TOWER_SIDE
 from repic_core.models import PAPER_MAX_PIXELS
 
 
@@ -32,14 +34,23 @@ def _live(options: argparse.Namespace) -> None:
     from repic_core.captioner import Captioner
     from repic_core.concepts import ConceptDatabase
     from repic_core.demo import launch, live
+    from repic_core.embedders import TowerEmbedder
     from repic_core.models import load_model
+    from repic_core.regions import tiles
+    from repic_core.retrieval import ConceptIndex, find_concepts
 
     database = ConceptDatabase.load(options.database, options.root)
     model, processor = load_model(
         options.model, adapter=options.adapter, max_pixels=options.max_pixels or None
     )
     system = None if options.system == "none" else options.system
-    launch(live.build_live(Captioner(model, processor, system=system), database), server_port=options.port)
+    captioner = Captioner(model, processor, system=system)
+    find = None
+    if options.retrieve:
+        embedder = TowerEmbedder(model, processor, options.side)
+        index = ConceptIndex.build(database, embedder)
+        find = partial(find_concepts, index=index, embedder=embedder, regions=tiles, k=options.retrieve)
+    launch(live.build_live(captioner, database, find=find), server_port=options.port)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,6 +85,15 @@ def main(arguments: list[str] | None = None) -> int:
         type=int,
         default=PAPER_MAX_PIXELS,
         help="what photos are shrunk to (default: as published, %(default)s; 0: the processor's own, for the toy)",
+    )
+    live.add_argument(
+        "--retrieve", type=int, default=0, metavar="K", help="offer to find the K nearest concepts in a photo"
+    )
+    live.add_argument(
+        "--side",
+        type=int,
+        default=TOWER_SIDE,
+        help="for it: photos' side in pixels (%(default)s; the toy: 40)",
     )
     live.set_defaults(run=_live)
 

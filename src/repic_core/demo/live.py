@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from repic_core.concepts import ConceptDatabase
 from repic_core.demo.page import STYLE, caption_card, concept_cards
 from repic_core.figures import concept_colors
+from repic_core.images import open_image
 from repic_core.prompts import CAPTION_QUESTIONS
+from repic_core.task_scores import locate
 
 if TYPE_CHECKING:
     import gradio as gr
 
     from repic_core.captioner import Captioner
+    from repic_core.concept_index import Hit
 
 logger = logging.getLogger(__name__)
 QUESTIONS = tuple(dict.fromkeys(q for questions in CAPTION_QUESTIONS.values() for q in questions))
@@ -28,6 +31,7 @@ def build_live(
     database: ConceptDatabase,
     examples: Sequence[tuple[str, Sequence[str]]] = (),
     title: str = "Personalized captions",
+    find: Callable[[Any], Sequence[Hit]] | None = None,
 ) -> gr.Blocks:
     """The page, ready for `repic_core.demo.launch`. One visitor is captioned at a time, the others queue.
 
@@ -35,6 +39,8 @@ def build_live(
         captioner: its ``stream(query, references, question=...)`` yields the growing caption.
         database: the concepts to choose from.
         examples: (path of a query photo, tags) to try by a click.
+        find: finds the concepts that a photo may show, such as `retrieval.find_concepts` with an index of
+            `database` (`functools.partial`); then they need not be chosen.
     """
     import gradio as gr
 
@@ -61,6 +67,27 @@ def build_live(
             logger.exception("captioning failed")
             raise gr.Error("Captioning failed; the log says why.", print_exception=False) from None
 
+    def retrieve(query: Any) -> list[str]:
+        if query is None:
+            raise gr.Error("Add a photo to look for concepts in.", print_exception=False)
+        found = [hit.tag for hit in find(query)] if find else []
+        if not found:
+            gr.Info("No known concept was found in this photo.")
+        return found
+
+    def where(query: Any, tags: Sequence[str]) -> Any:
+        """The photo with a box for each concept that the model finds."""
+        if query is None or not tags:
+            raise gr.Error("Add a photo, and choose concepts to look for.", print_exception=False)
+        query = open_image(query)  # upright, as the boxes are
+        query.info.clear()
+        boxes = locate(captioner.model, captioner.processor, query, database.select(*tags))
+        found = [(tuple(map(round, box)), tag) for tag, box in zip(tags, boxes, strict=True) if box]
+        missing = [tag for tag, box in zip(tags, boxes, strict=True) if not box]
+        if missing:  # a message is HTML
+            gr.Info(escape(f"No box for {', '.join(missing)}: the model is asked by the info alone."))
+        return gr.AnnotatedImage((query, found), color_map=concept_colors(tags), visible=bool(found))
+
     choices = [(c.tag if c.name == c.tag.strip("<>") else f"{c.name} {c.tag}", c.tag) for c in database]
     with gr.Blocks(title=title, analytics_enabled=False) as app:
         gr.HTML(f'{STYLE}<div class="repic"><h1>{escape(title)}</h1></div>', apply_default_css=False)
@@ -76,12 +103,29 @@ def build_live(
                 with gr.Row():
                     run = gr.Button("Caption", variant="primary")
                     stop = gr.Button("Stop")
+                with gr.Row():
+                    look = gr.Button("Find the concepts", visible=find is not None)
+                    place = gr.Button("Where are they?")
             with gr.Column():
                 output = gr.HTML(WAITING, apply_default_css=False)
+                boxes = gr.AnnotatedImage(label="Where the model sees them", visible=False)
                 shelf = gr.HTML(apply_default_css=False)
         if examples:
             gr.Examples([[str(path), list(names)] for path, names in examples], [query, tags])
         tags.change(show_concepts, tags, shelf, api_name="concepts", show_progress="hidden")
-        event = run.click(caption, [query, tags, question], output, api_name="caption", concurrency_limit=1)
+        event = run.click(
+            caption,
+            [query, tags, question],
+            output,
+            api_name="caption",
+            concurrency_limit=1,
+            concurrency_id="model",
+        )
         stop.click(None, cancels=[event])
+        one = {"concurrency_limit": 1, "concurrency_id": "model"}
+        look.click(retrieve, query, tags, api_name="find" if find else False, **one)
+        place.click(where, [query, tags], boxes, api_name="where", **one)
+        query.change(
+            lambda: gr.AnnotatedImage(visible=False), None, boxes, api_name=False, show_progress="hidden"
+        )
     return app.queue(max_size=QUEUE)

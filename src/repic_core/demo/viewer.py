@@ -133,7 +133,9 @@ def build_viewer(
         asked = str(request.query_params.get("row", ""))
         return show(int(asked) if asked.isdecimal() and 0 < int(asked) <= len(rows) else 1)
 
-    open_link.__annotations__["request"] = gr.Request  # Gradio looks for the type, which above is only its name
+    open_link.__annotations__["request"] = (
+        gr.Request
+    )  # Gradio looks for the type, which above is only its name
 
     with gr.Blocks(title="RePIC captions", analytics_enabled=False, fill_width=True) as app:
         gr.HTML(
