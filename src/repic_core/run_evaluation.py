@@ -18,7 +18,7 @@ from typing import Any
 from repic_core import tables
 from repic_core.caption_metrics import measure
 from repic_core.captioner import Captioner
-from repic_core.embedders import PretrainedEmbedder, TowerEmbedder
+from repic_core.embedders import TOWER_SIDE, PretrainedEmbedder, TowerEmbedder
 from repic_core.evaluation import load_captions, score
 from repic_core.files import write_text_atomic
 from repic_core.intervals import score_intervals
@@ -113,7 +113,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--embedder", help="CLIP, SigLIP or DINO model (by default the model's own vision tower)"
     )
-    parser.add_argument("--side", type=int, default=448, help="own vision tower: photos' side in pixels")
+    parser.add_argument(
+        "--side", type=int, default=TOWER_SIDE, help="own vision tower: photos' side in pixels"
+    )
     parser.add_argument(
         "--detector", help="zero-shot object detector (by default the whole photo is searched)"
     )

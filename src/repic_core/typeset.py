@@ -7,14 +7,14 @@ the PNG fits in the PDF.
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from repic_core.files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -225,19 +225,9 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
 
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
-    stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        handle, temporary = tempfile.mkstemp(dir=stem.parent, prefix=f".{stem.name}.", suffix=suffix)
-        try:
-            with os.fdopen(handle, "wb") as file, matplotlib.rc_context({"pdf.fonttype": 42}):
-                figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            written.append(stem.with_name(stem.name + suffix))
-            os.replace(temporary, written[-1])
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        written.append(stem.with_name(stem.name + suffix))
+        with replaced(written[-1]) as file, matplotlib.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)
     return written

@@ -10,13 +10,13 @@ has; with it the shape of held-out identities is read right in 93% of scenes, wi
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from repic_core.files import replaced
 from repic_core.toyworld.draw import (
     BACKGROUNDS,
     COLORS,
@@ -45,12 +45,8 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """`state` as a file that is whole or not there, however the run ends."""
     import torch
 
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
+    with replaced(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _batch(
