@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from repic_core.trainer import SharedPrefixGRPOTrainer
@@ -46,6 +47,9 @@ def main(base, data, out, *batch_sizes):
             trained = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
             trained = {name: p.detach().contiguous() for name, p in trained if p.requires_grad}
             save_file(trained, f"{out}_{batch_size}.safetensors")
+    if torch.distributed.is_initialized():  # else a process that ends with gloo's threads alive may abort
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
