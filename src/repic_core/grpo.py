@@ -166,6 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     """``--config paper`` or ``toy`` (or a YAML file), then any argument of the recipe as ``--name value``."""
     import sys
 
+    from accelerate import PartialState
     from trl import GRPOConfig, TrlParser
 
     from repic_core.models import load_model
@@ -189,6 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(f"repic_core.grpo: {error}") from None
     _run(model, processor, to_dataset(examples, root, config.seed), script, config, resume=script.resume)
+    PartialState().destroy_process_group()  # else a process may abort at its end, after all is saved
 
 
 if __name__ == "__main__":
