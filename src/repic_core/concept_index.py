@@ -231,7 +231,7 @@ class ConceptIndex:
             if isinstance(error, IndexFileError):
                 raise
             raise IndexFileError(f"{path}: not a saved concept index: delete the folder") from None
-        if len(rows) != len(index._rows) + (0 if index._faiss is None else index._faiss.ntotal):
+        if len(rows) != (0 if index._faiss is None else index._faiss.ntotal):
             raise IndexFileError(f"{path}: not of the vectors beside it: delete the folder")
         index._rows = rows
         index._know(0)

@@ -113,16 +113,9 @@ def build_live(
         if examples:
             gr.Examples([[str(path), list(names)] for path, names in examples], [query, tags])
         tags.change(show_concepts, tags, shelf, api_name="concepts", show_progress="hidden")
-        event = run.click(
-            caption,
-            [query, tags, question],
-            output,
-            api_name="caption",
-            concurrency_limit=1,
-            concurrency_id="model",
-        )
+        one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+        event = run.click(caption, [query, tags, question], output, api_name="caption", **one)
         stop.click(None, cancels=[event])
-        one = {"concurrency_limit": 1, "concurrency_id": "model"}
         look.click(retrieve, query, tags, api_name="find" if find else False, **one)
         place.click(where, [query, tags], boxes, api_name="where", **one)
         query.change(

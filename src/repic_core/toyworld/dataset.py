@@ -145,7 +145,7 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
     sight. ``queries.json`` maps a set to ``[{"query", "references", "shown"}]``.
     """
     folder = Path(folder)
-    rng = np.random.default_rng([seed, 20, _heldout(split)])
+    rng = np.random.default_rng([seed, 20, heldout_number(split)])
     names: dict[Any, str] = {}
     concepts = []
     for i, toy in enumerate(identities(split)):
@@ -176,7 +176,7 @@ def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -
 def write_heldout_tasks(folder: str | Path, split: str, n: int = 150, seed: int = 0) -> list[TrainingExample]:
     """Write `n` OCT and `n` VLT rows of a held-out split to ``tasks.jsonl``; scenes show 1 to 4 toys."""
     folder = Path(folder)
-    rng = np.random.default_rng([seed, 30, _heldout(split)])
+    rng = np.random.default_rng([seed, 30, heldout_number(split)])
     rows = [_oct_row(folder, f"task_{i:03d}_pair", split, rng) for i in range(n)]
     for i in range(n):
         sample = make_sample(int(rng.integers(1, 5)), rng, split)
@@ -186,7 +186,7 @@ def write_heldout_tasks(folder: str | Path, split: str, n: int = 150, seed: int 
     return rows
 
 
-def _heldout(split: str) -> int:
+def heldout_number(split: str) -> int:
     """The split's part of the seeds."""
     if split not in ("val", "test"):
         raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")

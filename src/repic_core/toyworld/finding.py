@@ -27,7 +27,7 @@ from repic_core.names import find_names
 from repic_core.regions import tiles
 from repic_core.retrieval import ConceptIndex, find_concepts, with_retrieved
 from repic_core.toyworld.arms import cell, over_seeds
-from repic_core.toyworld.dataset import save_image
+from repic_core.toyworld.dataset import heldout_number, save_image
 from repic_core.toyworld.draw import PLACES, draw_reference, draw_scene
 from repic_core.toyworld.world import GENERIC_INFO, identities, new_name
 
@@ -51,14 +51,13 @@ def write_finding(folder: str | Path, split: str, size: int, n: int = 150, seed:
     ``queries.json``: ``{"known" | "strangers": [{"query", "shown": {place: tag}, "boxes"}]}``; of a stranger, the
     tag is null. Names are of the split, infos generic, so concepts must be found by sight.
     """
-    if split not in ("val", "test"):
-        raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")
+    number = heldout_number(split)
     folder = Path(folder).resolve()
     own = list(identities(split))
     order = np.random.default_rng([seed, 50]).permutation(len(own))
     strangers, known = [own[i] for i in order[:STRANGERS]], [own[i] for i in order[STRANGERS:]]
     others = [toy for other in ("val", "test", "train") if other != split for toy in identities(other)]
-    rng = np.random.default_rng([seed, 51, ("val", "test").index(split), size])
+    rng = np.random.default_rng([seed, 51, number, size])
     tags: dict[Any, str] = {}
     concepts = []
     for toy in (known + others)[:size]:
