@@ -154,13 +154,13 @@ class Captioner:
 
                 return torch.full((len(input_ids),), stop.is_set(), dtype=torch.bool, device=input_ids.device)
 
-        inputs = self.inputs([CaptionItem(query, references, question)])
+        item = CaptionItem(query, references, question)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
         def run() -> None:
             try:
                 self._run(
-                    inputs,
+                    self._prepare([item], **generation),
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([Stopped()]),
                     **generation,
@@ -210,8 +210,12 @@ class Captioner:
         inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
 
+    def _prepare(self, items: Sequence[CaptionItem], **generation: Any) -> Any:
+        """What ``model.generate`` gets for a batch, beside `generation`."""
+        return self.inputs(items)
+
     def _generate(self, items: Sequence[CaptionItem], **generation: Any) -> list[str]:
-        inputs = self.inputs(items)
+        inputs = self._prepare(items, **generation)
         out = self._run(inputs, **generation)
         return [
             text.strip()
