@@ -100,6 +100,7 @@ def _run(
     resume: bool = False,
     callbacks: Sequence[Any] = (),
 ) -> Any:
+    from transformers import PrinterCallback
     from trl import GRPOTrainer
 
     from repic_core.trainer import SharedPrefixGRPOTrainer
@@ -121,6 +122,8 @@ def _run(
         peft_config=prepare_tuning(model, processor, tune),
         callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
     )
+    if callbacks:  # they show the logs, which transformers would print as well
+        trainer.remove_callback(PrinterCallback)
     if trainer.ref_model is not None:
         _check_reference(trainer, model)
     run_training(trainer, resume)

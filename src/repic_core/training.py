@@ -185,26 +185,3 @@ def _mend_resume(trainer: Any, checkpoint: str) -> None:
         return sampler
 
     trainer._get_train_sampler = train_sampler
-
-
-def live_curves(metrics: str | Path) -> Any:
-    """A `TrainerCallback` that redraws `charts.reward_curves` of a metrics CSV in the notebook as it grows."""
-    from transformers import TrainerCallback
-
-    class LiveCurves(TrainerCallback):
-        shown: Any = None
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            from IPython.display import display
-
-            from repic_core.charts import reward_curves
-
-            if not logs or "reward" not in logs or not state.is_world_process_zero:
-                return
-            figure = reward_curves(metrics)
-            if self.shown is None:
-                self.shown = display(figure, display_id=True)
-            else:
-                self.shown.update(figure)
-
-    return LiveCurves()
