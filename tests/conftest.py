@@ -1,5 +1,6 @@
 """Shared by all tests: nothing is fetched, and the authors' data is found or the test is skipped."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -10,6 +11,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from PIL import Image
+
+from pages import ONERROR, SCRIPT, TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +40,28 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_training(folder, 12)
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A database of three concepts with hostile texts, three photos, and captions of two methods."""
+    for name, color in (("bo", "red"), ("mia", "green"), ("zoe", "blue"), ("q1", "gray"), ("q2", "white")):
+        Image.new("RGB", (300, 240), color).save(tmp_path / f"{name}.png")
+    entries = {
+        "<bo>": {"name": SCRIPT, "image": "bo.png", "info": ONERROR, "category": ""},
+        "<mia>": {"name": "Mia Rose", "image": "mia.png", "info": TEMPLATES, "category": ""},
+        "<zoe>": {"name": "zoe", "image": "zoe.png", "info": "", "category": ""},
+    }
+    (tmp_path / "database.json").write_text(json.dumps({"concept_dict": entries}))
+    both = ["<bo>", "<mia>"]
+    ours = [
+        ["q1.png", both, f"<bo> and Mia Rose {SCRIPT}{ONERROR}{TEMPLATES}", "What?"],
+        ["q2.png", both, "Mia Rose with <zoe>.</s>", SCRIPT],
+        ["gone.png", both, "nobody", "What?"],
+    ]
+    (tmp_path / "ours.json").write_text(json.dumps(ours))
+    (tmp_path / "base.json").write_text(json.dumps(ours[2:]))
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

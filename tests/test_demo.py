@@ -3,13 +3,9 @@
 import json
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from html import unescape
-from html.parser import HTMLParser
 
 import pytest
 from gradio_client.exceptions import AppError
@@ -17,69 +13,11 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from repic_core.concepts import Concept, ConceptDatabase, ConceptError
+from pages import ONERROR, SCRIPT, TEMPLATES, Reader, served
+from repic_core.concepts import Concept, ConceptError
 from repic_core.demo import page
-from repic_core.demo.__main__ import main
 from repic_core.demo.viewer import build_viewer, published_files
 from repic_core.figures import concept_colors
-from repic_core.models import PAPER_MAX_PIXELS
-
-SCRIPT, ONERROR = "<script>alert(1)</script>", '"><img src=x onerror="alert(2)">'
-TEMPLATES = "${alert(3)} {{constructor}} `${4}` {% raw %}"
-
-
-class Reader(HTMLParser):
-    """Elements with their attributes, and the text."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A database of three concepts with hostile texts, three photos, and captions of two methods."""
-    for name, color in (("bo", "red"), ("mia", "green"), ("zoe", "blue"), ("q1", "gray"), ("q2", "white")):
-        Image.new("RGB", (300, 240), color).save(tmp_path / f"{name}.png")
-    entries = {
-        "<bo>": {"name": SCRIPT, "image": "bo.png", "info": ONERROR, "category": ""},
-        "<mia>": {"name": "Mia Rose", "image": "mia.png", "info": TEMPLATES, "category": ""},
-        "<zoe>": {"name": "zoe", "image": "zoe.png", "info": "", "category": ""},
-    }
-    (tmp_path / "database.json").write_text(json.dumps({"concept_dict": entries}))
-    both = ["<bo>", "<mia>"]
-    ours = [
-        ["q1.png", both, f"<bo> and Mia Rose {SCRIPT}{ONERROR}{TEMPLATES}", "What?"],
-        ["q2.png", both, "Mia Rose with <zoe>.</s>", SCRIPT],
-        ["gone.png", both, "nobody", "What?"],
-    ]
-    (tmp_path / "ours.json").write_text(json.dumps(ours))
-    (tmp_path / "base.json").write_text(json.dumps(ours[2:]))
-    return tmp_path
-
-
-@contextmanager
-def served(app):
-    """The app on a free local port: (client, address)."""
-    from gradio_client import Client
-
-    from repic_core.demo import launch
-
-    try:
-        _, address, public = launch(app, prevent_thread_lock=True, quiet=True)
-        assert not public
-        yield Client(address, verbose=False), address
-    finally:
-        app.close()
 
 
 def viewer(folder, **methods):
@@ -287,46 +225,6 @@ def test_summary_has_the_published_numbers(official_root):
     assert values[2].count("<img") == 5 and "is missing" not in values[2]
 
 
-def run(*arguments) -> int:
-    return main([str(argument) for argument in arguments])
-
-
-def test_command_says_what_is_wrong(folder, capsys):
-    database = ("--root", folder, "--database", folder / "database.json")
-    (folder / "half.json").write_text((folder / "ours.json").read_text()[:200])
-    bad = {
-        "half.json": ("viewer", *database, "--captions", folder / "half.json"),
-        "none.json": ("viewer", *database, "--captions", folder / "none.json"),
-        "NAME=FILE": ("viewer", *database, "--captions", folder / "ours.json", folder / "x" / "ours.json"),
-        "needs --database": ("viewer", "--captions", folder / "ours.json"),
-        "quad_concept": ("viewer", "--root", folder),
-        "database.json": ("live", "--model", "none", "--database", folder / "no" / "database.json"),
-    }
-    for message, arguments in bad.items():
-        assert run(*arguments) == 1
-        error = capsys.readouterr().err
-        assert message in error and error.startswith("failed: ") and error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "limit"),
-    [((), PAPER_MAX_PIXELS), (("--max-pixels", 9216), 9216), (("--max-pixels", 0), None)],
-)
-def test_live_loads_with_the_published_image_limit(folder, monkeypatch, options, limit):
-    loaded, launched = {}, []
-
-    def load(name, **settings):
-        loaded.update(settings, name=name)
-        return None, None
-
-    monkeypatch.setattr("repic_core.models.load_model", load)
-    monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: launched.append(settings))
-    assert run("live", "--model", "m", "--database", folder / "database.json", *options) == 0
-    assert loaded == {"name": "m", "adapter": None, "max_pixels": limit} and launched == [
-        {"server_port": None}
-    ]
-
-
 def test_published_files_are_captions_only(tmp_path):
     captions, database = (
         tmp_path / "captioning/quad_concept",
@@ -343,156 +241,3 @@ def test_empty_caption_file_is_refused(folder):
     (folder / "ours.json").write_text("[]")
     with pytest.raises(ValueError, match=r"no captions in .*ours\.json"):
         viewer(folder, ours=folder / "ours.json")
-
-
-class FakeCaptioner:
-    """Streams `text` word by word; counts how many run at once and how often one was stopped."""
-
-    def __init__(self, text="A <bo> and Mia Rose.", pause=0.0, error=None):
-        self.text, self.pause, self.error = text, pause, error
-        self.calls, self.running, self.most, self.stopped = [], 0, 0, 0
-        self.lock = threading.Lock()
-
-    def stream(self, query, references, question):
-        self.calls.append((query.size, [c.tag for c in references], question))
-        with self.lock:
-            self.running += 1
-            self.most = max(self.most, self.running)
-        try:
-            if self.error:
-                raise self.error
-            words = self.text.split(" ")
-            for i in range(len(words)):
-                yield " ".join(words[: i + 1])
-                time.sleep(self.pause)
-        except GeneratorExit:
-            self.stopped += 1
-            raise
-        finally:
-            with self.lock:
-                self.running -= 1
-
-
-def live(folder, captioner):
-    from repic_core.demo.live import build_live
-
-    return build_live(captioner, ConceptDatabase.load(folder / "database.json"))
-
-
-def ask(folder, client, tags=("<bo>", "<mia>"), question="What?", photo="q1.png"):
-    from gradio_client import handle_file
-
-    return client.submit(handle_file(folder / photo), list(tags), question, api_name="/caption")
-
-
-def test_live_streams_colored_names(folder):
-    captioner = FakeCaptioner()
-    with served(live(folder, captioner)) as (client, _):
-        job = ask(folder, client)
-        job.result()
-        steps = [Reader(html).text for html in job.outputs()]
-        cards = Reader(client.predict(["<bo>", "<mia>"], api_name="/concepts"))
-    assert captioner.calls == [((300, 240), ["<bo>", "<mia>"], "What?")]
-    assert ["A" in steps[0], "Mia Rose" in steps[0], "A <bo> and Mia Rose." in steps[-1]] == [
-        True,
-        False,
-        True,
-    ]
-    assert "Not named: <bo>, <mia>" in steps[0] and "Not named" not in steps[-1]
-    assert SCRIPT in cards.text and ONERROR in cards.text and "script" not in dict(cards.elements)
-
-
-def test_live_escapes_what_the_model_says(folder):
-    with served(live(folder, FakeCaptioner(SCRIPT + ONERROR))) as (client, _):
-        html = ask(folder, client).result()
-    assert SCRIPT + ONERROR in Reader(html).text
-    assert not {"script", "img"} & {tag for tag, _ in Reader(html).elements}
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ValueError("the question holds the control token '<|im_end|>'"), "&lt;|im_end|&gt;"),
-        (RuntimeError("secret path"), "the log says why"),
-    ],
-)
-def test_live_errors_are_messages(folder, error, message):
-    with served(live(folder, FakeCaptioner(error=error))) as (client, _):
-        with pytest.raises(AppError) as caught:
-            ask(folder, client).result()
-        assert message in str(caught.value) and "secret" not in str(caught.value)
-        with pytest.raises(AppError, match="Ask something"):
-            ask(folder, client, question=" ").result()
-        with pytest.raises(AppError, match="Add a photo"):
-            client.predict(None, [], "What?", api_name="/caption")
-
-
-def test_live_captions_one_visitor_at_a_time(folder):
-    captioner = FakeCaptioner(pause=0.05)
-    with served(live(folder, captioner)) as (client, _):
-        jobs = [ask(folder, client) for _ in range(4)]
-        assert len({job.result() for job in jobs}) == 1
-    assert captioner.most == 1 and len(captioner.calls) == 4
-
-
-def test_stopping_stops_the_model(folder):
-    captioner = FakeCaptioner("word " * 400, pause=0.05)
-    with served(live(folder, captioner)) as (client, _):
-        job = ask(folder, client)
-        deadline = time.monotonic() + 30
-        while not job.outputs() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        job.cancel()
-        while captioner.running and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert captioner.running == 0 and captioner.stopped == 1
-        captioner.text = "done"
-        assert "done" in ask(folder, client).result()
-
-
-def test_live_finds_concepts_and_draws_where_they_are(folder, monkeypatch):
-    from gradio_client import handle_file
-
-    from repic_core.concept_index import Hit
-    from repic_core.demo import live as module
-
-    known = ConceptDatabase.load(folder / "database.json")
-    captioner, seen = FakeCaptioner(), []
-    captioner.model, captioner.processor = "model", "processor"
-
-    def locate(model, processor, photo, concepts):
-        seen.append((model, processor, photo.size, [concept.tag for concept in concepts]))
-        return [(10.4, 20, 110, 220), None]
-
-    import gradio
-
-    said = []
-    monkeypatch.setattr(gradio, "Info", said.append)
-    monkeypatch.setattr(module, "locate", locate)
-    found = [[Hit("<mia>", 0.9), Hit("<zoe>", 0.8)], []]
-    app = module.build_live(captioner, known, find=lambda photo: found.pop(0))
-    photo = handle_file(folder / "q1.png")
-    with served(app) as (client, _):
-        assert client.predict(photo, api_name="/find") == ["<mia>", "<zoe>"]
-        assert client.predict(photo, api_name="/find") == []
-        boxes = client.predict(photo, ["<mia>", "<zoe>"], api_name="/where")
-        with pytest.raises(AppError, match="Add a photo, and choose concepts"):
-            client.predict(photo, [], api_name="/where")
-        with pytest.raises(AppError, match="Add a photo to look"):
-            client.predict(None, api_name="/find")
-    assert seen == [("model", "processor", (300, 240), ["<mia>", "<zoe>"])]
-    assert said[0].startswith("No known concept") and "No box for &lt;zoe&gt;" in said[1]
-    assert [one["label"] for one in boxes.get("value", boxes)["annotations"]] == ["<mia>"]
-
-
-def test_the_command_serves_a_page_that_finds(folder, monkeypatch, tmp_path):
-    from repic_core import demo
-    from repic_core.toyworld.dataset import write_heldout
-
-    write_heldout(tmp_path / "toys", "val", n=1)
-    launched = []
-    monkeypatch.setattr(demo, "launch", lambda app, **options: launched.append((app, options)))
-    toys = ("--database", tmp_path / "toys/database.json", "--system", "none", "--max-pixels", 0)
-    assert run("live", "--model", "assets/toy-base", *toys, "--retrieve", 2, "--side", 40) == 0
-    names = [d["api_name"] for d in launched[0][0].get_config_file()["dependencies"]]
-    assert {"find", "where", "caption", "concepts"} <= set(names)

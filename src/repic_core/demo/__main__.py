@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from repic_core.embedders import TOWER_SIDE
@@ -31,26 +30,37 @@ def _viewer(options: argparse.Namespace) -> None:
 
 
 def _live(options: argparse.Namespace) -> None:
-    from repic_core.captioner import Captioner
     from repic_core.concepts import ConceptDatabase
     from repic_core.demo import launch, live
+    from repic_core.demo.finder import Finder
     from repic_core.embedders import TowerEmbedder
     from repic_core.models import load_model
+    from repic_core.prefix_cache import PrefixCaptioner
     from repic_core.regions import tiles
-    from repic_core.retrieval import ConceptIndex, find_concepts
 
-    database = ConceptDatabase.load(options.database, options.root)
-    model, processor = load_model(
-        options.model, adapter=options.adapter, max_pixels=options.max_pixels or None
-    )
+    database, shelves = None, None
+    if options.database:
+        database = ConceptDatabase.load(options.database, options.root)
+        shelves = options.shelves or Path(options.database).parent / "shelves"
     system = None if options.system == "none" else options.system
-    captioner = Captioner(model, processor, system=system)
+
+    def captioner(model: str, adapter: str | None) -> PrefixCaptioner:
+        loaded = load_model(model, adapter=adapter, max_pixels=options.max_pixels or None)
+        return PrefixCaptioner(*loaded, system=system)
+
+    wanted = [(options.model, options.adapter)]
+    if options.compare_model or options.compare_adapter:
+        wanted.append((options.compare_model or options.model, options.compare_adapter))
+    names = [Path(adapter or model).name for model, adapter in wanted]
+    if len(set(names)) < len(names):
+        names = [f"{place}. {name}" for place, name in enumerate(names, 1)]
+    models = {name: captioner(*one) for name, one in zip(names, wanted, strict=True)}
     find = None
     if options.retrieve:
-        embedder = TowerEmbedder(model, processor, options.side)
-        index = ConceptIndex.build(database, embedder)
-        find = partial(find_concepts, index=index, embedder=embedder, regions=tiles, k=options.retrieve)
-    launch(live.build_live(captioner, database, find=find), server_port=options.port)
+        first = next(iter(models.values()))
+        embedder = TowerEmbedder(first.model, first.processor, options.side)
+        find = Finder(database or ConceptDatabase(), embedder, tiles, options.retrieve)
+    launch(live.build_live(models, database, find=find, shelves=shelves), server_port=options.port)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,8 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
     live = commands.add_parser("live", parents=[port], help="caption photos with a model")
     live.add_argument("--model", required=True, help="name or folder")
     live.add_argument("--adapter", help="folder of a LoRA adapter")
-    live.add_argument("--database", required=True, help="database.json")
+    live.add_argument("--compare-model", help="a second model, whose captions stand beside the first's")
+    live.add_argument("--compare-adapter", help="an adapter for it (or for --model once more)")
+    live.add_argument(
+        "--database",
+        help="database.json that every visitor is given; visitors' own concepts are kept beside it",
+    )
     live.add_argument("--root", help="what its image paths are relative to; default: its folder")
+    live.add_argument("--shelves", help="where visitors' own concepts are kept; default: shelves beside it")
     live.add_argument(
         "--system",
         default="evaluation",

@@ -47,6 +47,7 @@ STYLE = """<style>
 .repic .concept p { color: var(--muted); display: -webkit-box; overflow: hidden;
   -webkit-box-orient: vertical; -webkit-line-clamp: 4; }
 .repic .concept p:hover, .repic .concept p:focus { -webkit-line-clamp: none; }
+.repic.preview img { max-height: 12rem; width: auto; max-width: 100%; margin-bottom: .5rem; }
 .repic .captions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13.5rem, 100%), 1fr));
   gap: .75rem; margin-top: 1rem; }
 .repic .card { padding: .75rem .9rem; border: 1px solid var(--border-color-primary, #d4d4d8); border-radius: 8px;
@@ -68,6 +69,7 @@ STYLE = """<style>
 .repic th:first-child { text-align: left; }
 .repic thead tr:first-child th { text-align: center; color: var(--muted); }
 .repic td.best { font-weight: 700; }
+.gradio-container button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 @media (max-width: 640px) {
   .repic .top { grid-template-columns: minmax(0, 1fr); }
   .repic .concepts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
@@ -104,6 +106,11 @@ def _encode(image: Any) -> str:
     buffer = io.BytesIO()
     opened.save(buffer, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def tag_choices(concepts: Iterable[Concept]) -> list[tuple[str, str]]:
+    """(what is shown, tag) of each concept, for a dropdown; the name stands before a tag that differs from it."""
+    return [(c.tag if c.name == c.tag.strip("<>") else f"{c.name} {c.tag}", c.tag) for c in concepts]
 
 
 def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repic_core.caption_settings import SETTINGS_SUFFIX
 from repic_core.concepts import Concept, ConceptDatabase
 from repic_core.demo.filters import ANY, KINDS, JudgedRow, judge, matching
+from repic_core.demo.messages import handler
 from repic_core.demo.page import STYLE, caption_card, concept_cards, photo
 from repic_core.demo.summary import Summary
 from repic_core.evaluation import load_captions
@@ -129,13 +130,10 @@ def build_viewer(
         count = f"{len(places)} of {len(rows)} rows fit." if places else "No row fits; all are as they were."
         return count, *show(number)
 
+    @handler
     def open_link(request: gr.Request) -> tuple[int, str, str]:
         asked = str(request.query_params.get("row", ""))
         return show(int(asked) if asked.isdecimal() and 0 < int(asked) <= len(rows) else 1)
-
-    open_link.__annotations__["request"] = (
-        gr.Request
-    )  # Gradio looks for the type, which above is only its name
 
     with gr.Blocks(title="RePIC captions", analytics_enabled=False, fill_width=True) as app:
         gr.HTML(

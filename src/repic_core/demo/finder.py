@@ -1,0 +1,55 @@
+"""Which of a visitor's concepts a photo shows: an index of the given ones, and one of each visitor's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from repic_core.concept_index import ConceptIndex, Hit
+from repic_core.concepts import ConceptDatabase
+from repic_core.demo.shelf import Shelf
+from repic_core.regions import Box, whole
+from repic_core.retrieval import find_concepts
+
+
+class Finder:
+    """``Finder(given, embedder)(photo, shelf)``: the tags of the up to `k` concepts nearest to regions of `photo`.
+
+    Args:
+        given: the concepts that everybody is given; embedded once.
+        embedder, regions, k: as in `retrieval.find_concepts`.
+    """
+
+    def __init__(
+        self,
+        given: ConceptDatabase,
+        embedder: Any,
+        regions: Callable[[Any], list[Box]] = whole,
+        k: int = 4,
+    ) -> None:
+        self._given = ConceptIndex.build(given, embedder)
+        self._embedder, self._regions, self._k = embedder, regions, k
+
+    def __call__(self, photo: Any, shelf: Shelf) -> list[str]:
+        own = shelf.own
+        indexes = [self._given]
+        if len(own):  # in the shelf's folder, so that only what changed is embedded
+            indexes.insert(0, ConceptIndex.open(shelf.folder / "index", own, self._embedder))
+        known = shelf.concepts()
+        hits = find_concepts(photo, _Both(indexes), self._embedder, self._regions, self._k)
+        return [hit.tag for hit in hits if hit.tag in known]
+
+
+class _Both:
+    """Indexes searched as one; a concept of the first hides one of the second with its tag."""
+
+    def __init__(self, indexes: Sequence[ConceptIndex]) -> None:
+        self._indexes, self.embedder_name = indexes, indexes[0].embedder_name
+
+    def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
+        first, *others = self._indexes
+        found = [list(hits) for hits in first.search(vectors, k, threshold)]
+        for other in others:
+            for hits, more in zip(found, other.search(vectors, k + len(first), threshold), strict=True):
+                hits += [hit for hit in more if hit.tag not in first]
+        return [sorted(hits, key=lambda hit: -hit.similarity)[:k] for hits in found]

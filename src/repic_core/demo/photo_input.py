@@ -1,0 +1,66 @@
+"""The component that takes visitors' photos: Gradio's image, with the kit's own checks before a file is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repic_core.demo.messages import message
+from repic_core.files import replaced
+from repic_core.uploads import UploadError, open_upload
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+
+def photo_input(**options: Any) -> gr.Image:
+    """``gr.Image`` (upload, clipboard, webcam) whose handlers get an RGB PIL image, upright and without metadata.
+
+    The uploaded file itself loses its metadata, too. One that `uploads.open_upload` refuses is deleted, and the
+    visitor reads why. Addresses of other machines are not fetched.
+    """
+    import gradio as gr
+    from gradio.utils import get_upload_folder
+
+    settings: dict[str, Any] = {"type": "pil", "sources": ["upload", "clipboard", "webcam"], "buttons": []}
+    image = gr.Image(**(settings | options))
+    # On the instance: for each subclass, Gradio writes a .pyi file beside the source. An update of its properties
+    # (`gr.Image(...)` as a handler's result) would make a plain one for that visitor, so handlers return values.
+    image.preprocess = partial(_preprocess, Path(get_upload_folder()))
+    image.async_move_resource_to_block_cache = partial(_move, image.async_move_resource_to_block_cache)
+    return image
+
+
+def _preprocess(uploads: Path, payload: Any) -> Any:
+    if payload is None:
+        return None
+    file = Path(payload.path or "").resolve()
+    if not file.is_relative_to(uploads.resolve()) or not file.is_file():
+        raise message("The photo is no longer here: upload it again.")
+    try:
+        photo = open_upload(file, Path(payload.orig_name or file.name).name)
+    except UploadError as error:
+        file.unlink(missing_ok=True)
+        raise message(str(error)) from None
+    _drop_metadata(file, photo)
+    return photo
+
+
+async def _move(move: Callable[[Any], Awaitable[str | None]], file: Any) -> str | None:
+    if str(file).startswith(("http:", "https:")):
+        raise message("Addresses are not fetched: upload the photo itself.")
+    return await move(file)
+
+
+def _drop_metadata(file: Path, photo: Any) -> None:
+    """Write `photo` in place of `file`, in its own format, if the file holds EXIF, XMP or a comment."""
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        kind, kept = opened.format, set(opened.info)
+        if not (opened.getexif() or kept & {"exif", "xmp", "comment", "photoshop", "XML:com.adobe.xmp"}):
+            return
+    with replaced(file) as out:
+        photo.save(out, "JPEG" if kind == "MPO" else kind, quality=95)
