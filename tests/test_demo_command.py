@@ -57,3 +57,57 @@ def test_the_command_serves_a_page_that_finds(folder, monkeypatch, tmp_path):
     assert run("live", "--model", "assets/toy-base", *toys, "--retrieve", 2, "--side", 40) == 0
     names = [d["api_name"] for d in launched[0][0].get_config_file()["dependencies"]]
     assert {"find", "where", "caption", "concepts"} <= set(names)
+
+
+def test_two_models_and_the_shelves_beside_the_database(folder, monkeypatch):
+    from repic_core.demo import live
+
+    built, loaded = [], []
+
+    def load(name, adapter=None, **settings):
+        loaded.append((name, adapter))
+        return None, None
+
+    def build(models, database, **options):
+        built.append((list(models), len(database or ()), options))
+
+    monkeypatch.setattr("repic_core.models.load_model", load)
+    monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: None)
+    monkeypatch.setattr(live, "build_live", build)
+    database = ("--database", folder / "database.json")
+    assert run("live", "--model", "hub/base", *database) == 0
+    assert run("live", "--model", "hub/base", "--compare-adapter", "runs/mine") == 0
+    assert run("live", "--model", "a/base", "--adapter", "x/grpo", "--compare-adapter", "y/grpo") == 0
+    assert run("live", "--model", "hub/base", *database, "--shelves", folder / "own") == 0
+    none = {"find": None}
+    assert built == [
+        (["base"], 3, {**none, "shelves": folder / "shelves"}),
+        (["base", "mine"], 0, {**none, "shelves": None}),
+        (["1. grpo", "2. grpo"], 0, {**none, "shelves": None}),
+        (["base"], 3, {**none, "shelves": str(folder / "own")}),
+    ]
+    assert loaded[1:5] == [
+        ("hub/base", None),
+        ("hub/base", "runs/mine"),
+        ("a/base", "x/grpo"),
+        ("a/base", "y/grpo"),
+    ]
+
+
+def test_the_readmes_app_for_spaces_runs(folder, monkeypatch):
+    """With the toy in place of the published weights: it captions, and is reachable as a Space must be."""
+    import re
+    from pathlib import Path
+
+    from repic_core import demo
+
+    readme = Path("README.md").read_text(encoding="utf-8")
+    code = next(code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "server_name" in code)
+    toy = code.replace("Yeongtak/RePIC_Qwen2.5VL_7B", "assets/toy-base")
+    toy = toy.replace("concepts/database.json", str(folder / "database.json"))
+    launched = []
+    monkeypatch.setattr(demo, "launch", lambda app, **options: launched.append((app, options)))
+    exec(toy, {})
+    app, options = launched[0]
+    assert options == {"server_name": "0.0.0.0"}
+    assert "caption" in {one["api_name"] for one in app.get_config_file()["dependencies"]}

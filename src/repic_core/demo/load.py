@@ -120,8 +120,8 @@ def table(found: dict[str, Any], options: argparse.Namespace) -> str:
         "wait p50": f"{found['p50']:.2f} s",
         "p95": f"{found['p95']:.2f} s",
         "memory after 1 minute": f"{after[0]:.0f} MiB",
+        "at half time": f"{found['memory'][len(found['memory']) // 2][1]:.0f} MiB",
         "at the end": f"{after[-1]:.0f} MiB",
-        "most": f"{max(after):.0f} MiB",
     }
     reasons = "".join(f"\nlost: {reason}" for reason in sorted(set(found["lost"])))
     where = ", ".join(f"{name} {value}" for name, value in machine().items())

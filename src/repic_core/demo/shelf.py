@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,15 +107,18 @@ class Shelf:
                     archive.write(image, f"photos/{Path(image).name}")
         return file
 
-    def take(self, file: str | Path) -> int:
+    def take(self, file: str | Path, tell: Callable[[float], Any] = lambda share: None) -> int:
         """Add the concepts of an exported zip, in place of own ones with their tags; how many there were.
+
+        Args:
+            tell: is told the share of photos that have been checked.
 
         Raises:
             ConceptError, UploadError: no zip of a database and its photos, or anything in it that can't be used;
                 then nothing is taken.
         """
         with tempfile.TemporaryDirectory() as folder, _changing:
-            new = _read_zip(Path(file), Path(folder))
+            new = _read_zip(Path(file), Path(folder), tell)
             kept = [concept for concept in self.own if concept.tag not in new]
             _check_count(len(kept) + len(new))
             moved = []
@@ -178,7 +181,7 @@ def _check_count(concepts: int) -> None:
         raise ConceptError(f"A shelf holds at most {MOST_CONCEPTS} concepts.")
 
 
-def _read_zip(file: Path, folder: Path) -> ConceptDatabase:
+def _read_zip(file: Path, folder: Path, tell: Callable[[float], Any]) -> ConceptDatabase:
     """The database in a zip, with its photos checked and stored in `folder`; nothing else of it is unpacked."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -190,7 +193,8 @@ def _read_zip(file: Path, folder: Path) -> ConceptDatabase:
                 raise ConceptError(f'{where}: no "concept_dict" with concepts: export it again')
             if len(entries) > MOST_CONCEPTS:
                 raise ConceptError(f"{where}: has {len(entries)} concepts, more than {MOST_CONCEPTS}")
-            for tag, entry in entries.items():
+            for number, (tag, entry) in enumerate(entries.items()):
+                tell(number / len(entries))
                 if isinstance(entry, dict) and entry.get("image"):
                     images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
                     entry["image"] = [

@@ -83,13 +83,16 @@ def shelf_page(shelves: Shelves, tags: gr.Dropdown) -> dict[str, Any]:
 
     @handler
     def take(
-        file: str | None, chosen: list[str], request: gr.Request, progress: Any = None
+        file: str | None,
+        chosen: list[str],
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:
         shelf = shelf_of(request)
         if file is None:
             raise message("Choose a zip file that was exported here.")
         try:
-            count = shelf.take(file)
+            count = shelf.take(file, lambda share: progress(share, "Checking photos"))
         finally:
             Path(file).unlink(missing_ok=True)
         gr.Info(f"{count} concept{'s' * (count != 1)} imported.")
