@@ -5,6 +5,7 @@ import time
 
 import pytest
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from pages import ONERROR, SCRIPT, Reader, served
 from repic_core.concepts import ConceptDatabase
@@ -127,7 +128,7 @@ def test_live_finds_concepts_and_draws_where_they_are(folder, monkeypatch):
 
     def locate(model, processor, photo, concepts):
         seen.append((model, processor, photo.size, [concept.tag for concept in concepts]))
-        return [(10.4, 20, 110, 220), None]
+        return [(10.4, 20, 110, 220) if photo.width > 100 else (3, 5, 25, 21), None]
 
     import gradio
 
@@ -141,10 +142,16 @@ def test_live_finds_concepts_and_draws_where_they_are(folder, monkeypatch):
         assert client.predict(photo, api_name="/find") == ["<mia>", "<zoe>"]
         assert client.predict(photo, api_name="/find") == []
         boxes = client.predict(photo, ["<mia>", "<zoe>"], api_name="/where")
+        Image.new("RGB", (30, 24)).save(folder / "small.png")
+        enlarged = client.predict(handle_file(folder / "small.png"), ["<mia>", "<zoe>"], api_name="/where")
         with pytest.raises(AppError, match="Add a photo, and choose concepts"):
             client.predict(photo, [], api_name="/where")
         with pytest.raises(AppError, match="Add a photo to look"):
             client.predict(None, api_name="/find")
-    assert seen == [("model", "processor", (300, 240), ["<mia>", "<zoe>"])]
+    assert seen[0] == ("model", "processor", (300, 240), ["<mia>", "<zoe>"])
+    enlarged = enlarged.get("value", enlarged)
+    assert Image.open(enlarged["image"]).size == (120, 96)
+    mask = Image.open(enlarged["annotations"][0]["image"])  # of the box, which is left of the photo's edge
+    assert mask.size == (120, 96) and mask.getbbox() == (12, 20, 100, 84)
     assert said[0].startswith("No known concept") and "No box for &lt;zoe&gt;" in said[1]
     assert [one["label"] for one in boxes.get("value", boxes)["annotations"]] == ["<mia>"]

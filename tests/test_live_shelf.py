@@ -219,6 +219,9 @@ def test_bad_imports_are_messages(folder, cache, tmp_path):
         with pytest.raises(AppError, match="no concept of yours"):
             other.predict(api_name="/export")
         html, chooser, _ = other.predict(handle_file(exported), [], api_name="/import")
+        other.predict(api_name="/export")
+        folders = {path.parent.name for path in cache.rglob("concepts.zip") if len(path.parent.name) == 32}
+        assert len(folders) == 2  # each in a place of its own, which nobody can guess
         assert "a friend" in html and chooser["choices"][0][1] == "<kim>"
 
 
@@ -246,6 +249,22 @@ def test_other_files_are_out_of_reach(folder, cache, tmp_path):
         ):
             for data in ({"path": str(path), "meta": {"_type": "gradio.FileData"}}, {"path": str(path)}):
                 assert refused(address, "photo", data), path
+
+
+def test_addresses_are_not_fetched(folder, cache, monkeypatch):
+    """Gradio itself would download them."""
+    asked = []
+
+    async def fetch(url, cache_dir):
+        asked.append(url)
+        return str(folder / "q1.png")
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
+    with visited(live(folder)) as (_, address):
+        for endpoint in ("photo", "import"):
+            for url in ("https://example.com/a.png", "http://127.0.0.1:9/a.png", "HTTPS://example.com/a.png"):
+                assert refused(address, endpoint, {"path": url, "meta": {"_type": "gradio.FileData"}})
+    assert not asked
 
 
 def refused(address, endpoint, data) -> bool:

@@ -84,6 +84,11 @@ def test_stored_photos_are_named_for_their_pixels_and_shrunk(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_stored_photos_have_no_comments(tmp_path):
+    Image.effect_noise((300, 300), 60).save(tmp_path / "a.jpg", comment=b"a secret comment")
+    assert b"secret" not in store_photo(tmp_path / "a.jpg", tmp_path / "photos").read_bytes()
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(ODD)), st.integers(0, 400), st.binary(min_size=1, max_size=8))
 def test_any_damage_is_a_message_or_a_photo(name, place, damage):

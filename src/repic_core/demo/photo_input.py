@@ -29,8 +29,15 @@ def photo_input(**options: Any) -> gr.Image:
     # On the instance: for each subclass, Gradio writes a .pyi file beside the source. An update of its properties
     # (`gr.Image(...)` as a handler's result) would make a plain one for that visitor, so handlers return values.
     image.preprocess = partial(_preprocess, Path(get_upload_folder()))
-    image.async_move_resource_to_block_cache = partial(_move, image.async_move_resource_to_block_cache)
-    return image
+    return local_only(image)
+
+
+def local_only(component: Any) -> Any:
+    """`component`, which from now on takes uploads only: Gradio would fetch what a visitor gives the address of."""
+    component.async_move_resource_to_block_cache = partial(
+        _move, component.async_move_resource_to_block_cache
+    )
+    return component
 
 
 def _preprocess(uploads: Path, payload: Any) -> Any:
@@ -50,7 +57,7 @@ def _preprocess(uploads: Path, payload: Any) -> Any:
 
 async def _move(move: Callable[[Any], Awaitable[str | None]], file: Any) -> str | None:
     if str(file).startswith(("http:", "https:")):
-        raise message("Addresses are not fetched: upload the photo itself.")
+        raise message("Addresses are not fetched: upload the file itself.")
     return await move(file)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from repic_core.demo.messages import handler, message
 from repic_core.demo.page import concept_cards, photo, tag_choices
-from repic_core.demo.photo_input import photo_input
+from repic_core.demo.photo_input import local_only, photo_input
 from repic_core.demo.shelf import INFO_LENGTH, NAME_LENGTH, Shelf, Shelves
 from repic_core.figures import concept_colors
 
@@ -123,7 +123,7 @@ def shelf_page(shelves: Shelves, tags: gr.Dropdown) -> dict[str, Any]:
         with gr.Column():
             with gr.Row():
                 out = gr.Button("Export")
-                into = gr.UploadButton("Import", file_types=[".zip"], type="filepath")
+                into = local_only(gr.UploadButton("Import", file_types=[".zip"], type="filepath"))
             box = gr.File(label="Your concepts, as a zip file", visible=False)
             cards = gr.HTML(_cards(shelves.of("")), apply_default_css=False)
     quiet: dict[str, Any] = {"show_progress": "hidden"}
