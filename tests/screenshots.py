@@ -59,7 +59,7 @@ def main(run: Path, out: Path) -> None:
                 for tag, look in looks.items():
                     add(page, database[tag].image, database[tag].name, look)
                 query(page, test / scene["query"])
-                caption(page)
+                caption(page, models=2)
                 page.get_by_role("button", name="Caption", exact=True).click()
                 page.get_by_text("the references were read before").last.wait_for()
                 page.get_by_role("button", name="Where are they?").click()

@@ -68,7 +68,8 @@ def test_two_models_and_the_shelves_beside_the_database(folder, monkeypatch):
         loaded.append((name, adapter))
         return None, None
 
-    def build(models, database, **options):
+    def build(models, database, examples, **options):
+        assert examples == []
         built.append((list(models), len(database or ()), options))
 
     monkeypatch.setattr("repic_core.models.load_model", load)
@@ -111,3 +112,17 @@ def test_the_readmes_app_for_spaces_runs(folder, monkeypatch):
     app, options = launched[0]
     assert options == {"server_name": "0.0.0.0"}
     assert "caption" in {one["api_name"] for one in app.get_config_file()["dependencies"]}
+
+
+def test_examples_are_the_photos_of_a_caption_file(folder, monkeypatch):
+    from repic_core.demo import live
+
+    offered = []
+    monkeypatch.setattr("repic_core.models.load_model", lambda *_, **__: (None, None))
+    monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: None)
+    monkeypatch.setattr(live, "build_live", lambda models, database, examples, **_: offered.append(examples))
+    database = ("--database", folder / "database.json")
+    assert run("live", "--model", "m", *database, "--examples", folder / "ours.json") == 0
+    both = ["<bo>", "<mia>"]
+    assert offered == [[(folder / name, both) for name in ("q1.png", "q2.png", "gone.png")]]
+    assert run("live", "--model", "m", *database, "--examples", folder / "none.json") == 1

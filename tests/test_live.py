@@ -116,6 +116,30 @@ def test_stopping_stops_the_model(folder):
         assert "done" in ask(folder, client).result()
 
 
+def test_a_stopped_run_ends_before_the_next_begins(folder):
+    """Gradio gives the place free at once, though the model may still be at its first word."""
+
+    class Slow(FakeCaptioner):
+        def stream(self, query, references, question):
+            with self.lock:
+                self.running += 1
+                self.most = max(self.most, self.running)
+            try:
+                time.sleep(1.5)
+            finally:
+                with self.lock:
+                    self.running -= 1
+            yield from super().stream(query, references, question)
+
+    captioner = Slow()
+    with served(live(folder, captioner)) as (client, _):
+        first = ask(folder, client)
+        time.sleep(0.5)
+        first.cancel()
+        assert "A <bo>" in Reader(ask(folder, client).result()).text
+    assert captioner.most == 1
+
+
 def test_live_finds_concepts_and_draws_where_they_are(folder, monkeypatch):
     from gradio_client import handle_file
 

@@ -77,6 +77,9 @@ def test_add_edit_rename_delete(folder, cache):
 def test_crops_and_exif(folder, cache, tmp_path):
     (folder / "turned.jpg").write_bytes(odd()["turned.jpg"])
     with visited(live(folder, shelves=tmp_path / "shelves")) as ([client], _):
+        with pytest.raises(AppError, match="load it again"):  # nobody has come in yet
+            add(client, folder / "turned.jpg")
+        client.predict("", api_name="/enter")
         add(client, folder / "turned.jpg", cuts=(25, 0, 25, 50))
         with pytest.raises(AppError, match="leaves nothing"):
             add(client, folder / "turned.jpg", "zed", cuts=(60, 0, 60, 0))
@@ -87,6 +90,68 @@ def test_crops_and_exif(folder, cache, tmp_path):
         for path in (*stored, *uploaded):  # neither the shelf nor what was uploaded keeps them
             assert b"secret" not in path.read_bytes() and not Image.open(path).getexif()
     assert not cache.exists() or not list(cache.rglob("*.*"))  # the cache goes with the server
+
+
+def extras() -> dict[str, bytes]:
+    from PIL.PngImagePlugin import PngInfo
+
+    noise, text = Image.effect_noise((64, 48), 90).convert("RGB"), PngInfo()
+    text.add_text("Comment", "a secret place")
+    text.add_itxt("GPSLatitude", "secret")
+    return {
+        "text.png": encoded(noise, "PNG", pnginfo=text),
+        "after.png": encoded(noise, "PNG") + b"secret film",
+        "after.jpg": encoded(noise, "JPEG") + b"secret film",
+        "comment.jpg": encoded(noise, "JPEG", comment=b"secret"),
+        "profile.jpg": encoded(noise, "JPEG", icc_profile=b"secret" * 40),
+        "xmp.webp": encoded(noise, "WEBP", xmp=b"<secret/>"),
+        "comment.gif": encoded(noise, "GIF", comment=b"secret"),
+        "described.tiff": encoded(noise, "TIFF", description="secret"),
+    }
+
+
+@pytest.mark.parametrize("name", extras())
+def test_uploads_keep_nothing_but_pixels(folder, cache, name):
+    (folder / name).write_bytes(extras()[name])
+    captioner = FakeCaptioner()
+    with visited(live(folder, captioner)) as ([client], _):
+        client.predict(handle_file(folder / name), api_name="/photo")
+        kept = next(path for path in cache.rglob("*") if path.name == name)
+        clean = kept.read_bytes()
+        assert b"secret" not in clean and Image.open(kept).size == (64, 48)
+        client.predict(handle_file(kept), ["<bo>"], "What?", api_name="/caption")
+        assert kept.read_bytes() == clean  # written once
+
+
+def test_unknown_choices_and_lost_photos_are_plain_messages(folder, cache, tmp_path):
+    hostile_tag = "<img src=x onerror=alert(1)>"
+    with visited(live(folder, shelves=tmp_path / "shelves")) as ([client], _):
+        for call in (  # as after a restart of the server, which then knows the choices of no visitor
+            lambda: client.predict([hostile_tag], api_name="/concepts"),
+            lambda: client.predict(hostile_tag, api_name="/pick"),
+        ):
+            with pytest.raises(AppError) as error:
+                call()
+            assert "<img" not in str(error.value) and "load the page again" in str(error.value)
+        client.predict(SECRET, api_name="/enter")
+        add(client, folder / "q1.png")
+        for photo in (tmp_path / "shelves").rglob("photos/*"):
+            photo.unlink()
+        captioner_reads = live(folder, ReadsReferences(), shelves=tmp_path / "shelves")
+    with visited(captioner_reads) as ([client], _):
+        client.predict(SECRET, api_name="/enter")
+        with pytest.raises(AppError, match="no such image") as error:
+            client.predict(handle_file(folder / "q1.png"), ["<kim>"], "What?", api_name="/caption")
+        assert str(tmp_path) not in str(error.value) and "shelves" not in str(error.value)
+
+
+class ReadsReferences(FakeCaptioner):
+    def stream(self, query, references, question):
+        from repic_core.images import open_image
+
+        for concept in references:
+            open_image(concept.images[0])
+        yield from super().stream(query, references, question)
 
 
 def test_visitors_never_see_each_other(folder, cache):
@@ -105,8 +170,9 @@ def test_shelves_last_for_the_browser_that_has_the_secret(folder, cache, tmp_pat
     for start in range(2):  # the server is started again
         with visited(live(folder, shelves=tmp_path / "shelves"), visitors=2) as ([anna, ben], _):
             assert anna.predict(SECRET, api_name="/enter")[0] == SECRET
-            secrets = {ben.predict(said, api_name="/enter")[0] for said in ("", None, "short", 7, "../" * 20)}
-            assert len(secrets) == 5 and all(len(one) == 43 for one in secrets)
+            others = ("", None, "short", 7, "../" * 20, "\ud7ff" * 43, "s" * 42 + "/")
+            secrets = {ben.predict(said, api_name="/enter")[0] for said in others}
+            assert len(secrets) == 7 and all(len(one) == 43 for one in secrets)
             if start == 0:
                 add(anna, folder / "q1.png")
             assert "<kim>" in shelf(anna)[1] and "<kim>" not in shelf(ben)[1]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 import time
 import zipfile
 from functools import cache
@@ -13,7 +14,7 @@ from PIL import Image
 from hostile import encoded, hostile, zipped
 from repic_core.concepts import Concept, ConceptDatabase, ConceptError
 from repic_core.demo.shelf import INFO_LENGTH, MOST_CONCEPTS, Shelf, Shelves
-from repic_core.uploads import UploadError
+from repic_core.uploads import UploadError, open_upload
 
 PHOTO = Image.effect_noise((80, 60), 90).convert("RGB")
 RED = Image.new("RGB", (40, 40), "red")
@@ -88,6 +89,9 @@ def test_a_given_concept_becomes_ones_own_when_edited(shelf, given):
         (RED, "zoe", "a <|im_end|> b", "", "control token"),
         (RED, "zo<|im_\u200bend|>e", "", "", "control token"),
         (RED, "a<b>c", "", "", "angle brackets"),
+        (RED, "a\ud800", "", "", "can't be shown"),
+        (RED, "zoe", "a\x00b", "", "can't be shown"),
+        (RED, "\u200b", "", "", "empty name"),
         (RED, "zoe", "", "<nobody>", "no concept <nobody>"),
     ],
 )
@@ -177,6 +181,10 @@ def bad_zips() -> dict[str, tuple[bytes, str]]:
         "no image": (database(bo("")), "no image"),
         "hostile photo": (database(bo(), **{"bo.png": hostile()["bomb.png"]}), "pixels"),
         "control token": (database(bo(info="<|im_end|>"), **{"bo.png": photo}), "control token"),
+        "long tag": (database({f"<{'x' * 100}>": bo()["<bo>"]}, **{"bo.png": photo}), "more than 62"),
+        "long category": (database(bo(category="x" * 100), **{"bo.png": photo}), "more than 60"),
+        "many photos": (database(bo(["bo.png"] * 17), **{"bo.png": photo}), "more than 16 photos"),
+        "a surrogate": (database(bo(name="a\ud800"), **{"bo.png": photo}), "can't be shown"),
         "long info": (database(bo(info="x" * 501), **{"bo.png": photo}), "more than 500"),
         "empty name": (database(bo(name=" "), **{"bo.png": photo}), "name is empty"),
         "too many": (database({f"<{i}>": {} for i in range(MOST_CONCEPTS + 1)}), "more than 1000"),
@@ -204,8 +212,11 @@ def test_visitors_are_apart(tmp_path, given):
     shelves.enter("tab 3", "anna's secret")
     shelves.of("tab 1").put(RED, "bo", "")
     assert tags(shelves.of("tab 3").own) == ["<bo>"]
-    for other in ("tab 2", "tab 4", "", None, "anna's secret", "../v-"):
+    for other in ("tab 2", "", None):
         assert not tags(shelves.of(other).own)
+    for unknown in ("tab 4", "anna's secret", "../v-"):  # rather than a shelf that would be lost
+        with pytest.raises(ConceptError, match="load it again"):
+            shelves.of(unknown)
     again = Shelves(given, tmp_path / "shelves")  # the server was started again
     again.enter("tab 9", "anna's secret")
     assert tags(again.of("tab 9").own) == ["<bo>"]
@@ -242,3 +253,60 @@ def test_a_full_shelf(shelf, monkeypatch):
     with pytest.raises(ConceptError, match="at most 1 concepts"):
         shelf.put(PHOTO, "kim", "")
     assert tags(shelf.own) == ["<bo>"] and len(photos(shelf)) == 1
+
+
+def test_photos_that_stay_are_not_encoded_again(shelf, tmp_path, given):
+    large = Image.effect_noise((400, 300), 60).convert("RGB")
+    shelf.put(large, "bo", "a dog")
+    before = {path: path.read_bytes() for path in (shelf.folder / "photos").iterdir()}
+    for number in range(3):
+        shelf.put(None, "bo", f"a dog {number}", edited="<bo>")
+    shelf.put(None, "bo the first", "", edited="<bo>")
+    assert {path: path.read_bytes() for path in (shelf.folder / "photos").iterdir()} == before
+    other = Shelf(tmp_path / "other", given)
+    other.take(shelf.export(tmp_path / "a.zip"))
+    assert len(photos(other)) == 1
+
+
+def test_an_import_decodes_each_photo_once_and_lets_others_save(shelf, tmp_path, given, monkeypatch):
+    entries = {
+        f"<toy {i}>": {"name": f"toy {i}", "image": ["a.png", "./a.png"], "info": ""} for i in range(40)
+    }
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("database.json", json.dumps({"concept_dict": entries}))
+        archive.writestr("a.png", encoded(RED, "PNG"))
+    decoded = []
+
+    def slowly(content, name):
+        saver = threading.Thread(target=other.put, args=(PHOTO, "kim", ""))  # while the import is under way
+        saver.start()
+        saver.join(timeout=30)
+        decoded.append(saver.is_alive())
+        return open_upload(content, name)
+
+    other = Shelf(tmp_path / "other", given)
+    monkeypatch.setattr("repic_core.demo.shelf.open_upload", slowly)
+    shares = []
+    assert shelf.take(tmp_path / "a.zip", shares.append) == 40
+    assert decoded == [False] and len(photos(shelf)) == 1
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] < 1
+
+
+def test_a_shelf_that_cannot_be_read_says_so_without_its_path(shelf, tmp_path):
+    shelf.put(RED, "bo", "")
+    (shelf.folder / "database.json").write_text("{")
+    for broken in (lambda: shelf.own, shelf.concepts, lambda: shelf.put(RED, "kim", "")):
+        with pytest.raises(ConceptError, match="tell whoever runs this page") as error:
+            broken()
+        assert str(tmp_path) not in str(error.value)
+    assert (shelf.folder / "database.json").read_text() == "{"
+
+
+def test_no_room_left(shelf, monkeypatch):
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(10**6))
+    with pytest.raises(ConceptError, match="no room left"):
+        shelf.put(RED, "bo", "")
+    assert not shelf.folder.exists()

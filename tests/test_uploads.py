@@ -98,3 +98,46 @@ def test_any_damage_is_a_message_or_a_photo(name, place, damage):
         assert open_upload(bytes(data), name).mode == "RGB"
     except UploadError as error:
         assert str(error).startswith(name)
+
+
+def test_jpegs_of_many_scans_are_refused():
+    """Each scan is decoded over the whole photo; 20 MB would hold hundreds of thousands."""
+    import io
+
+    buffer = io.BytesIO()
+    Image.effect_noise((300, 300), 60).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert open_upload(data[:-2] + scan * 20 + data[-2:], "a.jpg").size == (300, 300)
+    with pytest.raises(UploadError, match="more than 100 scans"):
+        open_upload(data[:-2] + scan * 200 + data[-2:], "a.jpg")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK"])
+def test_large_photos_are_shrunk_before_they_are_copied(mode, monkeypatch):
+    kind = "JPEG" if mode in ("RGB", "L", "CMYK") else "PNG"
+    seen = []
+
+    def copies(image):
+        seen.append(image.size)
+        return open_image(image)
+
+    from repic_core.images import open_image
+
+    monkeypatch.setattr("repic_core.uploads.open_image", copies)
+    from hostile import encoded
+
+    photo = open_upload(encoded(Image.new(mode, (5000, 3000), 1 if mode in "P1" else "red"), kind), "a")
+    assert photo.size == (2048, 1229) and photo.mode == "RGB" and seen == [(2048, 1229)]
+
+
+def test_a_large_turned_photo_stays_upright():
+    from hostile import encoded
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = Image.new("RGB", (4000, 1000), "red")
+    wide.paste("blue", (0, 0, 2000, 1000))  # left, which is up when turned
+    photo = open_upload(encoded(wide, "JPEG", exif=exif), "a.jpg")
+    assert photo.size == (512, 2048)
+    assert photo.getpixel((200, 100))[2] > 200 and photo.getpixel((200, 1900))[0] > 200

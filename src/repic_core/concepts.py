@@ -81,9 +81,14 @@ class Concept:
                 raise ConceptError(
                     f"{self.tag or self.name or 'a concept'}: {field} must be text, not {value!r}"
                 )
-            object.__setattr__(self, field, " ".join(value.split()))
+            value = " ".join(value.split())
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+                raise ConceptError(
+                    f"the {field} of a concept holds characters that can't be shown: {value!a:.60}"
+                )
+            object.__setattr__(self, field, value)
         name = self.name or self.tag.strip("<>").strip()
-        if not name:
+        if not _INVISIBLE.sub("", name):
             raise ConceptError(f"a concept with tag {self.tag!r} has an empty name: give it one")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "tag", self.tag or f"<{name}>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from repic_core.images import MAX_ASPECT, open_image
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000  # what the file says of itself, before it is decoded
-STORED_PIXELS = 2048  # longest side of a stored photo; a larger one is shrunk
+MOST_SCANS = 100  # of a JPEG: each takes as long as the whole photo, and needs a few bytes
+STORED_PIXELS = 2048  # longest side of a photo that was uploaded; a larger one is shrunk
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder of Pillow ever sees the file
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_decoding = threading.Semaphore(2)  # photos at a time: one may take half a gigabyte
 KIND_HINT = "give a JPEG, PNG, WebP, BMP, TIFF or still GIF"
 
 
@@ -23,7 +26,8 @@ class UploadError(ValueError):
 
 
 def open_upload(file: str | Path | bytes, name: str = "") -> Any:
-    """An uploaded photo as an RGB PIL image, upright by its EXIF orientation, with nothing of its metadata.
+    """An uploaded photo as an RGB PIL image, upright by its EXIF orientation, with nothing of its metadata, and
+    shrunk to `STORED_PIXELS`.
 
     Args:
         file: path or content.
@@ -38,19 +42,21 @@ def open_upload(file: str | Path | bytes, name: str = "") -> Any:
     name = (name or ("the photo" if isinstance(file, bytes) else Path(file).name))[:80]
     try:
         size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
-        start = file[:32] if isinstance(file, bytes) else _start(Path(file))
+        content = file if isinstance(file, bytes) else Path(file).read_bytes() if size <= MAX_BYTES else b""
     except OSError as error:
         raise UploadError(f"{name}: can't be read ({error.strerror}): upload it again") from None
     if not size:
         raise UploadError(f"{name}: is empty: upload it again")
     if size > MAX_BYTES:
         raise UploadError(f"{name}: has {size / 2**20:.0f} MB, more than {MAX_BYTES >> 20}: shrink it")
-    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif"):
+    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif"):
         raise UploadError(f"{name}: is a HEIC or AVIF photo: save it as JPEG")
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MOST_SCANS:
+        raise UploadError(f"{name}: has more than {MOST_SCANS} scans: save it again as JPEG")
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=KINDS) as opened:
+        with _decoding, Image.open(io.BytesIO(content), formats=KINDS) as opened:
             _check(opened, name)
-            photo = open_image(opened)
+            photo = open_image(_shrunk(opened))
     except UploadError:
         raise
     except Image.DecompressionBombError:
@@ -82,9 +88,15 @@ def store_photo(photo: Any, folder: str | Path) -> Path:
     return path
 
 
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(32)
+def _shrunk(opened: Any) -> Any:
+    """An image of at most `STORED_PIXELS`, before several copies of it are made; JPEGs are decoded small."""
+    if max(opened.size) <= STORED_PIXELS:
+        return opened
+    opened.draft("RGB", (STORED_PIXELS, STORED_PIXELS))
+    if opened.mode in ("1", "P", "PA"):  # which can only be shrunk by leaving pixels out
+        opened = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
+    opened.thumbnail((STORED_PIXELS, STORED_PIXELS))
+    return opened
 
 
 def _check(opened: Any, name: str) -> None:

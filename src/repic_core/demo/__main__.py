@@ -9,6 +9,8 @@ from pathlib import Path
 from repic_core.embedders import TOWER_SIDE
 from repic_core.models import PAPER_MAX_PIXELS
 
+EXAMPLES = 8  # that the live page offers at most
+
 
 def _viewer(options: argparse.Namespace) -> None:
     from repic_core.demo import launch, viewer
@@ -34,6 +36,7 @@ def _live(options: argparse.Namespace) -> None:
     from repic_core.demo import launch, live
     from repic_core.demo.finder import Finder
     from repic_core.embedders import TowerEmbedder
+    from repic_core.evaluation import load_captions
     from repic_core.models import load_model
     from repic_core.prefix_cache import PrefixCaptioner
     from repic_core.regions import tiles
@@ -60,7 +63,14 @@ def _live(options: argparse.Namespace) -> None:
         first = next(iter(models.values()))
         embedder = TowerEmbedder(first.model, first.processor, options.side)
         find = Finder(database or ConceptDatabase(), embedder, tiles, options.retrieve)
-    launch(live.build_live(models, database, find=find, shelves=shelves), server_port=options.port)
+    examples: dict[Path, list[str]] = {}  # one of each photo
+    if options.examples:
+        root = Path(options.root or Path(options.database or options.examples).parent)
+        records = load_captions(options.examples)
+        examples = {root / record.query: list(record.tags) for record in records[::-1]}
+    offered = list(examples.items())[::-1][:EXAMPLES]
+    app = live.build_live(models, database, offered, find=find, shelves=shelves)
+    launch(app, server_port=options.port)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,6 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
     live.add_argument(
         "--database",
         help="database.json that every visitor is given; visitors' own concepts are kept beside it",
+    )
+    live.add_argument(
+        "--examples", help="caption file whose photos are offered to try, with the concepts that they show"
     )
     live.add_argument("--root", help="what its image paths are relative to; default: its folder")
     live.add_argument("--shelves", help="where visitors' own concepts are kept; default: shelves beside it")

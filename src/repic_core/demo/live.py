@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.concepts import Concept, ConceptDatabase
-from repic_core.demo.messages import handler, message
+from repic_core.demo.messages import handler, local_choices, message
 from repic_core.demo.page import SMALL_PIXELS, STYLE, caption_card, concept_cards, tag_choices
 from repic_core.demo.photo_input import photo_input
 from repic_core.demo.shelf import Shelf, Shelves
@@ -68,6 +70,8 @@ def build_live(
         shelves_of.given.select(*names)
     sources = [CHOSEN, *([FOUND] if find else []), *([TRUTH] if examples else [])]
 
+    busy = threading.Lock()  # a stopped run may still be on its way to its next word
+
     def references(tags: Sequence[str], request: gr.Request) -> list[Concept]:
         if len(tags) > MOST_REFERENCES:
             raise message(f"Choose at most {MOST_REFERENCES} concepts.")
@@ -76,7 +80,7 @@ def build_live(
     @handler
     def enter(secret: Any, request: gr.Request) -> tuple[str, Any]:
         """Which shelf this browser's is; the secret stays in the browser."""
-        known = isinstance(secret, str) and len(secret) == 43
+        known = isinstance(secret, str) and re.fullmatch(r"[\w-]{43}", secret, re.ASCII)
         secret = secret if known else secrets.token_urlsafe(32)
         account = getattr(request, "username", None)
         shelves_of.enter(request.session_hash, f"account {account}" if account else secret)
@@ -103,23 +107,31 @@ def build_live(
         """The captions so far, as HTML, again and again until they are whole."""
         if query is None:
             raise message("Add a photo to caption.")
-        if not (question or "").strip():
+        if not isinstance(question, str) or not question.strip():
             raise message("Ask something, or choose one of the questions.")
         if len(question) > MOST_LETTERS:
             raise message(f"Ask in at most {MOST_LETTERS} characters.")
         if not chosen:
             raise message("Choose a model.")
+        tags = list(dict.fromkeys(tags))
         concepts, cards = references(tags, request), []
-        for name in chosen:
-            for card in _cards(models[name], name, query, tags, concepts, question.strip()):
-                yield f'<div class="repic"><div class="captions">{"".join([*cards, card])}</div></div>'
-            cards.append(card)
+        with busy:
+            for name in dict.fromkeys(chosen):
+                for card in _cards(models[name], name, query, tags, concepts, question.strip()):
+                    yield f'<div class="repic"><div class="captions">{"".join([*cards, card])}</div></div>'
+                cards.append(card)
+
+    @handler
+    def own_photo(query: Any, source: str) -> tuple[list[str], str]:
+        """What a visitor's own photo shows is not known; that it is a photo was checked before."""
+        return [], CHOSEN if source == TRUTH else source
 
     @handler
     def retrieve(query: Any, request: gr.Request) -> list[str]:
         if query is None:
             raise message("Add a photo to look for concepts in.")
-        found = list(find(query, shelves_of.of(request.session_hash))) if find else []
+        with busy:
+            found = list(find(query, shelves_of.of(request.session_hash))) if find else []
         if not found:
             gr.Info("No known concept was found in this photo.")
         return found
@@ -130,7 +142,8 @@ def build_live(
         if query is None or not tags:
             raise message("Add a photo, and choose concepts to look for.")
         model = models[chosen[0] if chosen else next(iter(models))]
-        boxes = locate(model.model, model.processor, query, references(tags, request))
+        with busy:
+            boxes = locate(model.model, model.processor, query, references(tags, request))
         larger = 4 if max(query.size) <= SMALL_PIXELS else 1  # else lines hide what is in the box
         query = query.resize([larger * side for side in query.size], resample=0)
         found = [
@@ -144,7 +157,10 @@ def build_live(
         return gr.AnnotatedImage((query, found), color_map=concept_colors(tags), visible=bool(found))
 
     one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    # Never behind other visitors' captions; but only what is queued can tell the visitor an error.
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    told: dict[str, Any] = {"show_progress": "hidden"}
+    known, several = tag_choices(shelves_of.given), {"value": [], "multiselect": True}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as app:
         gr.HTML(f'{STYLE}<div class="repic"><h1>{escape(title)}</h1></div>', apply_default_css=False)
         secret = gr.BrowserState("", storage_key="repic-shelf", secret="repic-core")
@@ -153,12 +169,7 @@ def build_live(
                 with gr.Column():
                     query = photo_input(label="Photo to caption", height=320, elem_id="repic-query")
                     source = gr.Radio(sources, value=CHOSEN, label="References", visible=len(sources) > 1)
-                    tags = gr.Dropdown(
-                        tag_choices(shelves_of.given),
-                        value=[],
-                        multiselect=True,
-                        label="Concepts that it may show",
-                    )
+                    tags = local_choices(gr.Dropdown(known, label="Concepts that it may show", **several))
                     question = gr.Dropdown(
                         list(QUESTIONS), value=QUESTIONS[0], label="Question", allow_custom_value=True
                     )
@@ -171,19 +182,16 @@ def build_live(
                     with gr.Row():
                         look = gr.Button("Find the concepts", visible=find is not None)
                         place = gr.Button("Where are they?")
-                    shown = gr.Dropdown(
-                        tag_choices(shelves_of.given),
-                        value=[],
-                        multiselect=True,
-                        label="Shows",
-                        visible=False,
-                    )
+                    shown = local_choices(gr.Dropdown(known, label="Shows", visible=False, **several))
                 with gr.Column():
                     output = gr.HTML(WAITING, apply_default_css=False, elem_id="repic-caption")
                     boxes = gr.AnnotatedImage(label="Where the model sees them", visible=False, height=400)
                     cards = gr.HTML(apply_default_css=False)
             if examples:
-                gr.Examples([[str(path), list(names)] for path, names in examples], [query, shown])
+                offered = gr.Examples([[str(path), list(names)] for path, names in examples], [query, shown])
+                offered.load_input_event.then(
+                    lambda names: (names, TRUTH), shown, [tags, source], api_name=False, **quiet
+                )
         with gr.Tab("Your concepts"):
             entered = shelf_page(shelves_of, tags)
         tags.change(show_concepts, tags, cards, api_name="concepts", **quiet)
@@ -191,15 +199,12 @@ def build_live(
         asked = [query, tags, question, chosen]
         captioned = settled.success(caption, asked, output, api_name="caption", **one)
         run.click(None, js=SCROLL_JS)
-        stop.click(None, cancels=[settled, captioned])
-        look.click(retrieve, query, tags, api_name="find" if find else False, **one)
-        place.click(where, [query, tags, chosen], boxes, api_name="where", **one)
-        checked = query.upload(lambda photo: [], query, shown, api_name="photo", **quiet)
+        looked = look.click(retrieve, query, tags, api_name="find" if find else False, **one)
+        placed = place.click(where, [query, tags, chosen], boxes, api_name="where", **one)
+        stop.click(None, cancels=[settled, captioned, looked, placed])
+        checked = query.upload(own_photo, [query, source], [shown, source], api_name="photo", **told)
         checked.failure(lambda: None, None, query, api_name=False, **quiet)  # a refused photo goes
         query.change(lambda: gr.AnnotatedImage(visible=False), None, boxes, api_name=False, **quiet)
-        shown.change(
-            lambda names: (names, TRUTH if names else CHOSEN), shown, [tags, source], api_name=False, **quiet
-        )
         app.load(enter, secret, [secret, tags], api_name="enter", **quiet).then(**entered)
         app.load(None, js=LOAD_JS)
     return app.queue(max_size=QUEUE, default_concurrency_limit=8)

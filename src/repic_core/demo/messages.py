@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import gradio as gr
 
+FOLDERS = re.compile(r"(?<![\w<])/(?:[^\s:/]+/)+")  # where files lie on the server is not for visitors
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +61,23 @@ def _told(name: str) -> Iterator[None]:
     except gr.Error:
         raise
     except ValueError as error:  # such as a control token in the question
-        raise message(str(error)) from None
+        raise message(FOLDERS.sub("", str(error))) from None
     except Exception:
         logger.exception("%s failed", name)
         raise message("This failed; the log says why.") from None
+
+
+def local_choices(dropdown: gr.Dropdown) -> gr.Dropdown:
+    """`dropdown`, whose own error for a choice that it has not (the server was started again, say) is a message."""
+    import gradio as gr
+
+    preprocess = dropdown.preprocess
+
+    def known(payload: Any) -> Any:
+        try:
+            return preprocess(payload)
+        except gr.Error:
+            raise message("This choice is no longer known: load the page again.") from None
+
+    dropdown.preprocess = known
+    return dropdown

@@ -14,6 +14,30 @@ from repic_core.uploads import UploadError, open_upload
 if TYPE_CHECKING:
     import gradio as gr
 
+# What Pillow reads from a file that says nothing of its photo, and how files end.
+PLAIN = {
+    "jfif",
+    "jfif_version",
+    "jfif_unit",
+    "jfif_density",
+    "dpi",
+    "gamma",
+    "srgb",
+    "chromaticity",
+    "interlace",
+}
+PLAIN |= {
+    "transparency",
+    "background",
+    "version",
+    "compression",
+    "progressive",
+    "progression",
+    "loop",
+    "duration",
+}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
 
 def photo_input(**options: Any) -> gr.Image:
     """``gr.Image`` (upload, clipboard, webcam) whose handlers get an RGB PIL image, upright and without metadata.
@@ -51,8 +75,7 @@ def _preprocess(uploads: Path, payload: Any) -> Any:
     except UploadError as error:
         file.unlink(missing_ok=True)
         raise message(str(error)) from None
-    _drop_metadata(file, photo)
-    return photo
+    return _without_metadata(file, photo)
 
 
 async def _move(move: Callable[[Any], Awaitable[str | None]], file: Any) -> str | None:
@@ -61,13 +84,18 @@ async def _move(move: Callable[[Any], Awaitable[str | None]], file: Any) -> str 
     return await move(file)
 
 
-def _drop_metadata(file: Path, photo: Any) -> None:
-    """Write `photo` in place of `file`, in its own format, if the file holds EXIF, XMP or a comment."""
+def _without_metadata(file: Path, photo: Any) -> Any:
+    """`photo`, or what stands in `file` after it was written again, if it holds more than its pixels: EXIF (with
+    place and time), XMP, comments, profiles, thumbnails, or bytes after its end."""
     from PIL import Image
 
+    content = file.read_bytes()
     with Image.open(file) as opened:
-        kind, kept = opened.format, set(opened.info)
-        if not (opened.getexif() or kept & {"exif", "xmp", "comment", "photoshop", "XML:com.adobe.xmp"}):
-            return
+        kind, kept = opened.format, set(opened.info) - PLAIN
+        segments = {name for name, _ in getattr(opened, "applist", [])} - {"APP0"}
+        more = bool(kept or segments or opened.getexif() or not content.endswith(ENDS.get(kind, b"")))
+    if not more:
+        return photo
     with replaced(file) as out:
         photo.save(out, "JPEG" if kind == "MPO" else kind, quality=95)
+    return open_upload(file)  # every handler sees the same pixels

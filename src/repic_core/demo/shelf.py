@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import posixpath
 import secrets
 import shutil
@@ -11,18 +13,22 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from repic_core.concepts import Concept, ConceptDatabase, ConceptError
-from repic_core.files import replaced, write_json_atomic
+from repic_core.files import replaced
 from repic_core.uploads import MAX_BYTES, UploadError, open_upload, store_photo
 
+logger = logging.getLogger(__name__)
 MOST_CONCEPTS = 1000  # of one visitor
 MOST_BYTES = 500 * 2**20  # of a zip file, unpacked
 NAME_LENGTH, INFO_LENGTH = 60, 500  # characters
+MOST_PHOTOS = 16  # of a concept
+ROOM = 2**30  # bytes that stay free on the disk
 KEPT_HOURS = 24  # that a shelf is left alone before it goes, where shelves are not to last
 _changing = threading.RLock()  # a visitor may have two windows
 
@@ -42,7 +48,11 @@ class Shelf:
             database = ConceptDatabase(root=self.folder, path=file)
             database.check_images = False
             return database
-        return ConceptDatabase.load(file, check_images=False)
+        try:
+            return ConceptDatabase.load(file, check_images=False)
+        except ConceptError:
+            logger.exception("a visitor's shelf can't be read")
+            raise ConceptError("Your shelf can't be read: tell whoever runs this page.") from None
 
     def concepts(self) -> ConceptDatabase:
         """All that the visitor may choose: own ones first."""
@@ -76,8 +86,7 @@ class Shelf:
                     f"There is a concept {concept.tag} already: edit it, or choose another name."
                 )
             _check_count(len(own) + 1 if old is None or old.tag not in own else 0)
-            images = [photo] if photo is not None or old is None else list(old.images)
-            stored = [str(store_photo(image, self.folder / "photos")) for image in images]
+            stored = self._stored([photo] if photo is not None or old is None else old.images)
             concept = replace(concept, image=stored if len(stored) > 1 else stored[0])
             if old is not None and old.tag in own:
                 concepts = [concept if each.tag == old.tag else each for each in own]
@@ -97,7 +106,10 @@ class Shelf:
 
     def export(self, file: Path) -> Path:
         """Write the own concepts and their photos as a zip in the public format; ConceptError if there is none."""
-        own = self.own
+        with _changing:
+            return self._export(file, self.own)
+
+    def _export(self, file: Path, own: ConceptDatabase) -> Path:
         if not len(own):
             raise ConceptError("There is no concept of yours to export: add one first.")
         with replaced(file) as out, zipfile.ZipFile(out, "w") as archive:
@@ -117,16 +129,37 @@ class Shelf:
             ConceptError, UploadError: no zip of a database and its photos, or anything in it that can't be used;
                 then nothing is taken.
         """
-        with tempfile.TemporaryDirectory() as folder, _changing:
-            new = _read_zip(Path(file), Path(folder), tell)
-            kept = [concept for concept in self.own if concept.tag not in new]
-            _check_count(len(kept) + len(new))
-            moved = []
-            for concept in new:
-                stored = [str(store_photo(image, self.folder / "photos")) for image in concept.images]
-                moved.append(replace(concept, image=stored if len(stored) > 1 else stored[0]))
-            self._save([*kept, *moved])
+        with tempfile.TemporaryDirectory() as folder:
+            new = _read_zip(Path(file), Path(folder), tell)  # takes long, and changes nothing yet
+            with _changing:
+                kept = [concept for concept in self.own if concept.tag not in new]
+                _check_count(len(kept) + len(new))
+                moved = []
+                for concept in new:
+                    stored = self._stored(concept.images, made=True)
+                    moved.append(replace(concept, image=stored if len(stored) > 1 else stored[0]))
+                self._save([*kept, *moved])
         return len(moved)
+
+    def _stored(self, images: Sequence[Any], made: bool = False) -> list[str]:
+        """Paths of photos in the shelf; what lies in it already stays as it is.
+
+        Args:
+            made: the photos are files that `store_photo` made elsewhere.
+        """
+        photos, paths = (self.folder / "photos").resolve(), []
+        if shutil.disk_usage(_existing(self.folder)).free < ROOM:
+            raise ConceptError("There is no room left for photos here.")
+        for image in images:
+            if isinstance(image, str | Path) and Path(image).resolve().parent == photos:
+                paths.append(image)
+            elif made:
+                with replaced(photos / Path(image).name) as out:
+                    out.write(Path(image).read_bytes())
+                paths.append(photos / Path(image).name)
+            else:
+                paths.append(store_photo(image, photos))
+        return [str(path) for path in paths]
 
     def _save(self, concepts: Any) -> None:
         concepts = list(concepts)
@@ -157,14 +190,21 @@ class Shelves:
         """From now on a browser session sees the lasting shelf of `visitor` (a secret of their browser, or their
         account)."""
         if self.lasting:
-            self._visitors[session] = visitor
+            self._visitors.pop(session, None)
+            self._visitors[session] = visitor  # the latest comes last
             while len(self._visitors) > 10_000:
                 self._visitors.pop(next(iter(self._visitors)))
         self._forget_old()
 
     def of(self, session: str) -> Shelf:
-        """The shelf of a browser session; of none, an empty one that nobody sees again."""
+        """The shelf of a browser session; of none, an empty one that nobody sees again.
+
+        Raises:
+            ConceptError: shelves last, and the server (started again, say) doesn't know whose this one is.
+        """
         visitor = self._visitors.get(session)
+        if self.lasting and session and not visitor:
+            raise ConceptError("The page no longer knows whose shelf this is: load it again.")
         name = f"visitor:{visitor}" if visitor else f"session:{session or secrets.token_hex()}"
         folder = self._folder / ("v-" if visitor else "s-")
         number = hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -172,8 +212,9 @@ class Shelves:
 
     def _forget_old(self) -> None:
         for folder in self._folder.glob("s-*"):
-            if time.time() - folder.stat().st_mtime > KEPT_HOURS * 3600:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another visitor's arrival took it away
+                if time.time() - folder.stat().st_mtime > KEPT_HOURS * 3600:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_count(concepts: int) -> None:
@@ -193,19 +234,23 @@ def _read_zip(file: Path, folder: Path, tell: Callable[[float], Any]) -> Concept
                 raise ConceptError(f'{where}: no "concept_dict" with concepts: export it again')
             if len(entries) > MOST_CONCEPTS:
                 raise ConceptError(f"{where}: has {len(entries)} concepts, more than {MOST_CONCEPTS}")
+            known: dict[str, Path] = {}
             for number, (tag, entry) in enumerate(entries.items()):
                 tell(number / len(entries))
                 if isinstance(entry, dict) and entry.get("image"):
-                    images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
-                    entry["image"] = [
-                        f"photos/{stored.name}" for stored in _stored(archive, where, tag, images, folder)
-                    ]
                     _check_lengths(where, tag, entry)
+                    images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+                    if len(images) > MOST_PHOTOS:
+                        raise ConceptError(f"{where}, entry {tag!r}: has more than {MOST_PHOTOS} photos")
+                    paths = [_stored_once(archive, where, tag, image, folder, known) for image in images]
+                    entry["image"] = [f"photos/{path.name}" for path in paths]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise ConceptError("There is no room left for photos here.") from None
         raise ConceptError(f"This is no zip file that can be read ({error}): export it again.") from None
     except zipfile.zlib.error as error:
         raise ConceptError(f"This zip file is broken ({error}): export it again.") from None
-    write_json_atomic(folder / "database.json", {"concept_dict": entries})
+    (folder / "database.json").write_text(json.dumps({"concept_dict": entries}), encoding="ascii")
     try:
         return ConceptDatabase.load(folder / "database.json", check_images=False)
     except ConceptError as error:
@@ -213,9 +258,11 @@ def _read_zip(file: Path, folder: Path, tell: Callable[[float], Any]) -> Concept
 
 
 def _check_lengths(where: str, tag: str, entry: dict[str, Any]) -> None:
-    for field, most in (("name", NAME_LENGTH), ("info", INFO_LENGTH)):
-        if isinstance(entry.get(field), str) and len(entry[field]) > most:
-            raise ConceptError(f"{where}, entry {tag!r}: its {field} has more than {most} characters")
+    texts = {**entry, "tag": tag}
+    longest = {"name": NAME_LENGTH, "tag": NAME_LENGTH + 2, "category": NAME_LENGTH, "info": INFO_LENGTH}
+    for field, most in longest.items():
+        if isinstance(texts.get(field), str) and len(texts[field]) > most:
+            raise ConceptError(f"{where}, entry {tag[:80]!r}: its {field} has more than {most} characters")
 
 
 def _database_in(archive: zipfile.ZipFile) -> tuple[str, Any]:
@@ -231,17 +278,24 @@ def _database_in(archive: zipfile.ZipFile) -> tuple[str, Any]:
         raise ConceptError(f"{name}: not valid JSON ({error}): export it again") from None
 
 
-def _stored(
-    archive: zipfile.ZipFile, where: str, tag: str, images: list[Any], folder: Path
-) -> Iterator[Path]:
-    for image in images:
-        if not isinstance(image, str):
-            raise ConceptError(f"{where}, entry {tag!r}: image must be a path, not {image!r}")
-        inside = posixpath.normpath(posixpath.join(posixpath.dirname(where), image))
-        name = next((one for one in (inside, posixpath.normpath(image)) if one in archive.NameToInfo), None)
-        if name is None:
-            raise ConceptError(f"{where}, entry {tag!r}: the photo {image!r} is not in the zip file")
-        yield store_photo(open_upload(_content(archive, name), posixpath.basename(name)), folder / "photos")
+def _stored_once(
+    archive: zipfile.ZipFile, where: str, tag: str, image: Any, folder: Path, known: dict[str, Path]
+) -> Path:
+    """A photo of an archive, checked and stored in `folder`; several entries may share it."""
+    if not isinstance(image, str):
+        raise ConceptError(f"{where}, entry {tag!r}: image must be a path, not {image!r}")
+    inside = posixpath.normpath(posixpath.join(posixpath.dirname(where), image))
+    name = next((one for one in (inside, posixpath.normpath(image)) if one in archive.NameToInfo), None)
+    if name is None:
+        raise ConceptError(f"{where}, entry {tag!r}: the photo {image!r} is not in the zip file")
+    if name not in known:
+        photo = open_upload(_content(archive, name), posixpath.basename(name))
+        known[name] = store_photo(photo, folder / "photos")
+    return known[name]
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.demo.messages import handler, message
+from repic_core.demo.messages import handler, local_choices, message
 from repic_core.demo.page import concept_cards, photo, tag_choices
 from repic_core.demo.photo_input import local_only, photo_input
 from repic_core.demo.shelf import INFO_LENGTH, NAME_LENGTH, Shelf, Shelves
@@ -105,7 +105,7 @@ def shelf_page(shelves: Shelves, tags: gr.Dropdown) -> dict[str, Any]:
 
     with gr.Row():
         with gr.Column():
-            edited = gr.Dropdown([NEW, *tag_choices(shelves.given)], value="", label="Edit")
+            edited = local_choices(gr.Dropdown([NEW, *tag_choices(shelves.given)], value="", label="Edit"))
             image = photo_input(label="Reference photo", height=260)
             with gr.Accordion("Crop", open=False):
                 gr.Markdown("How much of each side is cut off, in percent.")
@@ -125,14 +125,18 @@ def shelf_page(shelves: Shelves, tags: gr.Dropdown) -> dict[str, Any]:
                 out = gr.Button("Export")
                 into = local_only(gr.UploadButton("Import", file_types=[".zip"], type="filepath"))
             box = gr.File(label="Your concepts, as a zip file", visible=False)
-            cards = gr.HTML(_cards(shelves.of("")), apply_default_css=False)
-    quiet: dict[str, Any] = {"show_progress": "hidden"}
+            cards = gr.HTML(_cards(Shelf(Path("nobody"), shelves.given)), apply_default_css=False)
+    quiet: dict[str, Any] = {
+        "show_progress": "hidden",
+        "queue": False,
+    }  # as on the page; errors need the queue
+    told: dict[str, Any] = {"show_progress": "hidden"}
     shown, form = [cards, tags, edited], [image, name, info, seen, *cuts]
     edited.input(pick, edited, [name, info, seen, image], api_name="pick", **quiet)
-    checked = image.change(preview, [image, *cuts], seen, api_name=False, **quiet)
+    checked = image.change(preview, [image, *cuts], seen, api_name=False, **told)
     checked.failure(lambda: None, None, image, api_name=False, **quiet)  # a refused photo goes
     for cut in cuts:
-        cut.release(preview, [image, *cuts], seen, api_name=False, **quiet)
+        cut.release(preview, [image, *cuts], seen, api_name=False, **told)
     put.click(save, [edited, image, name, info, tags, *cuts], [*shown, *form], api_name="save")
     drop.click(delete, [edited, tags], [*shown, *form], api_name="delete")
     into.upload(take, [into, tags], shown, api_name="import")
@@ -164,7 +168,7 @@ def _preview(image: Any, alt: str) -> str:
 def _cropped(image: Any, left: float, top: float, right: float, bottom: float) -> Any:
     """`image` without so many percent of each side; at least a tenth of it stays."""
     wide, high = image.size
-    if max(left + right, top + bottom) > 90:
+    if not (left + right <= 90 and top + bottom <= 90):  # also where one is not a number
         raise message("This crop leaves nothing: cut off less.")
     x, y = int(wide * left / 100), int(high * top / 100)
     end = round(wide * (1 - right / 100)), round(high * (1 - bottom / 100))
