@@ -14,7 +14,7 @@ from repic_core.models import load_model
 from repic_core.prompts import task_messages
 from repic_core.tasks import read_rows, write_rows
 from repic_core.toyworld.model import make_model, make_processor
-from repic_core.training import read_recipe, recipe_path
+from repic_core.training import read_recipe, recipe_path, recipe_values
 
 SMALL = {
     "per_device_train_batch_size": 4,
@@ -212,7 +212,7 @@ def test_recipe_mistakes_are_named(tmp_path):
     for text, message in (("a: [", "not valid YAML"), ("toy", "must hold lines"), ("\xff", "not valid YAML")):
         (tmp_path / "mine.yaml").write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=f"mine.yaml: {message}"):
-            recipe_path(tmp_path / "mine.yaml")
+            recipe_values(tmp_path / "mine.yaml")
     for key in ("tune", "reward_profile"):
         with pytest.raises(ValueError, match=f"{key}: 'lora2' must be one of"):
             read_recipe("toy", GRPOConfig, {key: "lora2"})
@@ -260,8 +260,8 @@ def test_command_line_reads_a_recipe_and_overrides_it(base, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config: give 'paper', 'toy' or a YAML file"),
-        (["--config"], "--config: give 'paper', 'toy' or a YAML file"),
+        ([], "--config: give 3b-1gpu, "),
+        (["--config"], "--config: give 3b-1gpu, "),
         (["--config", "papper"], "papper: no such recipe"),
         (["--config", "toy", "--output_dir", "x"], "--rows: give a JSON or JSONL file"),
         (["--config", "toy", "--output_dir", "x", "--rows", "gone.jsonl"], "gone.jsonl: no such file"),

@@ -41,7 +41,9 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk, say
+            error.filename = str(path)
         Path(temporary).unlink(missing_ok=True)
         raise
 

@@ -152,7 +152,11 @@ def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return image
         key = image["path"] if image.get("bytes") is None else image["bytes"]
         if key not in opened:
-            opened[key] = datasets.Image().decode_example(image)
+            try:
+                opened[key] = datasets.Image().decode_example(image)
+            except OSError as error:  # gone, cut off, no image; not all of these name the file
+                reason = error.strerror or str(error)
+                raise OSError(error.errno, reason, image["path"] or "a photo in memory") from None
         return opened[key]
 
     rows = []

@@ -13,6 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from repic_core import run_record
+from repic_core.faults import TrainingError, check_processes, checked_reward
+from repic_core.prompt_lengths import check_prompts
 from repic_core.rewards import personalization_reward
 from repic_core.tasks import METHODS, TrainingExample, read_rows, to_dataset
 from repic_core.training import (
@@ -20,7 +23,9 @@ from repic_core.training import (
     metrics_callback,
     prepare_tuning,
     read_recipe,
+    recipe_names,
     recipe_path,
+    recipe_values,
     run_training,
 )
 
@@ -67,19 +72,20 @@ def train(
         model, processor: from `repic_core.models.load_model`.
         rows: tuning rows, or a dataset with the columns of `tasks.to_dataset` (and any that `rewards` need).
         output_dir: gets the tuned model (an adapter for LoRA) and the processor, ``metrics.csv`` (a row a
-            logged step: reward by method, length, KL, ...), checkpoints with optimizer and RNG state, and
-            TensorBoard's or W&B's files.
+            logged step: reward by method, length, KL, ...), ``run.json`` (`run_record`), checkpoints with optimizer
+            and RNG state, and TensorBoard's or W&B's files.
         recipe: ``paper``, ``toy``, or a YAML file.
         root: the folder that the rows' image paths are relative to.
         rewards: further reward functions (TRL's signature) with their weights.
-        resume: go on from the last checkpoint in `output_dir`, if there is one; give the model that training
+        resume: go on from the last whole checkpoint in `output_dir`, if there is one; give the model that training
             started from. The result is that of an uninterrupted run (with `num_iterations` above 1 only if the
             checkpoint does not fall between two uses of the same completions).
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
         ValueError: an unknown recipe or key; a model that has an adapter already, or (full tuning) that is no
-            longer the one in its files.
+            longer the one in its files; fewer rows than a batch has prompts.
+        TrainingError: the run ended before its end; says why, and what `resume` goes on from.
     """
     from trl import GRPOConfig
 
@@ -87,7 +93,7 @@ def train(
         raise ValueError("rows: there is none to train on")
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
-    return _run(model, processor, dataset, tune, config, rewards, resume, callbacks)
+    return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, recipe=recipe, root=root)
 
 
 def _run(
@@ -99,6 +105,7 @@ def _run(
     rewards: Sequence[tuple[Callable[..., list[float | None]], float]] = (),
     resume: bool = False,
     callbacks: Sequence[Any] = (),
+    **source: Any,
 ) -> Any:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
@@ -106,6 +113,18 @@ def _run(
     from repic_core.trainer import SharedPrefixGRPOTrainer
 
     output_dir = Path(config.output_dir)
+    adapter = prepare_tuning(model, processor, tune)
+    check_prompts(
+        dataset, processor, tune.max_prompt_tokens or _context(model) - config.max_completion_length
+    )
+    prompts = config.generation_batch_size // config.num_generations
+    if len(dataset) < prompts:  # TRL leaves out a batch that is not full
+        raise ValueError(
+            f"rows: {len(dataset)} are fewer than the {prompts} prompts of a batch "
+            f"({config.generation_batch_size} completions, {config.num_generations} of each): "
+            "give more, or lower per_device_train_batch_size or gradient_accumulation_steps"
+        )
+    record = run_record.begin("grpo", model, processor, dataset, (tune, config), rewards, **source)
     config.remove_unused_columns = False  # the rewards read the other columns
     if config.reward_weights is None:
         config.reward_weights = [1.0, *(weight for _, weight in rewards)]
@@ -113,21 +132,26 @@ def _run(
     trainer = trainer_class(
         model=model,
         reward_funcs=[
-            make_reward(tune.reward_profile, tune.reward_min_length),
-            *(function for function, _ in rewards),
+            checked_reward(make_reward(tune.reward_profile, tune.reward_min_length)),
+            *(checked_reward(function) for function, _ in rewards),
         ],
         args=config,
         train_dataset=dataset,
         processing_class=processor,
-        peft_config=prepare_tuning(model, processor, tune),
+        peft_config=adapter,
         callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
     )
     if callbacks:  # they show the logs, which transformers would print as well
         trainer.remove_callback(PrinterCallback)
     if trainer.ref_model is not None:
         _check_reference(trainer, model)
-    run_training(trainer, resume)
+    run_training(trainer, resume, record)
     return trainer
+
+
+def _context(model: Any) -> int:
+    """Tokens that the model can see."""
+    return model.config.get_text_config().max_position_embeddings
 
 
 def _check_reference(trainer: Any, model: Any) -> None:
@@ -166,7 +190,7 @@ class ScriptArguments(TuneArguments):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``--config paper`` or ``toy`` (or a YAML file), then any argument of the recipe as ``--name value``."""
+    """``--config`` and a recipe (or a YAML file), then any argument of the recipe as ``--name value``."""
     import sys
 
     from accelerate import PartialState
@@ -178,21 +202,32 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = [part for argument in given for part in argument.split("=", argument.startswith("--config="))]
     try:
         recipe = dict(pairwise(arguments)).get("--config")
+        parser = TrlParser((ScriptArguments, GRPOConfig))
         if recipe is not None:
-            arguments[arguments.index("--config") + 1] = str(recipe_path(recipe))
+            place = arguments.index("--config")
+            del arguments[place : place + 2]
+            unknown = parser.set_defaults_with_config(**recipe_values(recipe))
+            if unknown:
+                raise ValueError(f"{recipe_path(recipe)}: unknown key(s) {', '.join(unknown[::2])}")
         elif not {"-h", "--help"} & set(arguments):
             raise ValueError(
-                "--config: give 'paper', 'toy' or a YAML file; TRL's defaults are another recipe"
+                f"--config: give {', '.join(recipe_names())} or a YAML file; TRL's defaults are another recipe"
             )
-        script, config = TrlParser((ScriptArguments, GRPOConfig)).parse_args_and_config(arguments)
+        script, config = parser.parse_args_into_dataclasses(arguments)
         if not script.rows:
             raise ValueError("--rows: give a JSON or JSONL file of tuning rows")
         root = script.image_root or Path(script.rows).parent
         examples = read_rows(script.rows, root)
-        model, processor = load_model(script.model)
+        model, processor = load_model(script.model, load_in_4bit=script.load_in_4bit)
     except ValueError as error:
         raise SystemExit(f"repic_core.grpo: {error}") from None
-    _run(model, processor, to_dataset(examples, root, config.seed), script, config, resume=script.resume)
+    dataset = to_dataset(examples, root, config.seed)
+    source = {"recipe": recipe, "rows": script.rows, "root": root}
+    try:
+        check_processes()
+        _run(model, processor, dataset, script, config, resume=script.resume, **source)
+    except (ValueError, TrainingError) as error:
+        raise SystemExit(f"repic_core.grpo: {error}") from None
     PartialState().destroy_process_group()  # else a process may abort at its end, after all is saved
 
 

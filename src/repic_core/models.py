@@ -33,6 +33,7 @@ def load_model(
     dtype: Any = "auto",
     device: str = "auto",
     max_pixels: int | None = None,
+    load_in_4bit: bool = False,
 ) -> tuple[Any, Any]:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model and its processor, ready to generate.
 
@@ -47,6 +48,8 @@ def load_model(
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda:1``, ...
         max_pixels: images are shrunk to at most this many pixels; by default the processor's own setting.
             The authors evaluate with `PAPER_MAX_PIXELS`.
+        load_in_4bit: the language model's layers in 4 bits (NF4, bitsandbytes), for tuning an adapter on a small
+            card; the vision tower and the head stay in `dtype`.
 
     Returns:
         (model in eval mode, processor whose tokenizer pads on the left).
@@ -61,9 +64,9 @@ def load_model(
 
     from repic_core.vision import use_batched_vision
 
-    name = _existing(name_or_path, "model")
-    adapter = _existing(adapter, "adapter") if adapter is not None else None
-    config = _load_config(name)
+    name = existing(name_or_path, "model")
+    adapter = existing(adapter, "adapter") if adapter is not None else None
+    config = load_config(name)
     family = config.model_type
     if family not in FAMILIES:
         raise ModelError(f"{name}: is a {family!r} model; this kit handles {', '.join(FAMILIES.values())}")
@@ -71,7 +74,8 @@ def load_model(
     dtype = _choose_dtype(dtype, device)
     attn = _choose_attention(attn, device.type == "cuda" and dtype in (torch.bfloat16, torch.float16))
     sizes = {} if max_pixels is None else {"max_pixels": max_pixels}
-    options = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": False}
+    quantized = {"quantization_config": _four_bits(dtype), "device_map": {"": device}} if load_in_4bit else {}
     try:
         processor = AutoProcessor.from_pretrained(name, **sizes, **options)
         model, report = AutoModelForImageTextToText.from_pretrained(
@@ -81,6 +85,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
             **options,
+            **quantized,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{name}: {_in_a_line(error)}") from None
@@ -95,10 +100,27 @@ def load_model(
         model = _add_adapter(model, adapter)
     if attn != "flash_attention_2":
         use_batched_vision(model)
-    return model.to(device).eval(), processor
+    return (model if load_in_4bit else model.to(device)).eval(), processor
 
 
-def _existing(name_or_path: str | Path, what: str) -> str:
+def _four_bits(dtype: Any) -> Any:
+    """QLoRA's settings (arXiv 2305.14314): NF4, the constants quantised, too."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["visual", "lm_head"],
+    )
+
+
+def existing(name_or_path: str | Path, what: str) -> str:
     """A folder that exists, or a hub id; what looks like a path is never looked for on the hub."""
     text = os.fspath(name_or_path)
     folder = Path(text).expanduser()
@@ -122,7 +144,8 @@ def _check_folder(folder: Path, what: str) -> None:
         raise ModelError(f"{folder}: no {weights} file; pickled weights (.bin) are not read: convert them")
 
 
-def _load_config(name: str) -> Any:
+def load_config(name: str) -> Any:
+    """The configuration of a hub id or folder that `existing` gave; `ModelError` where there is none."""
     from transformers import AutoConfig
 
     try:
@@ -155,6 +178,13 @@ def _add_adapter(model: Any, adapter: str) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = _in_a_line(error)
     raise ModelError(f"adapter {adapter}: {reason}")
+
+
+def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:
+    """`merging.merge_adapter`, which see: merge in float32, save, and verify what was saved."""
+    from repic_core.merging import merge_adapter
+
+    return merge_adapter(base, adapter, out, **options)
 
 
 def _choose_device(device: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repic_core import run_record
 from repic_core.tasks import TrainingExample, to_dataset
 from repic_core.training import metrics_callback, prepare_tuning, read_recipe, run_training
 
@@ -37,11 +38,8 @@ def train(
         if not isinstance(row.solution, str):
             raise ValueError(f"row {number}: the solution must be a caption (text), not {row.solution!r}")
     tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
-    dataset = to_dataset(rows, root, config.seed)
-    captions = [
-        [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in dataset["solution"]
-    ]
-    dataset = dataset.select_columns(["prompt", "images"]).add_column("completion", captions)
+    dataset = caption_dataset(rows, root, config.seed)
+    record = run_record.begin("sft", model, processor, dataset, (tune, config), recipe=recipe, root=root)
     trainer = SFTTrainer(
         model=model,
         args=config,
@@ -50,5 +48,14 @@ def train(
         peft_config=prepare_tuning(model, processor, tune),
         callbacks=[metrics_callback(Path(output_dir) / "metrics.csv"), *callbacks],
     )
-    run_training(trainer, resume)
+    run_training(trainer, resume, record)
     return trainer
+
+
+def caption_dataset(rows: Sequence[TrainingExample], root: str | Path, seed: int) -> Any:
+    """`tasks.to_dataset` with TRL's columns for SFT: ``prompt``, ``images`` and ``completion``, the caption."""
+    dataset = to_dataset(rows, root, seed)
+    captions = [
+        [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in dataset["solution"]
+    ]
+    return dataset.select_columns(["prompt", "images"]).add_column("completion", captions)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from repic_core.checkpoints import checkpoint_keeper, last_whole, save_result, set_aside
+from repic_core.faults import failures_told
 from repic_core.files import write_text_atomic
+from repic_core.resume import mend_resume
+from repic_core.run_record import complete_record, write_record
+
+logger = logging.getLogger(__name__)
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
 # trainer also adapts `lm_head`; TRL can't (its log-probabilities take the head's own weight).
@@ -30,6 +37,15 @@ class TuneArguments:
     )
     reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
+    max_prompt_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "longer prompts (texts and photos) are an error before training; None: the model's limit"
+        },
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "the base in 4 bits (bitsandbytes, CUDA); for LoRA only"}
+    )
     shared_prefix: bool = field(
         default=True,
         metadata={"help": "compute each prompt once a group; False: TRL's own trainer (GRPO only)"},
@@ -39,47 +55,75 @@ class TuneArguments:
         for name, choices in (("tune", ("lora", "full")), ("reward_profile", ("paper", "strict"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(choices)}")
+        if self.load_in_4bit and self.tune != "lora":
+            raise ValueError("load_in_4bit: a base in 4 bits can't be tuned itself; use tune: lora")
 
 
 def recipe_path(recipe: str | Path) -> Path:
-    """The YAML file of a recipe: a name in the package (``paper``, ``toy``) or a path.
+    """The YAML file of a recipe: a name in the package (``paper``, ``toy``, ...) or a path.
 
     Raises:
-        ValueError: neither exists, or the file holds no ``key: value`` lines.
+        ValueError: neither exists; names the recipes that there are.
     """
-    import yaml
-
     path = Path(recipe)
     if not path.suffix:
         path = Path(str(resources.files("repic_core") / "recipes" / f"{recipe}.yaml"))
     if not path.is_file():
-        raise ValueError(f"{recipe}: no such recipe; use 'paper', 'toy' or the path of a YAML file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold lines of `key: value`")
+        raise ValueError(
+            f"{recipe}: no such recipe; use {', '.join(recipe_names())} or the path of a YAML file"
+        )
     return path
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package."""
+    folder = Path(str(resources.files("repic_core") / "recipes"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def recipe_values(recipe: str | Path) -> dict[str, Any]:
+    """A recipe's values; those of the recipe that it names as ``base:`` stand where it has none of its own.
+
+    Raises:
+        ValueError: as `recipe_path`; the file holds no ``key: value`` lines; recipes that are each other's base.
+    """
+    import yaml
+
+    seen: list[Path] = []
+    values: dict[str, Any] = {}
+    following: str | Path | None = recipe
+    while following is not None:
+        path = recipe_path(following)
+        if path in seen:
+            raise ValueError(f"{path}: its base leads back to itself")
+        seen.append(path)
+        try:
+            own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(own, dict):
+            raise ValueError(f"{path}: must hold lines of `key: value`")
+        following = own.pop("base", None)
+        values = {**own, **values}
+    return values
 
 
 def read_recipe(
     recipe: str | Path, config_class: type, overrides: Mapping[str, Any]
 ) -> tuple[TuneArguments, Any]:
-    """A recipe with `overrides` as (`TuneArguments`, `config_class`).
+    """A recipe with `overrides` as (`TuneArguments`, `config_class`); its ``model`` is for the command line.
 
     Raises:
-        ValueError: as `recipe_path`, or a key that neither class knows or a value that it refuses; names it.
+        ValueError: as `recipe_values`, or a key that neither class knows or a value that it refuses; names it.
     """
-    import yaml
     from transformers import HfArgumentParser
 
-    path = recipe_path(recipe)
-    values = {**yaml.safe_load(path.read_text(encoding="utf-8")), **overrides}
+    values = {**recipe_values(recipe), **overrides}
+    values.pop("model", None)
     known = {f for c in (TuneArguments, config_class) for f in c.__dataclass_fields__}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"{path}: unknown key(s) {', '.join(unknown)}")
+        raise ValueError(f"{recipe_path(recipe)}: unknown key(s) {', '.join(unknown)}")
     return HfArgumentParser((TuneArguments, config_class)).parse_dict(values)
 
 
@@ -142,46 +186,48 @@ def metrics_callback(path: str | Path) -> Any:
     return MetricsCSV()
 
 
-def run_training(trainer: Any, resume: bool) -> None:
-    """Train, from the newest ``checkpoint-N`` in the output folder if `resume` and there is one, and save."""
-    from transformers.trainer_utils import get_last_checkpoint
+def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = None) -> None:
+    """Train, from the newest whole checkpoint in the output folder if `resume` and there is one, and save.
 
-    output_dir = trainer.args.output_dir
-    checkpoint = get_last_checkpoint(output_dir) if resume and Path(output_dir).is_dir() else None
-    if checkpoint:
-        _mend_resume(trainer, checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(output_dir)
+    Args:
+        record: of `run_record.begin`; written as ``run.json`` at the start and completed at the end.
 
-
-def _mend_resume(trainer: Any, checkpoint: str) -> None:
-    """Let `trainer` go on from `checkpoint` exactly; optimizer, scheduler and RNG are restored without this.
-
-    - `transformers` 5.23 does not find the weights of a fully tuned Qwen2.5-VL in its own checkpoint: they are
-      saved under the hub's names and looked for under the module's (it only warns). The model's loader does.
-    - TRL 1.16's sampler of prompts draws a new order in each epoch, and after a resume begins with the first
-      epoch's again. The orders that were used up are drawn first.
+    Raises:
+        TrainingError: the run ended before its end; the last finished step is saved where that can be exact.
     """
+    args = trainer.args
+    checkpoint = last_whole(args.output_dir, tell=args.should_save) if resume else None
+    if resume and checkpoint is None:
+        logger.warning("%s: no whole checkpoint to go on from; the run begins at its start", args.output_dir)
+    if args.should_save:
+        set_aside(args.output_dir, torn_only=resume)
+    if record is not None and args.should_save:
+        write_record(args.output_dir, record, checkpoint)
+    keeper = checkpoint_keeper(trainer)
+    trainer.add_callback(keeper)
+    with failures_told(trainer, keeper):
+        if checkpoint:
+            mend_resume(trainer, str(checkpoint))
+        if not (checkpoint and _is_finished(trainer, checkpoint)):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        save_result(trainer)
+        if record is not None and args.should_save:
+            complete_record(args.output_dir, trainer.state)
+    trainer.remove_callback(keeper)
+    args.save_total_limit = keeper.limit
+
+
+def _is_finished(trainer: Any, checkpoint: Path) -> bool:
+    """Is the checkpoint the last step's? Then the trainer takes its weights; `train` would do one step more."""
     from transformers import TrainerState
     from transformers.trainer import TRAINER_STATE_NAME
-    from trl.trainer.utils import RepeatSampler
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
-
-    def load_weights(folder: str, *_: Any, **__: Any) -> None:
-        saved = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
-        model.load_state_dict(saved.state_dict())
-
-    if not hasattr(model, "peft_config"):
-        trainer._load_from_checkpoint = load_weights
-
-    epochs = int(TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).epoch + 1e-6)
-    make_sampler = trainer._get_train_sampler
-
-    def train_sampler(*args: Any, **kwargs: Any) -> Any:
-        sampler = make_sampler(*args, **kwargs)
-        for _ in range(epochs if isinstance(sampler, RepeatSampler) else 0):
-            next(iter(sampler))
-        return sampler
-
-    trainer._get_train_sampler = train_sampler
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    if state.global_step < values[-1]:
+        return False
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise ValueError(f"{checkpoint} is the last step's: the run has ended, and the result is there")
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state
+    return True
