@@ -111,8 +111,9 @@ run_tests() {
   say "lint"
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
+  # Two processes of one thread each: with more threads than cores, small models are many times slower.
   say "unit tests"
-  .venv/bin/python -m pytest -q --ignore tests/test_notebooks.py
+  OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --ignore tests/test_notebooks.py
   say "notebook tests"
   .venv/bin/python -m pytest -q tests/test_notebooks.py
 }

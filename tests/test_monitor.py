@@ -137,6 +137,14 @@ def test_modes_and_random_states_are_put_back():
     assert draw() == wanted
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a notebook or a terminal; a process that was started in the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class At(TrainerCallback):
     """Does something after a step."""
 
