@@ -51,7 +51,7 @@ def test_the_plan_is_what_torch_measures(preset, changes):
     found = check(preset, **changes)
     assert list(found) == [*PHASES, "step"]
     for name, one in found.items():
-        near = 0.03 if name in ("policy", "step") else 0.15
+        near = 0.05 if name in ("policy", "step") else 0.15
         assert one["planned"] == pytest.approx(one["measured"], rel=near), name
     assert found["step"]["measured"] == found["policy"]["measured"]
 
