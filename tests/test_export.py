@@ -19,6 +19,7 @@ from repic_core.hub_layout import folder_faults, vllm_faults
 from repic_core.intervals import score_intervals
 from repic_core.merging import merge_adapter
 from repic_core.models import load_model
+from repic_core.run_record import hash_files
 from repic_core.tasks import TrainingExample
 from repic_core.toyworld.model import make_model, make_processor
 from repic_core.training import LORA_TARGETS
@@ -281,10 +282,17 @@ def test_run_json_is_read_and_its_paths_are_not(adapter, tmp_path):
     source = shutil.copytree(adapter, tmp_path / "source")
     record = {
         "format": 1,
+        "kind": "grpo",
         "recipe": "/home/me/secret/mine.yaml",
-        "settings": {"learning_rate": 1e-5},
+        "settings": {
+            "learning_rate": 1e-5,
+            "reward_profile": "strict",
+            "report_to": [],
+            "max_grad_norm": None,
+        },
         "seeds": {"seed": 42},
-        "rewards": [["personalization", 1.0]],
+        "rewards": [["short", 0.5]],
+        "result": {"weights": hash_files(source)},
         "data": {"rows": "/home/me/rows.json", "root": "/home/me", "count": 2000, "sha256": "abc123"},
         "model": {"name": "/home/me/model", "image_size": {"longest_edge": 802816}},
         "sessions": [{"commit": {"id": "f00"}}, {"commit": {"id": "b4d"}, "versions": {"torch": "2.15.0"}}],
@@ -295,6 +303,16 @@ def test_run_json_is_read_and_its_paths_are_not(adapter, tmp_path):
     for text in ("mine.yaml", "1e-05", "seed 42", "count 2000", "abc123", "802816", "b4d", "torch 2.15.0"):
         assert text in card, text
     assert "/home/me" not in card and "f00" not in card and not (out / "run.json").exists()
+    assert "personalization (strict)" in card and "short" in card and "report_to" not in card
+    assert "max_grad_norm" not in card
+    record["result"]["weights"] = {
+        "adapter_model.safetensors": "0" * 64
+    }  # a later run, begun in the same folder
+    for other in (record, {**record, "result": None}, []):
+        (source / "run.json").write_text(json.dumps(other))
+        card = (export(source, tmp_path / "again") / "README.md").read_text()
+        assert "1e-05" not in card and "- Recipe: not recorded" in card
+        shutil.rmtree(tmp_path / "again")
 
 
 def test_texts_cannot_break_the_cards(adapter, tmp_path):

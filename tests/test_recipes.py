@@ -1,5 +1,7 @@
 """Every recipe in the package: it is parsed, fits its model, and its flags train the tiny model for two steps."""
 
+import importlib.util
+
 import pytest
 import torch
 import yaml
@@ -188,3 +190,45 @@ def test_lora_targets_are_the_language_models_linear_layers(tmp_path):
         hit = [name for name, _ in model.named_modules() if re.fullmatch(LORA_TARGETS, name)]
         layers = model.config.get_text_config().num_hidden_layers
         assert len(hit) == 7 * layers and not any("visual" in name for name in hit)
+
+
+def test_what_would_end_without_a_model_is_refused(data, tmp_path, capsys):
+    rows = ["--rows", str(data / "rows.jsonl"), "--image_root", str(data), "--model", "assets/toy-base"]
+    here = [*rows, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false"]
+    wrong = {
+        "deepspeed": ["--config", "paper-7b-8gpu", *here],
+        "export": ["--config", "toy", *here, "--push_to_hub", "true"],
+        "captions must come from vLLM": ["--config", "toy", *here, "--fsdp", "full_shard"],
+    }
+    if importlib.util.find_spec("deepspeed"):
+        wrong.pop("deepspeed")
+    for said, arguments in wrong.items():
+        with pytest.raises(SystemExit) as error:
+            grpo.main(arguments)
+        assert said in str(error.value) and str(error.value).startswith("repic_core.grpo: ")
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_a_save_without_weights_is_told_and_changes_nothing(data, tmp_path, monkeypatch):
+    """FSDP saves no adapter of sharded states, and one of 0 tensors with its own checkpointing, both in silence."""
+    from safetensors.torch import save_file
+
+    from repic_core.faults import TrainingError
+    from repic_core.trainer import SharedPrefixGRPOTrainer
+
+    out, rows = tmp_path / "out", read_rows(data / "rows.jsonl")
+    base = save_family("qwen2_5_vl", tmp_path / "base")
+    settings = {**SHORT, "root": data, "warmup_steps": 0, "rewards": [(varied, 1.0)]}
+    grpo.train(*load_model(base), rows, out, "toy", **settings)
+    assert not (out / "README.md").exists()  # TRL's, which names folders of this machine
+    files = [out / "adapter_model.safetensors", out / "adapter_config.json"]
+    before = [file.read_bytes() for file in files]
+
+    def empty(self, folder, **_):
+        save_file({}, f"{folder}/adapter_model.safetensors")
+
+    for save in (empty, lambda self, folder, **_: None):
+        monkeypatch.setattr(SharedPrefixGRPOTrainer, "save_model", save)
+        with pytest.raises(TrainingError, match=r"no weights were written.*FULL_STATE_DICT"):
+            grpo.train(*load_model(base), rows, out, "toy", **settings)
+        assert [file.read_bytes() for file in files] == before

@@ -164,12 +164,13 @@ def save_result(trainer: Any) -> None:
     if args.should_save:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        if (out / "README.md").is_file():
-            shutil.copy(out / "README.md", part)  # TRL's model card, which PEFT adds to
     accelerator.wait_for_everyone()
     trainer.save_model(str(part), _internal_call=True)
     accelerator.wait_for_everyone()
     if args.should_save:
+        _check_weights(part)  # before anything of an earlier result goes
+        for folder in (part, out):  # TRL's card names folders of this machine; `export` writes one
+            (folder / "README.md").unlink(missing_ok=True)
         for path in part.rglob("*"):
             if path.is_file():
                 _to_disk(path)
@@ -181,8 +182,20 @@ def save_result(trainer: Any) -> None:
             os.replace(path, out / path.name)
         part.rmdir()
     accelerator.wait_for_everyone()
-    if args.push_to_hub:
-        trainer.push_to_hub(commit_message="Model save", revision=args.hub_revision)
+
+
+def _check_weights(folder: Path) -> None:
+    """RuntimeError if nothing was saved: FSDP saves no adapter, or an empty one, under some of its settings."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if len(list(file.keys())):
+                return
+    raise RuntimeError(
+        f"no weights were written to {folder.name} (FSDP: state_dict_type must be FULL_STATE_DICT, without "
+        "activation_checkpointing)"
+    )
 
 
 def random_states() -> tuple[Any, ...]:

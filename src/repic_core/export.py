@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,14 @@ from repic_core.files import read_json, write_text_atomic
 from repic_core.hub_layout import folder_faults, vllm_faults
 from repic_core.merge_report import merge_section
 from repic_core.merging import PROCESSOR_FILES, copy_processor, folder_beside
+from repic_core.run_record import hash_files
 
 # What `export` may be told about a model (a mapping, or --facts FILE.yaml); what is left out is "not recorded".
 FACTS = ("base", "base_revision", "license", "datasets", "data", "recipe", "rewards", "evaluation", "notes")
+OF_THE_RUN = ("disable_tqdm", "debug", "report_to", "logging_steps", "accelerator_config")  # not of the model
 OTHERS = ("config.json", "adapter_config.json", "merge_report.json", "metrics.csv")
+
+logger = logging.getLogger(__name__)
 
 
 class ExportError(ValueError):
@@ -122,7 +127,12 @@ def _recorded(source: Path, adapter: bool, base: str | Path | None) -> dict[str,
     if base or known.get("base_path"):
         known["base"] = cards.named(base or known["base_path"])
     if run.is_file():
-        known |= _run_facts(read_json(run, ExportError))
+        record = read_json(run, ExportError)
+        result = record.get("result") if isinstance(record, dict) else None
+        if isinstance(result, dict) and result.get("weights") == hash_files(source):
+            known |= _run_facts(record)
+        else:  # a later run was begun in this folder, say
+            logger.warning("%s: is not the record of these weights; left out of the card", run)
     return known
 
 
@@ -132,14 +142,19 @@ def _run_facts(record: Any) -> dict[str, Any]:
     parts = {key: record[key] for key in ("data", "model") if isinstance(record.get(key), dict)}
     sessions = [one for one in record.get("sessions") or [] if isinstance(one, dict)]
     last = sessions[-1] if sessions else {}
+    settings = record.get("settings") if isinstance(record.get("settings"), dict) else {}
+    profile = settings.get("reward_profile") if record.get("kind") == "grpo" else None
+    own = [[f"personalization ({profile})", 1.0]] if profile else []
     run = {"seeds": record.get("seeds"), "image size": parts.get("model", {}).get("image_size")}
     run |= {key: last.get(key) for key in ("commit", "versions", "device", "processes")}
     found = {
         "recipe": {
             "name": Path(str(record.get("recipe") or cards.NOT_RECORDED)).name,
-            "settings": record.get("settings"),
+            "settings": {
+                k: v for k, v in settings.items() if v not in (None, "", [], {}) and k not in OF_THE_RUN
+            },
         },
-        "rewards": record.get("rewards"),
+        "rewards": [*own, *(record.get("rewards") or [])],
         "data": {key: parts.get("data", {}).get(key) for key in ("count", "sha256")},
         "run": run,
     }

@@ -25,6 +25,10 @@ class TrainingError(RuntimeError):
     """A training that ended before its last step; the message says why, and from where it can go on."""
 
 
+class RunEnded(TrainingError):
+    """There is nothing to go on with; the message says where the result is."""
+
+
 class RewardError(ValueError):
     """A reward function that raised, or gave what is no reward; the message names it."""
 
@@ -95,6 +99,8 @@ def failures_told(trainer: Any, keeper: Any) -> Iterator[None]:
     """
     try:
         yield
+    except RunEnded:
+        raise
     except Exception as error:
         done, args = trainer.state.global_step, trainer.args
         save_after_failure(trainer, keeper)

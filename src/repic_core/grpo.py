@@ -113,6 +113,14 @@ def _run(
     from repic_core.trainer import SharedPrefixGRPOTrainer
 
     output_dir = Path(config.output_dir)
+    if config.push_to_hub:
+        raise ValueError(
+            "push_to_hub: use `python -m repic_core.export ... --push`, which writes the model's card"
+        )
+    if config.fsdp and not config.use_vllm:
+        raise ValueError(
+            "fsdp: FSDP2 can't roll out within a PEFT model: captions must come from vLLM (use_vllm)"
+        )
     adapter = prepare_tuning(model, processor, tune)
     check_prompts(
         dataset, processor, tune.max_prompt_tokens or _context(model) - config.max_completion_length
@@ -219,14 +227,14 @@ def main(arguments: list[str] | None = None) -> None:
         root = script.image_root or Path(script.rows).parent
         examples = read_rows(script.rows, root)
         model, processor = load_model(script.model, load_in_4bit=script.load_in_4bit)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise SystemExit(f"repic_core.grpo: {error}") from None
     dataset = to_dataset(examples, root, config.seed)
     source = {"recipe": recipe, "rows": script.rows, "root": root}
     try:
         check_processes()
         _run(model, processor, dataset, script, config, resume=script.resume, **source)
-    except (ValueError, TrainingError) as error:
+    except (ValueError, ImportError, TrainingError) as error:
         raise SystemExit(f"repic_core.grpo: {error}") from None
     PartialState().destroy_process_group()  # else a process may abort at its end, after all is saved
 

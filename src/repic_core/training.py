@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.checkpoints import checkpoint_keeper, last_whole, save_result, set_aside
-from repic_core.faults import failures_told
+from repic_core.faults import RunEnded, failures_told
 from repic_core.files import write_text_atomic
 from repic_core.resume import mend_resume
 from repic_core.run_record import complete_record, write_record
@@ -227,7 +227,10 @@ def _is_finished(trainer: Any, checkpoint: Path) -> bool:
     if state.global_step < values[-1]:
         return False
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        raise ValueError(f"{checkpoint} is the last step's: the run has ended, and the result is there")
+        out = Path(trainer.args.output_dir)
+        there = any((out / name).is_file() for name in ("adapter_config.json", "config.json"))
+        where = f"its result is in {out}" if there else f"the adapter is in {checkpoint}, not in {out}"
+        raise RunEnded(f"the run has ended ({checkpoint} is the last step's); {where}")
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = state
     return True
