@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
 from repic_core.toyworld.model import make_model, make_processor
 
@@ -11,6 +12,17 @@ def varied(completions, **_):
     """A reward that differs within every group, so that each step moves the parameters."""
     texts = (one if isinstance(one, str) else one[0]["content"] for one in completions)
     return [sum(map(ord, text)) % 7 / 7 for text in texts]
+
+
+class At(TrainerCallback):
+    """Does something at the end of a step."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            self.act()
 
 
 def save_family(family: str, folder: Path) -> Path:

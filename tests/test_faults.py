@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from families import save_family, varied
+from families import At, save_family, varied
 from killed_run import CASES, SETTINGS
 from repic_core import checkpoints, grpo
 from repic_core.faults import RewardError, TrainingError, checked_reward
@@ -137,17 +137,6 @@ def test_only_whole_checkpoints_count(tmp_path, caplog):
 # Failures
 
 QUICK = {**SETTINGS, "max_steps": 4, "save_steps": 100}
-
-
-class At(TrainerCallback):
-    """Does something at the end of a step."""
-
-    def __init__(self, step, act):
-        self.step, self.act = step, act
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            self.act()
 
 
 class FailingOptimizer(TrainerCallback):

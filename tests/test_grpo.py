@@ -8,12 +8,11 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-from families import varied
+from families import save_family, varied
 from repic_core import grpo
 from repic_core.models import load_model
 from repic_core.prompts import task_messages
 from repic_core.tasks import read_rows, write_rows
-from repic_core.toyworld.model import make_model, make_processor
 from repic_core.training import read_recipe, recipe_path, recipe_values
 
 SMALL = {
@@ -30,10 +29,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Folder of a random model."""
-    folder, processor = tmp_path_factory.mktemp("base"), make_processor()
-    make_model(processor, seed=5).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 def trained(model):

@@ -13,16 +13,14 @@ import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
-from transformers import TrainerCallback
 
-from families import varied
+from families import At, save_family, varied
 from repic_core import grpo, monitor
 from repic_core.captioner import Captioner
 from repic_core.concepts import Concept
 from repic_core.models import load_model
 from repic_core.monitor import training_monitor, undisturbed
 from repic_core.tasks import read_rows
-from repic_core.toyworld.model import make_model, make_processor
 
 SMALL = {
     "per_device_train_batch_size": 4,
@@ -40,10 +38,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Folder of a random model."""
-    folder, processor = tmp_path_factory.mktemp("base"), make_processor()
-    make_model(processor, seed=5).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -143,17 +138,6 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-class At(TrainerCallback):
-    """Does something after a step."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            self.action()
 
 
 @pytest.mark.parametrize("way", ["click", "interrupt"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.charts import TASKS, reward_curves
+from repic_core.checkpoints import random_states, set_random_states
 from repic_core.demo.page import STYLE, color_names
 from repic_core.figures import concept_colors
 from repic_core.widgets import THEME, has_frontend, in_notebook
@@ -206,21 +207,13 @@ class Monitor:
 def undisturbed(model: Any) -> Iterator[None]:
     """Within: `model` in eval mode. Afterwards each module's mode and the random states (torch on CPU and CUDA,
     NumPy, Python) are what they were."""
-    import random
-
-    import numpy
-    import torch
-
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), numpy.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    states = random_states()
     try:
-        with torch.random.fork_rng(list(devices)):
-            model.eval()
-            yield
+        model.eval()
+        yield
     finally:
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
+        set_random_states(states)
         for module, training in modes:
             module.training = training
 

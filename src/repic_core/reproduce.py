@@ -17,6 +17,7 @@ from repic_core.run_record import (
     hash_data,
     hash_files,
     last_metrics,
+    named_rewards,
     read_record,
     surroundings,
 )
@@ -60,8 +61,7 @@ def repeat(
         raise RecordError(f"{out}: is not empty; give a new folder")
     if rows is None:
         raise RecordError(f"{path}: its rows were given in memory; give the file that they are in (--rows)")
-    given = [[getattr(f, "__name__", type(f).__name__), weight] for f, weight in rewards]
-    if given != record["rewards"]:
+    if named_rewards(rewards) != record["rewards"]:
         names = ", ".join(f"{name} ({weight})" for name, weight in record["rewards"]) or "none"
         raise RecordError(
             f"{path}: trained with further rewards: {names}; call `reproduce.repeat` with rewards=, its own"

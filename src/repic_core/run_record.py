@@ -74,7 +74,7 @@ def begin(
         "recipe": _text(source.get("recipe")),
         "settings": {name: value for one in arguments for name, value in changed(one).items()},
         "seeds": {"seed": config.seed, "data_seed": config.data_seed},
-        "rewards": [[getattr(f, "__name__", type(f).__name__), weight] for f, weight in rewards],
+        "rewards": named_rewards(rewards),
         "data": {
             "rows": _text(source.get("rows")),
             "root": _text(source.get("root")),
@@ -152,6 +152,11 @@ def surroundings(device: Any) -> dict[str, Any]:
             "system": platform.system(),
         },
     }
+
+
+def named_rewards(rewards: Sequence[tuple[Any, float]]) -> list[list[Any]]:
+    """Further reward functions as the record holds them: [name, weight] of each."""
+    return [[getattr(function, "__name__", type(function).__name__), weight] for function, weight in rewards]
 
 
 def commit() -> dict[str, Any] | None:

@@ -35,9 +35,8 @@ class Finder:
         indexes = [self._given]
         if len(own):  # in the shelf's folder, so that only what changed is embedded
             indexes.insert(0, ConceptIndex.open(shelf.folder / "index", own, self._embedder))
-        known = shelf.concepts()
         hits = find_concepts(photo, _Both(indexes), self._embedder, self._regions, self._k)
-        return [hit.tag for hit in hits if hit.tag in known]
+        return [hit.tag for hit in hits]
 
 
 class _Both:

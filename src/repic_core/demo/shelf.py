@@ -56,7 +56,9 @@ class Shelf:
 
     def concepts(self) -> ConceptDatabase:
         """All that the visitor may choose: own ones first."""
-        own = self.own
+        return self._with_given(self.own)
+
+    def _with_given(self, own: ConceptDatabase) -> ConceptDatabase:
         return ConceptDatabase([*own, *(concept for concept in self.given if concept.tag not in own)])
 
     def put(self, photo: Any, name: str, info: str, edited: str = "") -> Concept:
@@ -74,7 +76,8 @@ class Shelf:
         if len(name) > NAME_LENGTH or len(info) > INFO_LENGTH:
             raise ConceptError(f"A name has at most {NAME_LENGTH} characters, its info {INFO_LENGTH}.")
         with _changing:
-            own, known = self.own, self.concepts()
+            own = self.own
+            known = self._with_given(own)
             old = known[edited] if edited else None
             if photo is None and old is None:
                 raise ConceptError("Add a photo of the concept.")
@@ -87,7 +90,7 @@ class Shelf:
                 )
             _check_count(len(own) + 1 if old is None or old.tag not in own else 0)
             stored = self._stored([photo] if photo is not None or old is None else old.images)
-            concept = replace(concept, image=stored if len(stored) > 1 else stored[0])
+            concept = replace(concept, image=stored)
             if old is not None and old.tag in own:
                 concepts = [concept if each.tag == old.tag else each for each in own]
             else:
@@ -107,16 +110,14 @@ class Shelf:
     def export(self, file: Path) -> Path:
         """Write the own concepts and their photos as a zip in the public format; ConceptError if there is none."""
         with _changing:
-            return self._export(file, self.own)
-
-    def _export(self, file: Path, own: ConceptDatabase) -> Path:
-        if not len(own):
-            raise ConceptError("There is no concept of yours to export: add one first.")
-        with replaced(file) as out, zipfile.ZipFile(out, "w") as archive:
-            archive.write(self.folder / "database.json", "database.json")
-            for image in sorted({str(image) for concept in own for image in concept.images}):
-                if Path(image).is_file():
-                    archive.write(image, f"photos/{Path(image).name}")
+            own = self.own
+            if not len(own):
+                raise ConceptError("There is no concept of yours to export: add one first.")
+            with replaced(file) as out, zipfile.ZipFile(out, "w") as archive:
+                archive.write(self.folder / "database.json", "database.json")
+                for image in sorted({str(image) for concept in own for image in concept.images}):
+                    if Path(image).is_file():
+                        archive.write(image, f"photos/{Path(image).name}")
         return file
 
     def take(self, file: str | Path, tell: Callable[[float], Any] = lambda share: None) -> int:
@@ -134,10 +135,7 @@ class Shelf:
             with _changing:
                 kept = [concept for concept in self.own if concept.tag not in new]
                 _check_count(len(kept) + len(new))
-                moved = []
-                for concept in new:
-                    stored = self._stored(concept.images, made=True)
-                    moved.append(replace(concept, image=stored if len(stored) > 1 else stored[0]))
+                moved = [replace(one, image=self._stored(one.images, made=True)) for one in new]
                 self._save([*kept, *moved])
         return len(moved)
 
