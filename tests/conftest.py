@@ -9,13 +9,16 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Scripts that tests start find `helpers`, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")])
+)
 
 import pytest
 from PIL import Image
 
-from pages import ONERROR, SCRIPT, TEMPLATES
-
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.pages import ONERROR, SCRIPT, TEMPLATES
+from helpers.places import ROOT
 
 
 @pytest.fixture(scope="session")

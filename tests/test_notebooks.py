@@ -14,10 +14,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from repic_core.captioner import hash_weights, settings_path
-from repic_core.models import PAPER_MAX_PIXELS, load_model
+from repic_core.captioner.captioner import settings_path
+from repic_core.models.loading import PAPER_MAX_PIXELS, load_model
+from repic_core.models.parts import hash_weights
+from repic_core.notebooks import EVALUATION, results_table, run_all, run_notebook
 from repic_core.prompts import CAPTION_QUESTIONS, SYSTEM_PROMPTS
-from repic_core.run_notebooks import EVALUATION, results_table, run_all, run_notebook
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = [
@@ -252,10 +253,10 @@ def test_paper_profile_with_a_local_model(tmp_path, official_root, name):
 
 def published_caption(official_root, ours, system):
     """The toy base's caption of the photo that RePIC's file captions with `ours`, as that file was made."""
-    from repic_core.captioner import Captioner
-    from repic_core.concepts import ConceptDatabase
-    from repic_core.demo.viewer import published_files
-    from repic_core.evaluation import load_captions
+    from repic_core.captioner.caption_files import load_captions
+    from repic_core.captioner.captioner import Captioner
+    from repic_core.concepts.database import ConceptDatabase
+    from repic_core.evaluation.published import published_files
 
     files, database = published_files(official_root)
     record = next(r for r in load_captions(files["RePIC 7B"]) if r.caption == ours)

@@ -23,7 +23,7 @@ def test_import_loads_nothing_heavy():
 
 
 def test_runner_module_imports_nothing_heavy():
-    assert not modules_after("import repic_core.run_notebooks") & {*HEAVY, "papermill"}
+    assert not modules_after("import repic_core.notebooks") & {*HEAVY, "papermill"}
 
 
 @pytest.mark.parametrize("name", [name for name in repic_core.__all__ if name != "__version__"])
@@ -40,7 +40,7 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_recipes_are_package_data():
-    recipes = Path(repic_core.__file__).parent / "recipes"
+    recipes = Path(repic_core.__file__).parent / "training" / "recipes"
     assert {"paper.yaml", "toy.yaml"} <= {path.name for path in recipes.glob("*.yaml")}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from repic_core.concepts import Concept, ConceptError
+from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.prompts import (
     CAPTION_QUESTIONS,
     ICT_SUFFIXES,

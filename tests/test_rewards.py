@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repic_core.rewards import (
-    decode_solution,
     ict_reward,
     iou,
     oct_reward,
@@ -17,6 +16,7 @@ from repic_core.rewards import (
     personalization_reward,
     vlt_reward,
 )
+from repic_core.tasks import read_solution
 
 LONG = "He lies on a white rug in the living room and looks at the camera, happy and relaxed, his tongue out."
 
@@ -283,15 +283,15 @@ def test_iou_is_symmetric_and_at_most_one(v):
 
 
 @given(st.lists(st.text(min_size=1), min_size=1))
-def test_decode_solution_round_trip(names):
-    assert decode_solution(json.dumps(names), "yes_no_name_multi") == names
-    assert decode_solution(names, "yes_no_name_multi") == names
+def test_read_solution_round_trip(names):
+    assert read_solution(json.dumps(names), "yes_no_name_multi") == names
+    assert read_solution(names, "yes_no_name_multi") == names
 
 
-def test_decode_solution_by_hand():
-    assert decode_solution("[1, 2, 3.5, 4]", "iou") == [1, 2, 3.5, 4]
-    assert decode_solution("somewhere", "iou") == decode_solution("5", "iou") == []
-    assert decode_solution("<bo>", "yes_no_name_multi") == ["<bo>"]
-    one = [decode_solution(s, "yes_no_name") for s in ("<bo>", ["<bo>"], '["<bo>"]')]
+def test_read_solution_by_hand():
+    assert read_solution("[1, 2, 3.5, 4]", "iou") == [1, 2, 3.5, 4]
+    assert read_solution("somewhere", "iou") == read_solution("5", "iou") == []
+    assert read_solution("<bo>", "yes_no_name_multi") == ["<bo>"]
+    one = [read_solution(s, "yes_no_name") for s in ("<bo>", ["<bo>"], '["<bo>"]')]
     assert one == ["<bo>"] * 3
-    assert decode_solution("[bo", "yes_no_name") == "[bo"
+    assert read_solution("[bo", "yes_no_name") == "[bo"

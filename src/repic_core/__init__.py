@@ -15,16 +15,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Captioner": "captioner",
-    "Concept": "concepts",
-    "ConceptDatabase": "concepts",
-    "ConceptIndex": "retrieval",
-    "TrainingExample": "tasks",
-    "find_concepts": "retrieval",
-    "load_captions": "evaluation",
-    "load_model": "models",
+    "Captioner": "captioner.captioner",
+    "Concept": "concepts.concept",
+    "ConceptDatabase": "concepts.database",
+    "ConceptIndex": "retrieval.index",
+    "TrainingExample": "data.rows",
+    "find_concepts": "retrieval.find",
+    "load_captions": "captioner.caption_files",
+    "load_model": "models.loading",
     "personalization_reward": "rewards",
-    "score": "evaluation",
+    "score": "evaluation.scores",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

@@ -16,7 +16,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from repic_core.concepts import Concept, check_no_control_tokens
+from repic_core.concepts.concept import Concept, check_no_control_tokens
+from repic_core.tasks import ICT, OCT, TASKS, VLT
 
 # The two published system prompts: `inference_example.ipynb` and `caption_eval_{single,multi_2,multi_4}.py`.
 SYSTEM_PROMPTS = {
@@ -142,14 +143,14 @@ def with_task_suffix(problem: str, method: str, rng: random.Random) -> str:
     OCT (``yes_no``) and VLT (``iou``) have one each; the two ICT methods draw from `ICT_SUFFIXES`
     with weights 1/5, 1/5, 3/5 from `rng`.
     """
-    if method == "yes_no":
+    if method == OCT:
         suffix = OCT_SUFFIX
-    elif method == "iou":
+    elif method == VLT:
         suffix = VLT_SUFFIX
-    elif method in ("yes_no_name", "yes_no_name_multi"):
+    elif method in ICT:
         suffix = rng.choices([s for s, _ in ICT_SUFFIXES], [w for _, w in ICT_SUFFIXES])[0]
     else:
-        raise ValueError(f"unknown method {method!r}: use yes_no, iou, yes_no_name or yes_no_name_multi")
+        raise ValueError(f"unknown method {method!r}: use {', '.join(TASKS)}")
     return f"{problem} {suffix}".rstrip() if suffix else problem
 
 

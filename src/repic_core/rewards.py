@@ -28,13 +28,13 @@ ICT                    wrong names in a caption below the floor       0        l
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from repic_core.names import TAG, fold, key, mentions
+from repic_core.concepts.names import mentions
+from repic_core.concepts.tags import TAG, fold, key
+from repic_core.tasks import ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
@@ -262,21 +262,45 @@ def personalization_reward(
     none: list[Sequence[str]] = [()] * len(completions)
     rows = zip(completions, solution, accu_reward_method, candidates or none, infos or none, strict=True)
     for completion, raw, method, known, told in rows:
-        text, answer = completion_text(completion), decode_solution(raw, method)
-        if method == "yes_no":
+        text, answer = completion_text(completion), read_solution(raw, method)
+        if method == OCT:
             rewards.append(oct_reward(text, answer, profile))
-        elif method == "iou":
+        elif method == VLT:
             rewards.append(vlt_reward(text, answer, profile))
-        elif method not in ("yes_no_name", "yes_no_name_multi"):
+        elif method not in ICT:
             rewards.append(None)
         elif profile == "strict":
             tags = [answer] if isinstance(answer, str) else answer
             rewards.append(ict_reward(text, tags, known or (), told or (), floor, penalty))
-        elif method == "yes_no_name":
+        elif method == SINGLE_ICT:
             rewards.append(paper_ict_single_reward(text, answer, floor))
         else:
             rewards.append(paper_ict_multi_reward(text, answer, floor))
     return rewards
+
+
+def make_reward(profile: str, min_length: int) -> Callable[..., list[float | None]]:
+    """`personalization_reward` with its settings, which also logs the mean reward of each method."""
+
+    def personalization(
+        completions: Sequence[Any], accu_reward_method: Sequence[str], log_metric: Any = None, **columns: Any
+    ) -> list[float | None]:
+        rewards = personalization_reward(
+            completions,
+            accu_reward_method=accu_reward_method,
+            profile=profile,
+            min_length=min_length,
+            **columns,
+        )
+        for method in TASKS if log_metric else ():
+            mine = [
+                r for r, m in zip(rewards, accu_reward_method, strict=True) if m == method and r is not None
+            ]
+            if mine:
+                log_metric(f"reward/{method}", sum(mine) / len(mine))
+        return rewards
+
+    return personalization
 
 
 def completion_text(completion: Any) -> str:
@@ -287,20 +311,3 @@ def completion_text(completion: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(block.get("text") or "" for block in content)
-
-
-def decode_solution(solution: Any, method: str) -> Any:
-    """A row's solution as its method wants it: text, a list of tags, or a list of four numbers.
-
-    >>> decode_solution('["<bo>", "<mia>"]', "yes_no_name_multi"), decode_solution("<bo>", "yes_no_name_multi")
-    (['<bo>', '<mia>'], ['<bo>'])
-    """
-    if isinstance(solution, str) and solution.lstrip().startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):
-            solution = json.loads(solution)
-    if method in ("yes_no", "yes_no_name"):
-        listed = isinstance(solution, list | tuple) and len(solution) == 1
-        return str(solution[0] if listed else solution)
-    if isinstance(solution, str):
-        return [solution] if method == "yes_no_name_multi" else []
-    return list(solution) if isinstance(solution, list | tuple) else []

@@ -1,211 +1,59 @@
-"""Tuning rows: what GRPO is asked and how its answer is checked.
+"""The tasks of post-training: what each row asks, and how its ``solution`` is written and read.
 
-The public format is the authors' JSON or JSONL: ``image`` (path or list of paths), ``problem``, ``solution``,
-``accu_reward_method`` with
+=============  =====================  ================================================================
+task           method                 solution
+=============  =====================  ================================================================
+OCT            ``yes_no``             "yes" or "no": do two photos show the same object?
+VLT            ``iou``                a box ``[x1, y1, x2, y2]`` in the frame that the model sees
+single ICT     ``yes_no_name``        one tag, ``"<bo>"``
+multi ICT      ``yes_no_name_multi``  a list of tags
+=============  =====================  ================================================================
 
-- ``yes_no`` (OCT, object consistency): solution "yes" or "no";
-- ``iou`` (VLT, visual localization): solution ``[x1, y1, x2, y2]`` in the frame that the model sees;
-- ``yes_no_name`` (single ICT, identity consistency): solution one tag, ``"<bo>"``;
-- ``yes_no_name_multi`` (multi ICT): solution a list of tags.
-
-Rows built by this kit may also hold ``candidates`` (all tags in the prompt) and ``infos``, with which the strict
-rewards see wrong names and copied text. Builders from photos are in `repic_core.builders`.
+The method strings are the values of ``accu_reward_method`` in the authors' rows
+(`grpo_multitask_multi_img_no_format.py`; paper, section 3.2).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from repic_core.concepts import ConceptError, check_no_control_tokens
-from repic_core.files import write_text_atomic
-from repic_core.images import image_fault
-from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
-
-METHODS = {"yes_no": "OCT", "iou": "VLT", "yes_no_name": "single ICT", "yes_no_name_multi": "multi ICT"}
-
-
-class RowError(ValueError):
-    """A tuning row that can't be used; the message names the file, the line and the field."""
 
 
 @dataclass(frozen=True)
-class TrainingExample:
-    """One tuning row; image paths are relative to a root that the reader is given."""
+class Task:
+    """One task: its name in the paper, and its colour in charts (of `display.caption_grid`'s palette)."""
 
-    images: tuple[str, ...]
-    problem: str
-    solution: Any
-    method: str
-    candidates: tuple[str, ...] = ()
-    infos: tuple[str, ...] = ()
+    label: str
+    color: str
 
 
-def read_rows(
-    path: str | Path, root: str | Path | None = None, check_images: bool = True
-) -> list[TrainingExample]:
-    """Read and check a JSON (a list of rows) or JSONL file.
+OCT, VLT, SINGLE_ICT, MULTI_ICT = "yes_no", "iou", "yes_no_name", "yes_no_name_multi"
+ICT = (SINGLE_ICT, MULTI_ICT)
+TASKS = {
+    OCT: Task("OCT", "#1d70c9"),
+    VLT: Task("VLT", "#c2410c"),
+    SINGLE_ICT: Task("single ICT", "#15803d"),
+    MULTI_ICT: Task("multi ICT", "#8b3fd9"),
+}
 
-    Args:
-        root: the folder that image paths are relative to; by default the file's.
-        check_images: also read each photo once, to its end (a minute for ten thousand).
 
-    Raises:
-        RowError: for the first bad row: file, line (JSONL) or row number (JSON), field, and the mend.
+def check_solution(solution: Any, method: str) -> str | None:
+    """What the solution of a row must be, if it is not; None where it is right.
+
+    >>> check_solution([1, 2, 3, 4], "iou"), check_solution("maybe", "yes_no")
+    (None, "must be 'yes' or 'no'")
     """
-    path = Path(path)
-    root = Path(root) if root is not None else path.parent
-    rows = []
-    checked: set[str] = set()
-    for where, record in _records(path):
-        row = _parse(record, where)
-        for image in set(row.images) - checked if check_images else ():
-            fault = image_fault(root / image)
-            if fault:
-                raise RowError(f"{where}, field 'image': {image!r} {fault}")
-            checked.add(image)
-        rows.append(row)
-    if not rows:
-        raise RowError(f"{path}: holds no row")
-    return rows
-
-
-def write_rows(path: str | Path, rows: Iterable[TrainingExample]) -> Path:
-    """Write rows in the public format, atomically; JSONL if the name ends so, else one JSON list."""
-    records = []
-    for row in rows:
-        record: dict[str, Any] = {
-            "image": row.images[0] if len(row.images) == 1 else list(row.images),
-            "problem": row.problem,
-            "solution": row.solution,
-            "accu_reward_method": row.method,
-        }
-        if row.candidates:
-            record["candidates"] = list(row.candidates)
-        if row.infos:
-            record["infos"] = list(row.infos)
-        records.append(record)
-    if Path(path).suffix == ".jsonl":
-        return write_text_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-    return write_text_atomic(path, json.dumps(records, ensure_ascii=False, indent=1) + "\n")
-
-
-def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: int = 0) -> Any:
-    """Rows as a `datasets.Dataset` with TRL's columns.
-
-    Columns: ``prompt`` (chat messages whose image blocks are placeholders), ``images`` (list of decoded
-    images), ``solution`` (plain text for ``yes_no`` and ``yes_no_name``, JSON for ``iou`` and
-    ``yes_no_name_multi``, since a column has one type), ``accu_reward_method``, ``candidates``, ``infos``.
-    The ICT suffix of each prompt is drawn from `seed` (`prompts.with_task_suffix`).
-    """
-    from datasets import Dataset, Features, Image, List, Value
-
-    rng = random.Random(seed)
-    block = {"type": Value("string"), "text": Value("string")}
-    features = Features(
-        {
-            "prompt": List({"role": Value("string"), "content": List(block)}),
-            "images": List(Image()),
-            "solution": Value("string"),
-            "accu_reward_method": Value("string"),
-            "candidates": List(Value("string")),
-            "infos": List(Value("string")),
-        }
-    )
-    columns: dict[str, list[Any]] = {name: [] for name in features}
-    for row in rows:
-        messages = task_messages(row.images, row.problem, row.method, rng)
-        content = [{"type": b["type"], "text": b.get("text")} for b in messages[0]["content"]]
-        columns["prompt"].append([{"role": "user", "content": content}])
-        columns["images"].append([str((Path(root) / image).resolve()) for image in row.images])
-        plain = isinstance(row.solution, str)
-        columns["solution"].append(row.solution if plain else json.dumps(row.solution, ensure_ascii=False))
-        columns["accu_reward_method"].append(row.method)
-        columns["candidates"].append(list(row.candidates))
-        columns["infos"].append(list(row.infos))
-    return Dataset.from_dict(columns, features=features)
-
-
-def _records(path: Path) -> Iterable[tuple[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RowError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise RowError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:  # a folder, no permission
-        raise RowError(f"{path}: can't be read ({error.strerror}): give a JSON or JSONL file") from None
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    yield f"{path}, line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    mend = "was it cut off?"
-                    if text.lstrip().startswith("["):
-                        mend += " or, if it is one list of rows, name it .json"
-                    raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}): {mend}") from None
-        return
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        mend = "name a file with a row a line .jsonl" if error.msg == "Extra data" else "was it cut off?"
-        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): {mend}") from None
-    if not isinstance(records, list):
-        raise RowError(f"{path}: must hold a list of rows")
-    for number, record in enumerate(records, 1):
-        yield f"{path}, row {number}", record
-
-
-def _parse(record: Any, where: str) -> TrainingExample:
-    if not isinstance(record, dict):
-        raise RowError(f"{where}: must be an object with image, problem, solution and accu_reward_method")
-    for field in ("image", "problem", "solution"):
-        if record.get(field) in (None, "", []):
-            raise RowError(f"{where}, field {field!r}: missing or empty")
-    images = record["image"] if isinstance(record["image"], list) else [record["image"]]
-    if not all(isinstance(image, str) and image for image in images):
-        raise RowError(f"{where}, field 'image': must be a path or a list of paths, not {record['image']!r}")
-    problem, solution = record["problem"], record["solution"]
-    if not isinstance(problem, str):
-        raise RowError(f"{where}, field 'problem': must be text, not {problem!r}")
-    if problem.count(IMAGE_PLACEHOLDER) not in (0, len(images)):
-        count = problem.count(IMAGE_PLACEHOLDER)
-        raise RowError(f"{where}, field 'problem': {count} {IMAGE_PLACEHOLDER} for {len(images)} image(s)")
-    try:
-        check_no_control_tokens(problem.replace(IMAGE_PLACEHOLDER, ""), "it")
-    except ConceptError as error:
-        raise RowError(f"{where}, field 'problem': {error}") from None
-    method = record.get("accu_reward_method", "iou")  # upstream's default
-    if not isinstance(method, str) or method not in METHODS:
-        raise RowError(f"{where}, field 'accu_reward_method': {method!r} is none of {', '.join(METHODS)}")
-    mend = _solution_fault(solution, method)
-    if mend:
-        raise RowError(f"{where}, field 'solution': {mend}, not {solution!r}")
-    extras = {}
-    for field in ("candidates", "infos"):
-        values = record.get(field) or []
-        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            raise RowError(f"{where}, field {field!r}: must be a list of texts")
-        extras[field] = tuple(values)
-    return TrainingExample(tuple(images), problem, solution, method, **extras)
-
-
-def _solution_fault(solution: Any, method: str) -> str | None:
-    """What a solution of this method must be, if it is not."""
-    if method == "yes_no" and not (isinstance(solution, str) and solution.strip().lower() in ("yes", "no")):
+    if method == OCT and not (isinstance(solution, str) and solution.strip().lower() in ("yes", "no")):
         return "must be 'yes' or 'no'"
-    if method == "yes_no_name" and not (isinstance(solution, str) and solution.strip()):
+    if method == SINGLE_ICT and not (isinstance(solution, str) and solution.strip()):
         return "must be one name"
-    if method == "yes_no_name_multi":
+    if method == MULTI_ICT:
         names = solution if isinstance(solution, list) else [solution]
         if not all(isinstance(name, str) and name.strip() for name in names):
             return "must be a list of names"
-    if method == "iou":
+    if method == VLT:
         numbers = isinstance(solution, list) and all(
             isinstance(v, int | float) and not isinstance(v, bool) for v in solution
         )
@@ -214,3 +62,29 @@ def _solution_fault(solution: Any, method: str) -> str | None:
         if not (solution[0] < solution[2] and solution[1] < solution[3]):
             return "must be a box with x1 < x2 and y1 < y2"
     return None
+
+
+def write_solution(solution: Any) -> str:
+    """A solution as text, since a dataset's column has one type: a text as it is, a list as JSON.
+
+    >>> write_solution("yes"), write_solution(["<bo>", "<mia>"])
+    ('yes', '["<bo>", "<mia>"]')
+    """
+    return solution if isinstance(solution, str) else json.dumps(solution, ensure_ascii=False)
+
+
+def read_solution(solution: Any, method: str) -> Any:
+    """A solution as its method wants it: text, a list of tags, or a list of four numbers.
+
+    >>> read_solution('["<bo>", "<mia>"]', "yes_no_name_multi"), read_solution("<bo>", "yes_no_name_multi")
+    (['<bo>', '<mia>'], ['<bo>'])
+    """
+    if isinstance(solution, str) and solution.lstrip().startswith("["):
+        with contextlib.suppress(json.JSONDecodeError):
+            solution = json.loads(solution)
+    if method in (OCT, SINGLE_ICT):
+        listed = isinstance(solution, list | tuple) and len(solution) == 1
+        return str(solution[0] if listed else solution)
+    if isinstance(solution, str):
+        return [solution] if method == MULTI_ICT else []
+    return list(solution) if isinstance(solution, list | tuple) else []

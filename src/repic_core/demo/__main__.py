@@ -6,14 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from repic_core.embedders import TOWER_SIDE
-from repic_core.models import PAPER_MAX_PIXELS
+from repic_core.models.loading import PAPER_MAX_PIXELS
+from repic_core.retrieval.embedders import TOWER_SIDE
 
 EXAMPLES = 8  # that the live page offers at most
 
 
 def _viewer(options: argparse.Namespace) -> None:
     from repic_core.demo import launch, viewer
+    from repic_core.evaluation.published import published_files
 
     if options.captions:
         if not options.database:
@@ -27,19 +28,19 @@ def _viewer(options: argparse.Namespace) -> None:
             )
         database = options.database
     else:
-        files, database = viewer.published_files(options.root, options.concepts)
+        files, database = published_files(options.root, options.concepts)
     launch(viewer.build_viewer(files, options.database or database, options.root), server_port=options.port)
 
 
 def _live(options: argparse.Namespace) -> None:
-    from repic_core.concepts import ConceptDatabase
+    from repic_core.captioner.caption_files import load_captions
+    from repic_core.captioner.kept_references import PrefixCaptioner
+    from repic_core.concepts.database import ConceptDatabase
     from repic_core.demo import launch, live
     from repic_core.demo.finder import Finder
-    from repic_core.embedders import TowerEmbedder
-    from repic_core.evaluation import load_captions
-    from repic_core.models import load_model
-    from repic_core.prefix_cache import PrefixCaptioner
-    from repic_core.regions import tiles
+    from repic_core.models.loading import load_model
+    from repic_core.retrieval.embedders import TowerEmbedder
+    from repic_core.retrieval.regions import tiles
 
     database, shelves = None, None
     if options.database:

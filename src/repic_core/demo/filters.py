@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repic_core.concepts import ConceptDatabase
-from repic_core.evaluation import CaptionRecord, CaptionScore, names_to_find, score_caption
-from repic_core.figures import GridRow
+from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.display.caption_grid import GridRow
+from repic_core.evaluation.scores import CaptionScore, names_to_find, score_caption
 
 ANY = "any"
 KINDS = ("all", "names everybody", "only it names everybody", "misses a name", "names somebody wrong")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from repic_core.concept_index import ConceptIndex, Hit
-from repic_core.concepts import ConceptDatabase
+from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.shelf import Shelf
-from repic_core.regions import Box, whole
-from repic_core.retrieval import find_concepts
+from repic_core.retrieval.find import find_concepts
+from repic_core.retrieval.index import ConceptIndex, Hit
+from repic_core.retrieval.regions import Box, whole
 
 
 class Finder:
@@ -17,7 +17,7 @@ class Finder:
 
     Args:
         given: the concepts that everybody is given; embedded once.
-        embedder, regions, k: as in `retrieval.find_concepts`.
+        embedder, regions, k: as in `find.find_concepts`.
     """
 
     def __init__(

@@ -11,20 +11,21 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.concepts import Concept, ConceptDatabase
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.messages import handler, local_choices, message
-from repic_core.demo.page import SMALL_PIXELS, STYLE, caption_card, concept_cards, tag_choices
 from repic_core.demo.photo_input import photo_input
 from repic_core.demo.shelf import Shelf, Shelves
 from repic_core.demo.shelf_page import shelf_page
-from repic_core.figures import concept_colors
+from repic_core.display.caption_grid import concept_colors
+from repic_core.display.html import SMALL_PIXELS, STYLE, caption_card, concept_cards, tag_choices
+from repic_core.evaluation.task_scores import locate
 from repic_core.prompts import CAPTION_QUESTIONS
-from repic_core.task_scores import locate
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from repic_core.captioner import Captioner
+    from repic_core.captioner.captioner import Captioner
 
 QUESTIONS = tuple(dict.fromkeys(q for questions in CAPTION_QUESTIONS.values() for q in questions))
 WAITING = '<div class="repic"><p class="muted">The caption appears here.</p></div>'

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.demo.messages import message
-from repic_core.files import replaced
-from repic_core.uploads import UploadError, open_upload
+from repic_core.io.files import replaced
+from repic_core.io.uploads import UploadError, open_upload
 
 if TYPE_CHECKING:
     import gradio as gr

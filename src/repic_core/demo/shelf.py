@@ -19,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repic_core.concepts import Concept, ConceptDatabase, ConceptError
-from repic_core.files import replaced
-from repic_core.uploads import MAX_BYTES, UploadError, open_upload, store_photo
+from repic_core.concepts.concept import Concept, ConceptError
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.io.files import replaced
+from repic_core.io.uploads import MAX_BYTES, UploadError, open_upload, store_photo
 
 logger = logging.getLogger(__name__)
 MOST_CONCEPTS = 1000  # of one visitor

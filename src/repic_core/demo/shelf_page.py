@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.demo.messages import handler, local_choices, message
-from repic_core.demo.page import concept_cards, photo, tag_choices
 from repic_core.demo.photo_input import local_only, photo_input
 from repic_core.demo.shelf import INFO_LENGTH, NAME_LENGTH, Shelf, Shelves
-from repic_core.figures import concept_colors
+from repic_core.display.caption_grid import concept_colors
+from repic_core.display.html import concept_cards, photo, tag_choices
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from repic_core.concepts import ConceptDatabase
+from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.filters import JudgedRow, published_protocol
-from repic_core.evaluation import CaptionRecord, Score, score
+from repic_core.evaluation.scores import Score, score
 
 
 class Summary:

@@ -12,30 +12,17 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.caption_settings import SETTINGS_SUFFIX
-from repic_core.concepts import Concept, ConceptDatabase
+from repic_core.captioner.caption_files import load_captions
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.filters import ANY, KINDS, JudgedRow, judge, matching
 from repic_core.demo.messages import handler
-from repic_core.demo.page import STYLE, caption_card, concept_cards, photo
 from repic_core.demo.summary import Summary
-from repic_core.evaluation import load_captions
-from repic_core.figures import concept_colors, grid_rows
+from repic_core.display.caption_grid import concept_colors, grid_rows
+from repic_core.display.html import STYLE, caption_card, concept_cards, photo
 
 if TYPE_CHECKING:
     import gradio as gr
-
-# The authors' repository: folder of caption files, database, and what the files' names mean.
-PUBLISHED_FOLDERS = {
-    2: ("captioning/double_concept", "data/database_tot/database_2_concepts/database_mod.json"),
-    4: ("captioning/quad_concept", "data/database_tot/database_4_concepts/database_mod.json"),
-}
-PUBLISHED_METHODS = {
-    "captioning-skip-retrieval-ours": "RePIC 7B",
-    "captioning-skip-retrieval-zero_shot": "Qwen2.5-VL 7B zero-shot",
-    "captioning-skip-retrieval-qwen_sft": "RAP-Qwen 7B 260K",
-    "caption-rap-llava-skip-retreival_RAP-llava-skip-full": "RAP-LLaVA 13B 260K",
-    "caption-rap-llava-skip-retreival_RAP-llava-2k-skip-full": "RAP-LLaVA 13B 2K",
-}
 
 # The arrows press the buttons, unless somebody types or moves a slider; and the address opens the same row again.
 KEYS_JS = """() => {
@@ -53,27 +40,6 @@ LINK_JS = """(row) => {
   address.searchParams.set("row", row);
   history.replaceState(null, "", address);
 }"""
-
-
-def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path], Path]:
-    """Caption files (method -> path) and database of a folder laid out like the authors' repository.
-
-    Args:
-        concepts: 2 or 4, the concepts a photo shows.
-
-    Raises:
-        FileNotFoundError: naming the folder or the file that isn't there.
-    """
-    folder, database = (Path(root) / part for part in PUBLISHED_FOLDERS[concepts])
-    found = {
-        path.stem: path for path in sorted(folder.glob("*.json")) if not path.name.endswith(SETTINGS_SUFFIX)
-    }
-    if not found:
-        raise FileNotFoundError(f"{folder}: no caption files (*.json); is {root} the authors' repository?")
-    if not database.is_file():
-        raise FileNotFoundError(f"{database}: there is no such database")
-    order = [*(stem for stem in PUBLISHED_METHODS if stem in found), *found]
-    return {PUBLISHED_METHODS.get(stem, stem): found[stem] for stem in dict.fromkeys(order)}, database
 
 
 def build_viewer(

@@ -86,11 +86,11 @@ def main() -> None:
             print(f"\n{name}: {budget}\n\n{ablations.markdown(table)}\n")
             ablation_figure(table, args.out / f"ablations_{name}")
     elif args.command == "retrieval":
-        from repic_core.toyworld import finding
+        from repic_core.toyworld import retrieval as finding
 
         print(finding.markdown(finding.run(args.base, args.out, args.adapter, args.seeds)))
     else:
-        from repic_core.models import load_model
+        from repic_core.models.loading import load_model
         from repic_core.toyworld.skills import measure_skills
 
         for skill, value in measure_skills(*load_model(args.model), args.split, args.n).items():

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.charts import style_axes
-from repic_core.figures import concept_colors
-from repic_core.typeset import new_figure, save_figure
+from repic_core.display.caption_grid import concept_colors
+from repic_core.display.charts import style_axes
+from repic_core.display.typeset import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
 
     Args:
         table: of `ablations.summarize`; arms that are not in it are left out, and a panel that has only `full`.
-        path: where to write, as in `figures.caption_grid`.
+        path: where to write, as in `caption_grid.caption_grid`.
     """
     lines = {row["arm"]: row for row in table}
     panels = {title: {a: x for a, x in arms.items() if a in lines} for title, arms in LINES.items()}

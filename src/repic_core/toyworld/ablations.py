@@ -19,24 +19,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core import grpo
-from repic_core.files import write_json_atomic
-from repic_core.models import load_model
-from repic_core.task_scores import score_tasks
-from repic_core.tasks import TrainingExample, read_rows
+from repic_core.data.rows import TrainingExample, read_rows
+from repic_core.evaluation.task_scores import score_tasks
+from repic_core.io.files import write_json_atomic
+from repic_core.models.loading import load_model
+from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT, VLT
 from repic_core.toyworld.arms import cell, check_settings, over_seeds
 from repic_core.toyworld.dataset import write_heldout, write_heldout_tasks, write_training
 from repic_core.toyworld.miniature import evaluate_model
+from repic_core.training import grpo
 
 # `without`: methods whose rows are left out; `scenes`: only rows of the first so many. The rest goes to the recipe.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "full": {},
-    "no OCT": {"without": ["yes_no"]},
-    "no VLT": {"without": ["iou"]},
-    "no ICT": {"without": ["yes_no_name", "yes_no_name_multi"]},
-    "single ICT only": {"without": ["yes_no_name_multi"]},
-    "multi ICT only": {"without": ["yes_no_name"]},
+    "no OCT": {"without": [OCT]},
+    "no VLT": {"without": [VLT]},
+    "no ICT": {"without": [SINGLE_ICT, MULTI_ICT]},
+    "single ICT only": {"without": [MULTI_ICT]},
+    "multi ICT only": {"without": [SINGLE_ICT]},
     "500 scenes": {"scenes": 500},
     "125 scenes": {"scenes": 125},
     "32 scenes": {"scenes": 32},

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from repic_core.files import write_json_atomic
+from repic_core.io.files import write_json_atomic
 
 
 def check_settings(base: str | Path, out: Path, arms: Mapping[str, Mapping[str, Any]], **common: Any) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from repic_core.concepts import Concept, ConceptDatabase
-from repic_core.files import write_json_atomic, write_text_atomic
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.data.rows import TrainingExample, write_rows
+from repic_core.io.files import write_json_atomic, write_text_atomic
 from repic_core.prompts import OCT_QUESTION, VLT_QUESTION, caption_problem
-from repic_core.tasks import TrainingExample, write_rows
+from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT, VLT
 from repic_core.toyworld.draw import draw_reference, draw_scene
 from repic_core.toyworld.lessons import QUESTIONS
 from repic_core.toyworld.world import GENERIC_INFO, Sample, identities, make_sample, new_name, pick_toys
@@ -55,7 +57,7 @@ def _references(sample: Sample, paths: list[str]) -> list[Concept]:
 def _vlt_row(scene: str, objects: list[dict[str, Any]], rng: np.random.Generator) -> TrainingExample:
     target = objects[rng.integers(len(objects))]
     described = VLT_QUESTION.format(description=target["description"])
-    return TrainingExample((scene,), described, target["box"], "iou")
+    return TrainingExample((scene,), described, target["box"], VLT)
 
 
 def _oct_row(folder: Path, name: str, split: str, rng: np.random.Generator) -> TrainingExample:
@@ -64,7 +66,7 @@ def _oct_row(folder: Path, name: str, split: str, rng: np.random.Generator) -> T
     one, two = pick_toys(2, rng, split, 0.6)
     again = save_image(draw_reference(one, rng), folder, f"{name}_0")
     other = save_image(draw_reference(one if same else two, rng), folder, f"{name}_1")
-    return TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", "yes_no")
+    return TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", OCT)
 
 
 def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> dict[str, int]:
@@ -97,7 +99,7 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         references = _references(sample, photos)
         problem = caption_problem(references, question)
         extras = {"candidates": tuple(c.tag for c in references), "infos": tuple(sample.infos)}
-        method = "yes_no_name" if len(tags) == 1 else "yes_no_name_multi"
+        method = SINGLE_ICT if len(tags) == 1 else MULTI_ICT
         solution = tags[0] if len(tags) == 1 else tags
         rows.append(TrainingExample((*photos, scene), problem, solution, method, **extras))
         multi.append(TrainingExample((*photos, scene), problem, sample.caption(), method, **extras))
@@ -119,8 +121,8 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         lone_problem = caption_problem([references[first]], question)
         about = f"This is <{lone.names[0]}>. On a {background}."
         pair = (photos[first], lone_path)
-        single.append(TrainingExample(pair, lone_problem, about, "yes_no_name"))
-        listing.append(TrainingExample(pair, lone_problem, lone.caption(), "yes_no_name"))
+        single.append(TrainingExample(pair, lone_problem, about, SINGLE_ICT))
+        listing.append(TrainingExample(pair, lone_problem, lone.caption(), SINGLE_ICT))
 
         if n % 4 == 0:
             rows.append(_vlt_row(scene, truth[scene]["objects"], rng))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from repic_core.concepts import Concept
+from repic_core.concepts.concept import Concept
 from repic_core.prompts import (
     CAPTION_QUESTIONS,
     ICT_SUFFIXES,

@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core import grpo, sft
-from repic_core.captioner import Captioner
-from repic_core.files import write_json_atomic
-from repic_core.models import load_model
-from repic_core.tasks import read_rows
+from repic_core.captioner.captioner import Captioner
+from repic_core.data.rows import read_rows
+from repic_core.io.files import write_json_atomic
+from repic_core.models.loading import load_model
 from repic_core.toyworld.arms import cell, check_settings, over_seeds
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
-from repic_core.toyworld.evaluate import caption_split, score_split
+from repic_core.toyworld.scoring import caption_split, score_split
+from repic_core.training import grpo, sft
 
 # All arms tune the whole language model (`tune: full`), so that nothing but the signal differs. The learning rate
 # of `sft_single` is the one of 1e-4, 3e-4, 6e-4 and 1e-3 with the best F1 at 2 and 4 references on validation

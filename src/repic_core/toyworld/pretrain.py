@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from repic_core.models.vision import use_batched_vision
 from repic_core.prompts import IMAGE_PLACEHOLDER
 from repic_core.toyworld.draw import SCENE_SIZE
 from repic_core.toyworld.lessons import HABIT, LESSONS, SOFT_HABIT, Lesson
@@ -37,7 +38,6 @@ from repic_core.toyworld.pretrain_vision import (
     save_checkpoint,
 )
 from repic_core.toyworld.world import SYLLABLES
-from repic_core.vision import use_batched_vision
 
 POINTER_LAYER = 2  # the third text layer; its head 0 is the pointer
 SKILL_SHARE = 0.36  # of the steps

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from repic_core.files import replaced
+from repic_core.io.files import replaced
 from repic_core.toyworld.draw import (
     BACKGROUNDS,
     COLORS,

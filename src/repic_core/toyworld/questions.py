@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.concepts import Concept
-from repic_core.questions import NOT_SAID, Question
+from repic_core.concepts.concept import Concept
+from repic_core.evaluation.questions import NOT_SAID, Question
 from repic_core.toyworld.draw import BACKGROUNDS, PLACES
 from repic_core.toyworld.scoring import stated_places
 

@@ -1,0 +1,1 @@
+"""``python -m repic_core``: the same as ``repic``."""

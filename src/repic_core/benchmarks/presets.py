@@ -1,0 +1,143 @@
+"""What the benchmark runs on: a model (the toy's, or random weights in Qwen's sizes), prompts and a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from repic_core.models.sizes import qwen2_5_vl_config
+
+# prompts a step, completions a prompt, completion length, references, and the side of each photo in pixels
+PRESETS: dict[str, dict[str, int]] = {
+    "toy": {"prompts": 6, "generations": 8, "completion": 30, "references": 4, "side": 0},
+    "cpu": {"prompts": 1, "generations": 8, "completion": 64, "references": 4, "side": 280},
+    "3b-random": {"prompts": 1, "generations": 8, "completion": 128, "references": 4, "side": 512},
+    "7b-random": {"prompts": 1, "generations": 8, "completion": 128, "references": 4, "side": 512},
+}
+
+
+def build_model(preset: str) -> tuple[Any, Any]:
+    """The preset's model and processor: the toy base, or random weights with the toy tokenizer (bf16 on CUDA)."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    if preset == "toy":
+        folder = "assets/toy-base"
+        processor = AutoProcessor.from_pretrained(folder)
+        processor.tokenizer.padding_side = "left"
+        return AutoModelForImageTextToText.from_pretrained(folder), processor
+    from repic_core.toyworld.model import make_processor
+
+    processor = make_processor()
+    processor.image_processor.patch_size = 14
+    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+    torch.manual_seed(0)
+    cuda = torch.cuda.is_available()
+    torch.set_default_dtype(torch.bfloat16 if cuda else torch.float32)
+    with torch.device("cuda" if cuda else "cpu"):
+        model = Qwen2_5_VLForConditionalGeneration(qwen2_5_vl_config(preset, processor.tokenizer))
+    torch.set_default_dtype(torch.float32)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model, processor
+
+
+def build_dataset(folder: Path, prompts: int, references: int, side: int, **_: Any) -> Any:
+    """Caption prompts with photos of noise, of `side` pixels or, for side 0, of the toy world's sizes."""
+    import numpy as np
+    from PIL import Image
+
+    from repic_core.concepts.concept import Concept
+    from repic_core.data.rows import TrainingExample, to_dataset
+    from repic_core.prompts import caption_problem
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(prompts):
+        names = []
+        for photo in range(references + 1):
+            size = side or (96 if photo == references else 32)
+            pixels = rng.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            names.append(f"{number}_{photo}.png")
+            Image.fromarray(pixels).save(folder / names[-1])
+        concepts = [Concept(name=f"mira{i}", image=n, info="a little toy") for i, n in enumerate(names[:-1])]
+        problem = caption_problem(concepts, "Give a personalized caption of this image.")
+        rows.append(TrainingExample(tuple(names), problem, "<mira0>", "yes_no_name"))
+    return to_dataset(rows * 100, folder, 0)  # a step takes all of them
+
+
+def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str, int], out: str) -> Any:
+    """A trainer with LoRA r 64 on the language model, which has done nothing yet; captions are greedy and run to
+    the full length, rewards alternate.
+
+    contender: ``stock`` (TRL and `transformers` as they are), ``stock+vision`` (TRL with the kit's vision path),
+    ``shared`` (`SharedPrefixGRPOTrainer`), ``prefix_grouper`` (the same with that package's attention).
+    """
+    import torch
+    from trl import GRPOConfig, GRPOTrainer
+
+    from repic_core.models.vision import use_batched_vision
+    from repic_core.training.recipe import prepare_tuning, read_recipe
+    from repic_core.training.trainer import SharedPrefixGRPOTrainer
+
+    stock, ours = GRPOTrainer, SharedPrefixGRPOTrainer
+    kind = {"stock": stock, "stock+vision": stock, "shared": ours, "prefix_grouper": ours}[contender]
+    model, processor = build_model(preset)
+    if contender != "stock":
+        use_batched_vision(model)
+    if contender == "prefix_grouper":
+        _use_prefix_grouper()
+    values = {
+        "output_dir": out,
+        "per_device_train_batch_size": settings["prompts"] * settings["generations"],
+        "num_generations": settings["generations"],
+        "max_completion_length": settings["completion"],
+        "generation_kwargs": {"do_sample": False, "min_new_tokens": settings["completion"]},
+        "bf16": torch.cuda.is_available(),
+        "lora_r": 64,
+        "lora_alpha": 128,
+        "max_steps": 1000,
+        "shuffle_dataset": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    tune, config = read_recipe("toy", GRPOConfig, values)
+    config.remove_unused_columns = False
+    trainer = kind(
+        model=model,
+        reward_funcs=[lambda completions, **_: [float(i % 2) for i in range(len(completions))]],
+        args=config,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=prepare_tuning(model, processor, tune),
+    )
+    never = [model.config.image_token_id, model.config.video_token_id]
+    trainer.generation_config.suppress_tokens = never  # random weights do choose them, and stock then fails
+    return trainer
+
+
+def _use_prefix_grouper() -> None:
+    """Let the package ``prefix_grouper`` do the packed row's attention; it takes one prompt a row."""
+    import torch
+    from prefix_grouper import PrefixGrouper
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from repic_core.training import shared_prefix
+
+    known: dict[int, tuple[Any, Any]] = {}  # of the pass under way: its layout and its grouper
+
+    def attention(query: Any, key: Any, value: Any, layout: Any, scaling: float) -> Any:
+        def attend(q: Any, k: Any, v: Any, there: Any) -> Any:
+            ones = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+            mask = there[:, None, None].bool() & ones.tril(k.shape[2] - q.shape[2])
+            out = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
+            )
+            return out.transpose(1, 2)
+
+        if known.get(0, (None,))[0] is not layout:
+            segments = (layout.segment_places // layout.segment_tokens.shape[1]).bincount()
+            lengths = [len(layout.prompt_places), *segments.tolist()]
+            known[0] = layout, PrefixGrouper([lengths], device=query.device)
+        return known[0][1].forward(attend, query, key, value)
+
+    shared_prefix.group_attention = attention

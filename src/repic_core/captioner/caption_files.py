@@ -1,0 +1,185 @@
+"""Caption files: what is captioned, the rows that are written, how they are read, checked and resumed.
+
+A caption file is a JSON list of rows ``[query path, tags, caption, question]`` (the authors' format). Beside it,
+``<name>.settings.json`` says what its captions were made with, so that only the same run resumes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.tags import bare
+from repic_core.io.files import read_json
+from repic_core.io.images import image_hash
+from repic_core.prompts import CAPTION_QUESTIONS
+
+DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
+ROW_FIELDS = ("query path", "tags", "caption", "question")
+SETTINGS_SUFFIX = ".settings.json"
+START_AFRESH = "delete the file or write to another"
+
+
+@dataclass(frozen=True)
+class CaptionItem:
+    """One thing to caption.
+
+    Args:
+        query: path or PIL image.
+        references: the concepts in the prompt, in order.
+        tags: the row's tags (the concepts that the query shows); by default all references'.
+        label: the row's query path; by default `query` (empty for a PIL image).
+        reference_photos: False leaves the references' photos out of the prompt.
+    """
+
+    query: Any
+    references: Sequence[Concept]
+    question: str = DEFAULT_QUESTION
+    tags: Sequence[str] | None = None
+    label: str | None = None
+    reference_photos: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tags, str):
+            raise ValueError(f"tags must be a list of tags, such as [{self.tags!r}], not one text")
+
+    @property
+    def shown(self) -> list[str]:
+        """The row's tags."""
+        return [concept.tag for concept in self.references] if self.tags is None else list(self.tags)
+
+
+class CaptionFileError(ValueError):
+    """A caption file that can't be used; the message names the file, the row and the mend."""
+
+
+@dataclass(frozen=True)
+class CaptionRecord:
+    """One row of a caption file: `tags` are the concepts that the query shows."""
+
+    query: str
+    tags: tuple[str, ...]
+    caption: str
+    question: str = ""
+
+
+def load_captions(path: str | Path) -> list[CaptionRecord]:
+    """Read a caption file in the authors' row format (a fifth field and further ones are ignored).
+
+    Raises:
+        CaptionFileError: no file, no JSON (half a file, say), or a row of another form; names file and row.
+    """
+    path = Path(path)
+    rows = read_json(path, CaptionFileError)
+    if not isinstance(rows, list):
+        raise CaptionFileError(f"{path}: must hold a list of rows [query, tags, caption, question]")
+    records = []
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, row {number}"
+        if not isinstance(row, list) or len(row) < 3:
+            raise CaptionFileError(f"{where}: must be [query, tags, caption, question], not {str(row)[:80]}")
+        query, tags, caption, question = [*row, ""][:4]
+        tags = [tags] if isinstance(tags, str) else tags
+        if (
+            not isinstance(tags, list)
+            or not tags
+            or not all(isinstance(t, str) and bare(t).strip() for t in tags)
+        ):
+            raise CaptionFileError(f"{where}, tags: must be a list of tags like <bo>, not {str(tags)[:80]}")
+        for field, value in (("query", query), ("caption", caption), ("question", question)):
+            if not isinstance(value, str):
+                raise CaptionFileError(f"{where}, {field}: must be text, not {str(value)[:80]}")
+        records.append(CaptionRecord(query, tuple(tags), caption, question))
+    return records
+
+
+def settings_path(out: str | Path) -> Path:
+    """Where the settings stand with which the caption file `out` was made."""
+    out = Path(out)
+    return out.with_name(f"{out.stem}{SETTINGS_SUFFIX}")
+
+
+def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
+    """`ValueError` where the first `finished` rows of `out` were made with other settings."""
+    path = settings_path(out)
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        changed = [k for k in settings if k not in ("model", "items") and old[k] != settings[k]]
+        row = next((i for i in range(finished) if old["items"][i] != settings["items"][i]), None)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{out}: no {path.name} beside it, so how its captions were made is unknown: {START_AFRESH}"
+        ) from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise ValueError(f"{path}: not the settings of {out.name}'s captions: {START_AFRESH}") from None
+    if changed:
+        name = changed[0]
+        was, now = (f"{s['model']}, {s[name]}" if name == "weights" else s[name] for s in (old, settings))
+        raise ValueError(f"{out}: made with other {name} (was {was!r}, is {now!r}): {START_AFRESH}")
+    if row is not None:
+        raise ValueError(
+            f"{out}, row {row + 1}: made with another photo, reference, info or question: {START_AFRESH}"
+        )
+
+
+def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
+    """A hash an item: the bytes of its photos (each file is read once) and its texts."""
+    files: dict[str, str] = {}
+
+    def hash_once(image: Any) -> str:
+        if not isinstance(image, str | Path):
+            return image_hash(image)
+        if str(image) not in files:
+            try:
+                files[str(image)] = image_hash(image)
+            except OSError:  # captioning says so when it comes to it
+                files[str(image)] = "unreadable"
+        return files[str(image)]
+
+    hashes = []
+    for item in items:
+        references = [[c.tag, c.info, *map(hash_once, c.images)] for c in item.references]
+        parts = json.dumps([hash_once(item.query), references, item.question, item.reference_photos])
+        hashes.append(hashlib.sha256(parts.encode()).hexdigest())
+    return hashes
+
+
+def caption_row(item: CaptionItem, caption: str) -> list[Any]:
+    """The row of a caption file for `item`.
+
+    >>> caption_row(CaptionItem("a.jpg", [], tags=["<bo>"]), "<bo> naps.")
+    ['a.jpg', ['<bo>'], '<bo> naps.', 'Give a personalized caption of this image.']
+    """
+    label = item.label if item.label is not None else item.query if isinstance(item.query, str | Path) else ""
+    return [str(label), item.shown, caption, item.question]
+
+
+def finished_rows(items: Sequence[CaptionItem], out: Path, settings: dict[str, Any]) -> list[list[Any]]:
+    """The rows that `out` holds already, checked against the first of `items` and against `settings`.
+
+    Raises:
+        ValueError: the file is cut off, or its rows are not those of `items` or were made with other settings.
+    """
+    try:
+        rows = json.loads(out.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{out}: not valid JSON ({error}): was it cut off? delete it") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{out}: holds no list of caption rows: {START_AFRESH}")
+    if len(rows) > len(items):
+        raise ValueError(f"{out}: holds {len(rows)} rows, but {len(items)} are asked for: {START_AFRESH}")
+    for number, (row, item) in enumerate(zip(rows, items, strict=False), 1):
+        where = f"{out}, row {number}"
+        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
+            raise ValueError(f"{where}: not [query path, tags, caption, question]: {START_AFRESH}")
+        for field, old, new in zip(ROW_FIELDS, row, caption_row(item, row[2]), strict=True):
+            if old != new:
+                raise ValueError(f"{where}: its {field} is {old!r}, but {new!r} is asked for: {START_AFRESH}")
+    if rows:
+        check_settings(out, settings, len(rows))
+    return rows

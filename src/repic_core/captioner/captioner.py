@@ -1,0 +1,241 @@
+"""Personalised captions from a loaded model: one photo, many photos, or word by word."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from repic_core.captioner.caption_files import (
+    DEFAULT_QUESTION,
+    CaptionItem,
+    caption_row,
+    finished_rows,
+    item_hashes,
+    settings_path,
+)
+from repic_core.concepts.concept import Concept
+from repic_core.io.files import write_json_atomic
+from repic_core.io.images import open_image
+from repic_core.models.parts import hash_weights
+from repic_core.prompts import SYSTEM_PROMPTS, caption_messages
+
+SAVE_SECONDS = 5  # between two writes of a growing caption file
+
+
+class Captioner:
+    """Captions photos with `model` (greedy unless asked otherwise).
+
+    >>> model, processor = load_model("assets/toy-base")  # doctest: +SKIP
+    >>> captioner = Captioner(model, processor, system=None)  # doctest: +SKIP
+    >>> captioner.caption("scene.png", [Concept("<bo>", "bo", "bo.png", "a toy")])  # doctest: +SKIP
+
+    Args:
+        system: a key of `prompts.SYSTEM_PROMPTS`, a text, or None (the toy base).
+        batch_size: prompts that `caption_many` generates together, padded on the left.
+        max_new_tokens: upstream uses 1024.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        system: str | None = "evaluation",
+        batch_size: int = 8,
+        max_new_tokens: int = 1024,
+    ) -> None:
+        self.model, self.processor, self.system = model, processor, system
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+
+    def caption(
+        self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
+    ) -> str:
+        """The caption of one photo (path or PIL image). `generation` goes to ``model.generate``.
+
+        Raises:
+            ValueError: an image that can't be read (named), or a control token in a text.
+        """
+        return self._generate([CaptionItem(query, references, question)], **generation)[0]
+
+    def caption_many(
+        self,
+        items: Sequence[CaptionItem],
+        out: str | Path | None = None,
+        resume: bool = True,
+        progress: bool = True,
+        **generation: Any,
+    ) -> list[list[Any]]:
+        """Rows ``[query path, tags, caption, question]`` of all items, in order.
+
+        With `out`, the rows are written there as they come (atomically, every `SAVE_SECONDS` and at the end,
+        also where it ends early), and a file that is there already is gone on with. What the captions depend on
+        stands beside it, in ``<name>.settings.json`` (`_settings`). With ``resume=False`` an old file is replaced
+        as soon as there are new rows.
+
+        Raises:
+            ValueError: the file's rows are not those of `items`, were made with other settings, or it is cut off
+                (named; delete it or change `out`); an image that can't be read (named; the rows before its
+                batch are kept).
+        """
+        from tqdm import tqdm
+
+        out = None if out is None else Path(out)
+        settings = None if out is None else self._settings(items, generation)
+        rows = finished_rows(items, out, settings) if out is not None and resume and out.exists() else []
+        finished = saved = len(rows)
+
+        def save() -> None:
+            nonlocal saved
+            if out is None or len(rows) == saved:
+                return
+            if saved == finished:  # the first time; at no moment do old rows stand beside new settings
+                if not finished:
+                    out.unlink(missing_ok=True)
+                write_json_atomic(settings_path(out), settings)
+            write_json_atomic(out, rows, indent=None)
+            saved = len(rows)
+
+        written = time.monotonic()
+        with tqdm(total=len(items), initial=len(rows), disable=not progress, unit="photo") as bar:
+            try:
+                while len(rows) < len(items):
+                    batch = items[len(rows) : len(rows) + self.batch_size]
+                    captions = self._generate(batch, **generation)
+                    rows += [
+                        caption_row(item, caption) for item, caption in zip(batch, captions, strict=True)
+                    ]
+                    bar.update(len(batch))
+                    if time.monotonic() - written > SAVE_SECONDS:
+                        save()
+                        written = time.monotonic()
+            finally:  # also what was done before an unreadable photo or an interrupt
+                save()
+        return rows
+
+    def stream(
+        self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
+    ) -> Iterator[str]:
+        """The caption as it grows, word by word; the last text is what `caption` returns.
+
+        The model runs in a thread. Closing the iterator stops it; an error in it is raised here.
+        """
+        from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+        stop, errors = threading.Event(), []
+
+        class Stopped(StoppingCriteria):
+            def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+                import torch
+
+                return torch.full((len(input_ids),), stop.is_set(), dtype=torch.bool, device=input_ids.device)
+
+        item = CaptionItem(query, references, question)
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+        def run() -> None:
+            try:
+                self._run(
+                    self._prepare([item], **generation),
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([Stopped()]),
+                    **generation,
+                )
+            except BaseException as error:
+                errors.append(error)
+                streamer.on_finalized_text("", stream_end=True)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        text = ""
+        try:
+            for piece in streamer:
+                text += piece
+                if piece.strip():
+                    yield text.strip()
+        finally:
+            stop.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def inputs(self, items: Sequence[CaptionItem]) -> Any:
+        """The processor's inputs for a batch of items, on the model's device.
+
+        The processor resizes the images itself, as it does in training: `qwen_vl_utils` would do it with
+        another filter (same sizes, pixels off by one).
+        """
+        conversations = [
+            caption_messages(
+                open_image(item.query),
+                [_opened(concept) for concept in item.references],
+                item.question,
+                self.system,
+                item.reference_photos,
+            )
+            for item in items
+        ]
+        texts = [
+            self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            for messages in conversations
+        ]
+        images = [
+            [block["image"] for block in messages[-1]["content"] if block["type"] == "image"]
+            for messages in conversations
+        ]
+        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        return inputs.to(self.model.device)
+
+    def _prepare(self, items: Sequence[CaptionItem], **generation: Any) -> Any:
+        """What ``model.generate`` gets for a batch, beside `generation`."""
+        return self.inputs(items)
+
+    def _generate(self, items: Sequence[CaptionItem], **generation: Any) -> list[str]:
+        inputs = self._prepare(items, **generation)
+        out = self._run(inputs, **generation)
+        return [
+            text.strip()
+            for text in self.processor.batch_decode(
+                out[:, inputs["input_ids"].shape[1] :],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+        ]
+
+    def _run(self, inputs: Any, **generation: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.model.generate(**inputs, **self._options(generation))
+
+    def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
+        options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, **generation}
+        if not options["do_sample"]:  # the defaults of an instruct model sample; say plainly that we do not
+            options = {"temperature": None, "top_p": None, "top_k": None, **options}
+        return options
+
+    def _settings(self, items: Sequence[CaptionItem], generation: dict[str, Any]) -> dict[str, Any]:
+        """What the captions of `items` depend on, as JSON; the photos and texts of an item as one hash.
+
+        ``model`` is its name, for the reader only: the weights' hash tells models apart, wherever they lie.
+        """
+        defaults = self.model.generation_config.to_diff_dict()
+        defaults.pop("transformers_version", None)
+        system = SYSTEM_PROMPTS.get(self.system, self.system) if self.system is not None else None
+        settings = {
+            "model": self.model.name_or_path,
+            "weights": hash_weights(self.model),
+            "dtype": str(self.model.dtype),
+            "image size": dict(self.processor.image_processor.size),
+            "system": system,
+            "generation": {**defaults, **self._options(generation)},
+            "items": item_hashes(items),
+        }
+        return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
+
+
+def _opened(concept: Concept) -> Concept:
+    return replace(concept, image=[open_image(image) for image in concept.images])

@@ -1,0 +1,244 @@
+"""Databases of concepts on disk.
+
+The public format is upstream's ``database.json``::
+
+    {"concept_dict": {"<bo>": {"name": "bo", "image": "photos/bo.jpg", "info": "...", "category": "dog"}},
+     "path_to_concept": {"photos/bo.jpg": "<bo>"}}
+
+with image paths relative to a root that the caller gives (upstream's files: its repository root).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts.concept import Concept, ConceptError
+from repic_core.concepts.tags import key
+from repic_core.io.files import read_json, write_json_atomic
+from repic_core.io.images import image_fault
+
+READ_UP_TO = 1000  # concepts; photos of larger databases are looked for when loaded, not read
+
+
+class ConceptDatabase:
+    """Concepts in order, unique by tag (`tags.key`: other spellings of a tag are the same tag), with the root that their
+    files lie under.
+
+    >>> database = ConceptDatabase([Concept(name="bo", image="bo.jpg", info="a Shiba Inu")])
+    >>> "<bo>" in database, len(database), database.select("<bo>")[0].info
+    (True, 1, 'a Shiba Inu')
+    """
+
+    def __init__(
+        self, concepts: Iterable[Concept] = (), root: str | Path | None = None, path: str | Path | None = None
+    ):
+        self.path = Path(path) if path else None
+        self.root = Path(root) if root else None
+        self.check_images = True  # False after load(check_images=False): save() then doesn't look either
+        self._concepts: dict[str, Concept] = {}
+        for concept in concepts:
+            self.add(concept)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, root: str | Path | None = None, check_images: bool = True
+    ) -> ConceptDatabase:
+        """Read a database; image paths are taken relative to `root` (by default the file's folder).
+
+        Args:
+            check_images: False for files whose photos are elsewhere; then nothing is opened, here or in `save`.
+                Else every photo must be there, and of up to `READ_UP_TO` concepts all are also read (a database
+                of 10,000 loads in well under a second; a broken photo is then named where it is used).
+
+        Raises:
+            ConceptError: naming file and entry, for anything that can't be used.
+        """
+        path = Path(path)
+        root = Path(root) if root is not None else path.parent
+        data = _read_json(path)
+        entries = data.get("concept_dict") if isinstance(data, dict) else None
+        if not isinstance(entries, dict):
+            raise ConceptError(f'{path}: no "concept_dict" object; is this a concept database?')
+        database = cls(root=root, path=path)
+        database.check_images = check_images
+        resolve = _resolver(root, check_images, read=len(entries) <= READ_UP_TO)
+        written: dict[str, str] = {}
+        for tag, entry in entries.items():
+            where = f"{path}, entry {tag!r}"
+            if not isinstance(entry, dict):
+                raise ConceptError(f"{where}: must be an object with name, image, info and category")
+            if not str(entry.get("name") or "").strip():
+                raise ConceptError(f"{where}: the name is empty: give it one")
+            images = entry.get("image")
+            if not images:
+                raise ConceptError(f"{where}: no image: give a path or a list of paths")
+            images = images if isinstance(images, list) else [images]
+            resolved = [resolve(image, where) for image in images]
+            written |= dict.fromkeys(images, tag)
+            try:
+                database.add(
+                    Concept(
+                        tag=tag,
+                        name=entry["name"],
+                        image=resolved[0] if len(resolved) == 1 else resolved,
+                        info=entry.get("info") or "",
+                        category=entry.get("category") or "",
+                    )
+                )
+            except ConceptError as error:
+                raise ConceptError(f"{where}: {error}") from None
+        database._compare_index(data.get("path_to_concept"), path, root, written)
+        return database
+
+    def _compare_index(self, index: Any, path: Path, root: Path, written: dict[str, str]) -> None:
+        """Warn once where the file's own ``path_to_concept`` disagrees with its ``concept_dict`` (`written`: the
+        tag of each path as it stands there)."""
+        if index is None:
+            return
+        if not isinstance(index, dict):
+            raise ConceptError(f'{path}: "path_to_concept" must be an object')
+        wrong = [p for p, tag in index.items() if written.get(p) != tag]
+        if wrong:  # perhaps only written in another way
+            tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
+            wrong = [p for p in wrong if "\0" in p or tags.get(str((root / p).resolve())) != index[p]]
+        if wrong:
+            warnings.warn(
+                f'{path}: "path_to_concept" disagrees with "concept_dict" for {len(wrong)} image(s), '
+                f"first {wrong[0]!r}; concept_dict is used",
+                stacklevel=3,
+            )
+
+    def save(self, path: str | Path | None = None, root: str | Path | None = None) -> Path:
+        """Write the public format, atomically; image paths become relative to the root.
+
+        Raises:
+            ConceptError: no path is known, or an image is not a file under the root (that the file is there is
+                not checked in a database loaded with ``check_images=False``).
+        """
+        path = Path(path) if path else self.path
+        if path is None:
+            raise ConceptError("this database has no file yet: give save() a path")
+        root = Path(root) if root else self.root or path.parent
+        entries: dict[str, Any] = {}
+        index: dict[str, str] = {}
+        for concept in self:
+            images = [_relative(image, root, concept.tag, self.check_images) for image in concept.images]
+            index |= dict.fromkeys(images, concept.tag)
+            entries[concept.tag] = {
+                "name": concept.name,
+                "image": images[0] if len(images) == 1 else images,
+                "info": concept.info,
+                "category": concept.category,
+            }
+        self.path, self.root = path, root
+        return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
+
+    def add(self, concept: Concept) -> None:
+        """Append a concept; `ConceptError` if its tag is taken, also in another spelling of it."""
+        taken = self._concepts.get(key(concept.tag))
+        if taken is not None:
+            raise ConceptError(
+                f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two"
+            )
+        self._concepts[key(concept.tag)] = concept
+
+    def remove(self, tag: str) -> Concept:
+        """Take a concept out and return it."""
+        concept = self[tag]
+        del self._concepts[key(tag)]
+        return concept
+
+    def rename(self, tag: str, name: str, new_tag: str | None = None) -> Concept:
+        """Give a concept another name, and the tag made from it (or `new_tag`); the order stays."""
+        renamed = replace(self[tag], name=name, tag=new_tag or f"<{' '.join(name.split())}>")
+        old, new = key(tag), key(renamed.tag)
+        if new != old and new in self._concepts:
+            raise ConceptError(f"the tag {renamed.tag} is taken already: choose another name for {tag}")
+        self._concepts = {
+            (new if k == old else k): (renamed if k == old else c) for k, c in self._concepts.items()
+        }
+        return renamed
+
+    def select(self, *tags: str) -> list[Concept]:
+        """The concepts with these tags, in the order asked for."""
+        return [self[tag] for tag in tags]
+
+    def __getitem__(self, tag: str) -> Concept:
+        try:
+            return self._concepts[key(tag)]
+        except KeyError:
+            known = ", ".join(c.tag for c in list(self)[:8])
+            raise ConceptError(
+                f"no concept {tag} in {self.path or 'this database'}; it has {known} ..."
+            ) from None
+
+    def __contains__(self, tag: object) -> bool:
+        return isinstance(tag, str) and key(tag) in self._concepts
+
+    def __iter__(self) -> Iterator[Concept]:
+        return iter(self._concepts.values())
+
+    def __len__(self) -> int:
+        return len(self._concepts)
+
+    def __repr__(self) -> str:
+        return f"ConceptDatabase({len(self)} concepts, {self.path or 'not saved'})"
+
+
+def _read_json(path: Path) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        twice = next((key for key in counts if counts[key] > 1 and key.startswith("<")), None)
+        if twice is not None:
+            raise ConceptError(f"{path}, entry {twice!r}: the tag stands there twice: rename one of the two")
+        return dict(pairs)
+
+    return read_json(path, ConceptError, object_pairs_hook=unique)
+
+
+def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
+    """A function from an image as written (and where it stands) to its resolved path under `root`."""
+    real_root = os.path.realpath(root)
+    folders: dict[str, str] = {}  # most photos share a few: resolving each path anew takes most of the time
+
+    def resolve(image: Any, where: str) -> str:
+        if not isinstance(image, str) or not image or "\0" in image:
+            raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
+        folder, name = os.path.split(os.path.join(root, image))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        resolved = os.path.join(folders[folder], name)
+        if name in ("", ".", "..") or os.path.islink(resolved):
+            resolved = os.path.realpath(resolved)
+        if os.path.commonpath((real_root, resolved)) != real_root:
+            raise ConceptError(f"{where}: the image {image!r} lies outside the root {root}")
+        if check:
+            if not os.path.isfile(resolved):
+                raise ConceptError(
+                    f"{where}: missing image {image!r} under {root}: give the folder that paths are relative to "
+                    "as root= (check_images=False skips this)"
+                )
+            fault = image_fault(Path(resolved)) if read else None
+            if fault:
+                raise ConceptError(f"{where}: the image {image!r} {fault}")
+        return resolved
+
+    return resolve
+
+
+def _relative(image: Any, root: Path, tag: str, check: bool) -> str:
+    if not isinstance(image, str | Path):
+        raise ConceptError(f"{tag}: its image is in memory; save it to a file under {root} first")
+    path = Path(image)
+    resolved = (path if path.is_absolute() else root / path).resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise ConceptError(f"{tag}: the image {image} lies outside the root {root}: copy it there first")
+    if check and not resolved.is_file():
+        raise ConceptError(f"{tag}: there is no image {image} under {root}: put it there first")
+    return resolved.relative_to(root.resolve()).as_posix()

@@ -1,0 +1,187 @@
+"""Training rows: what GRPO is asked and how its answer is checked.
+
+The public format is the authors' JSON or JSONL: ``image`` (path or list of paths), ``problem``, and
+``accu_reward_method`` with its ``solution`` (`repic_core.tasks`).
+
+Rows built by this kit may also hold ``candidates`` (all tags in the prompt) and ``infos``, with which the strict
+rewards see wrong names and copied text. Builders from photos are in `repic_core.data.builders`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts.concept import ConceptError, check_no_control_tokens
+from repic_core.io.files import write_text_atomic
+from repic_core.io.images import image_fault
+from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
+from repic_core.tasks import TASKS, check_solution, write_solution
+
+
+class RowError(ValueError):
+    """A tuning row that can't be used; the message names the file, the line and the field."""
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One tuning row; image paths are relative to a root that the reader is given."""
+
+    images: tuple[str, ...]
+    problem: str
+    solution: Any
+    method: str
+    candidates: tuple[str, ...] = ()
+    infos: tuple[str, ...] = ()
+
+
+def read_rows(
+    path: str | Path, root: str | Path | None = None, check_images: bool = True
+) -> list[TrainingExample]:
+    """Read and check a JSON (a list of rows) or JSONL file.
+
+    Args:
+        root: the folder that image paths are relative to; by default the file's.
+        check_images: also read each photo once, to its end (a minute for ten thousand).
+
+    Raises:
+        RowError: for the first bad row: file, line (JSONL) or row number (JSON), field, and the mend.
+    """
+    path = Path(path)
+    root = Path(root) if root is not None else path.parent
+    rows = []
+    checked: set[str] = set()
+    for where, record in _records(path):
+        row = _parse(record, where)
+        for image in set(row.images) - checked if check_images else ():
+            fault = image_fault(root / image)
+            if fault:
+                raise RowError(f"{where}, field 'image': {image!r} {fault}")
+            checked.add(image)
+        rows.append(row)
+    if not rows:
+        raise RowError(f"{path}: holds no row")
+    return rows
+
+
+def write_rows(path: str | Path, rows: Iterable[TrainingExample]) -> Path:
+    """Write rows in the public format, atomically; JSONL if the name ends so, else one JSON list."""
+    records = []
+    for row in rows:
+        record: dict[str, Any] = {
+            "image": row.images[0] if len(row.images) == 1 else list(row.images),
+            "problem": row.problem,
+            "solution": row.solution,
+            "accu_reward_method": row.method,
+        }
+        if row.candidates:
+            record["candidates"] = list(row.candidates)
+        if row.infos:
+            record["infos"] = list(row.infos)
+        records.append(record)
+    if Path(path).suffix == ".jsonl":
+        return write_text_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    return write_text_atomic(path, json.dumps(records, ensure_ascii=False, indent=1) + "\n")
+
+
+def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: int = 0) -> Any:
+    """Rows as a `datasets.Dataset` with TRL's columns.
+
+    Columns: ``prompt`` (chat messages whose image blocks are placeholders), ``images`` (list of decoded
+    images), ``solution`` (`tasks.write_solution`), ``accu_reward_method``, ``candidates``, ``infos``.
+    The ICT suffix of each prompt is drawn from `seed` (`prompts.with_task_suffix`).
+    """
+    from datasets import Dataset, Features, Image, List, Value
+
+    rng = random.Random(seed)
+    block = {"type": Value("string"), "text": Value("string")}
+    features = Features(
+        {
+            "prompt": List({"role": Value("string"), "content": List(block)}),
+            "images": List(Image()),
+            "solution": Value("string"),
+            "accu_reward_method": Value("string"),
+            "candidates": List(Value("string")),
+            "infos": List(Value("string")),
+        }
+    )
+    columns: dict[str, list[Any]] = {name: [] for name in features}
+    for row in rows:
+        messages = task_messages(row.images, row.problem, row.method, rng)
+        content = [{"type": b["type"], "text": b.get("text")} for b in messages[0]["content"]]
+        columns["prompt"].append([{"role": "user", "content": content}])
+        columns["images"].append([str((Path(root) / image).resolve()) for image in row.images])
+        columns["solution"].append(write_solution(row.solution))
+        columns["accu_reward_method"].append(row.method)
+        columns["candidates"].append(list(row.candidates))
+        columns["infos"].append(list(row.infos))
+    return Dataset.from_dict(columns, features=features)
+
+
+def _records(path: Path) -> Iterable[tuple[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RowError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise RowError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:  # a folder, no permission
+        raise RowError(f"{path}: can't be read ({error.strerror}): give a JSON or JSONL file") from None
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    yield f"{path}, line {number}", json.loads(line)
+                except json.JSONDecodeError as error:
+                    mend = "was it cut off?"
+                    if text.lstrip().startswith("["):
+                        mend += " or, if it is one list of rows, name it .json"
+                    raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}): {mend}") from None
+        return
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        mend = "name a file with a row a line .jsonl" if error.msg == "Extra data" else "was it cut off?"
+        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): {mend}") from None
+    if not isinstance(records, list):
+        raise RowError(f"{path}: must hold a list of rows")
+    for number, record in enumerate(records, 1):
+        yield f"{path}, row {number}", record
+
+
+def _parse(record: Any, where: str) -> TrainingExample:
+    if not isinstance(record, dict):
+        raise RowError(f"{where}: must be an object with image, problem, solution and accu_reward_method")
+    for field in ("image", "problem", "solution"):
+        if record.get(field) in (None, "", []):
+            raise RowError(f"{where}, field {field!r}: missing or empty")
+    images = record["image"] if isinstance(record["image"], list) else [record["image"]]
+    if not all(isinstance(image, str) and image for image in images):
+        raise RowError(f"{where}, field 'image': must be a path or a list of paths, not {record['image']!r}")
+    problem, solution = record["problem"], record["solution"]
+    if not isinstance(problem, str):
+        raise RowError(f"{where}, field 'problem': must be text, not {problem!r}")
+    if problem.count(IMAGE_PLACEHOLDER) not in (0, len(images)):
+        count = problem.count(IMAGE_PLACEHOLDER)
+        raise RowError(f"{where}, field 'problem': {count} {IMAGE_PLACEHOLDER} for {len(images)} image(s)")
+    try:
+        check_no_control_tokens(problem.replace(IMAGE_PLACEHOLDER, ""), "it")
+    except ConceptError as error:
+        raise RowError(f"{where}, field 'problem': {error}") from None
+    method = record.get("accu_reward_method", "iou")  # upstream's default
+    if not isinstance(method, str) or method not in TASKS:
+        raise RowError(f"{where}, field 'accu_reward_method': {method!r} is none of {', '.join(TASKS)}")
+    mend = check_solution(solution, method)
+    if mend:
+        raise RowError(f"{where}, field 'solution': {mend}, not {solution!r}")
+    extras = {}
+    for field in ("candidates", "infos"):
+        values = record.get(field) or []
+        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            raise RowError(f"{where}, field {field!r}: must be a list of texts")
+        extras[field] = tuple(values)
+    return TrainingExample(tuple(images), problem, solution, method, **extras)

@@ -1,0 +1,233 @@
+"""The qualitative caption grid for papers and notebooks (`charts` has the curves).
+
+It returns a ``matplotlib.figure.Figure``, which a notebook shows, and, given a path, writes it as
+PNG and PDF with fonts embedded as TrueType.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.concepts.names import find_names
+from repic_core.display.typeset import (
+    BLACK,
+    Canvas,
+    Piece,
+    fit,
+    save_figure,
+    text_width,
+    wrap,
+)
+from repic_core.io.images import open_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Each has a contrast of at least 4.5 with white (text, WCAG AA) and of 3 with a dark page (frames); none is
+# the red of errors. They are told apart by hue, and every use stands beside the name.
+CONCEPT_COLORS = (
+    "#1d70c9",  # blue
+    "#c2410c",  # orange
+    "#15803d",  # green
+    "#8b3fd9",  # purple
+    "#0e7c8a",  # teal
+    "#be2b78",  # magenta
+    "#8a6116",  # brown
+    "#5f6f86",  # slate
+)
+ERROR_COLOR, MUTED, RULE = "#b91c1c", "#52525b", "#d4d4d8"
+
+
+def concept_colors(tags: Iterable[str]) -> dict[str, str]:
+    """A colour (``#rrggbb``) for each tag, by its place; they repeat after eight.
+
+    >>> concept_colors(["<bo>", "<mia>"])
+    {'<bo>': '#1d70c9', '<mia>': '#c2410c'}
+    """
+    return {tag: CONCEPT_COLORS[i % len(CONCEPT_COLORS)] for i, tag in enumerate(dict.fromkeys(tags))}
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One query photo, what was asked, and what each method said.
+
+    Args:
+        query: path or PIL image.
+        references: the concepts in prompt order.
+        captions: method -> caption; None where a method has none for this photo.
+        question: the request.
+        tags: the concepts that the photo shows; by default those of all `references`.
+    """
+
+    query: Any
+    references: Sequence[Concept]
+    captions: Mapping[str, str | None]
+    question: str = ""
+    tags: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tags is None:
+            object.__setattr__(self, "tags", tuple(concept.tag for concept in self.references))
+
+
+def grid_rows(
+    captions: Mapping[str, Sequence[CaptionRecord]], database: ConceptDatabase, root: str | Path
+) -> list[GridRow]:
+    """Line up the captions of several methods: a row for each photo and concepts, in the first file's order.
+
+    Args:
+        captions: method -> records (`caption_files.load_captions`), with queries relative to `root`. A method
+            without a caption for a row has None there.
+        database: a tag that it lacks becomes a concept without a photo whose info says so.
+
+    Raises:
+        ValueError: a query lies outside the root, or a tag isn't one name in angle brackets.
+    """
+    rows: dict[tuple[Any, ...], dict[str, CaptionRecord]] = {}
+    for method, records in captions.items():
+        seen: Counter[tuple[Any, ...]] = Counter()
+        for record in records:
+            key = (record.query, tuple(record.tags))
+            seen[key] += 1  # the same photo may be asked about twice
+            rows.setdefault((*key, seen[key]), {})[method] = record
+    found = []
+    for (query, tags, _), records in rows.items():
+        path = (Path(root) / query).resolve()
+        if not path.is_relative_to(Path(root).resolve()):
+            raise ValueError(f"the query {query!r} lies outside the root {root}")
+        found.append(
+            GridRow(
+                query=path,
+                references=[
+                    database[tag] if tag in database else Concept(tag, image=tag, info="not in the database")
+                    for tag in dict.fromkeys(tags)
+                ],
+                captions={m: records[m].caption if m in records else None for m in captions},
+                question=next(iter(records.values())).question,
+            )
+        )
+    return found
+
+
+def caption_grid(
+    rows: Sequence[GridRow], path: str | Path | None = None, width: float = 7.2, font_size: float = 8.0
+) -> Figure:
+    """The qualitative figure (RePIC, Figures 1, A.1, A.2), a row a photo: the references framed in their
+    colours, the query, and a caption a method with every name in the colour of its concept.
+
+    Any number of references and methods fits: the height follows from the text. A named reference that the
+    photo doesn't show is struck out.
+
+    Args:
+        rows: from top to bottom.
+        path: where to write; its suffix is replaced by ``.png`` and ``.pdf``.
+        width: of the figure in inches (7.2: both columns of a two-column paper).
+        font_size: of the captions in points.
+
+    Raises:
+        ValueError: no rows, or an image that is missing or can't be read, by name.
+    """
+    if not rows:
+        raise ValueError("caption_grid needs at least one row")
+    gap = 1.2 * font_size
+    canvas = Canvas(72 * width)
+    right = canvas.width - gap / 2
+    x_query = gap / 2 + (0.23 * canvas.width if any(row.references for row in rows) else 0.0)
+    x_text = x_query + 0.26 * canvas.width + 1.5 * gap
+    canvas.rule(0, canvas.width, 0.6, BLACK, 1.2)
+    y = 0.6
+    for row in rows:
+        top = y + gap
+        colors = concept_colors(concept.tag for concept in row.references)
+        bottoms = [
+            _draw_references(canvas, gap / 2, top, x_query - 1.5 * gap, row.references, colors, font_size)
+        ]
+        query = open_image(row.query)
+        size = fit(query, x_text - x_query - 1.5 * gap, 0.35 * canvas.width)
+        canvas.image(x_query, top, size, query, RULE, 0.8)
+        bottoms.append(top + size[1])
+        bottoms.append(_draw_captions(canvas, x_text, top, right - x_text, row, colors, font_size))
+        y = max(bottoms) + gap
+        canvas.rule(0, canvas.width, y, RULE, 0.6)
+    canvas.rule(0, canvas.width, y, BLACK, 1.2)
+    figure = canvas.figure(y + 0.6)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _draw_references(
+    canvas: Canvas,
+    x: float,
+    y: float,
+    width: float,
+    references: Sequence[Concept],
+    colors: Mapping[str, str],
+    font_size: float,
+) -> float:
+    """Tiles of a framed photo with its tag below; returns the y below them."""
+    columns = 1 if len(references) == 1 else 2 if len(references) <= 4 else 3
+    if columns == 1:  # not larger than the query
+        x, width = x + 0.2 * width, 0.6 * width
+    gap = 0.8 * font_size
+    tile = (width - gap * (columns - 1)) / columns
+    words = [word for concept in references for word in concept.tag.split()]
+    widest = max((text_width(word, bold=True) for word in words), default=1.0)
+    size = max(min(0.85 * font_size, tile / widest), 0.5 * font_size)
+    for start in range(0, len(references), columns):
+        bottoms = []
+        for column, concept in enumerate(references[start : start + columns]):
+            left = x + column * (tile + gap)
+            photo = open_image(concept.images[0])
+            w, h = fit(photo, tile, tile)
+            canvas.image(left + (tile - w) / 2, y, (w, h), photo, colors[concept.tag], 2.0)
+            label = wrap([Piece(concept.tag, colors[concept.tag], bold=True)], tile, size)
+            bottoms.append(canvas.lines(left, y + h + 3, label, size, center=tile))
+        y = max(bottoms) + gap / 2
+    return y - gap / 2 if references else y
+
+
+def _draw_captions(
+    canvas: Canvas,
+    x: float,
+    y: float,
+    width: float,
+    row: GridRow,
+    colors: Mapping[str, str],
+    font_size: float,
+) -> float:
+    """The question, then a caption a method and the names that it misses; returns the y below them."""
+    if row.question:
+        y = canvas.lines(x, y, wrap([Piece(row.question, MUTED)], width, font_size), font_size)
+    for method in row.captions:
+        y += 0.6 * font_size
+        pieces, missing = _caption_pieces(row, method, colors)
+        y = canvas.lines(x, y, wrap(pieces, width, font_size), font_size)
+        if missing:
+            note = wrap([Piece(f"Missing: {', '.join(missing)}", ERROR_COLOR)], width, 0.85 * font_size)
+            y = canvas.lines(x, y, note, 0.85 * font_size)
+    return y
+
+
+def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tuple[list[Piece], list[str]]:
+    caption = row.captions[method]
+    pieces = [Piece(f"{method}:", bold=True), Piece(" ")]
+    if caption is None:
+        return [*pieces, Piece("no caption", MUTED)], []
+    text, end = caption.replace("</s>", ""), 0  # RAP's captions end with it
+    named = set()
+    for start, stop, tag in find_names(text, row.references):
+        shown = tag in row.tags
+        style = (colors[tag], True, False) if shown else (ERROR_COLOR, False, True)
+        pieces += [Piece(text[end:start]), Piece(text[start:stop], *style)]
+        named.add(tag)
+        end = stop
+    pieces.append(Piece(text[end:] if text.strip() else "(empty)"))
+    return pieces, [tag for tag in row.tags if tag not in named]

@@ -1,0 +1,176 @@
+"""Charts for papers and notebooks: training curves, scores by arm, what a training step costs.
+
+Like `caption_grid.caption_grid`, each function returns a ``matplotlib.figure.Figure``, which a notebook shows, and,
+given a path, writes it as PNG and PDF.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repic_core.display.caption_grid import CONCEPT_COLORS, ERROR_COLOR, RULE, concept_colors
+from repic_core.display.typeset import BLACK, new_figure, save_figure
+from repic_core.tasks import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: int = 10) -> Figure:
+    """Training curves from ``metrics.csv``: reward (in all and by task), completion length, KL to the base.
+
+    Columns as TRL logs them: ``step``; ``reward`` and ``reward/<method>``; ``completions/mean_length`` (or
+    any other with "length"); ``kl``. Cells may be empty (a step without rows of that task). Faint: as logged;
+    strong: the mean of the last `smooth` logged values.
+
+    Raises:
+        FileNotFoundError: there is no such file; ValueError: it has no ``step`` column or nothing to draw.
+    """
+    columns = _read_metrics(Path(metrics))
+    steps = columns.pop("step")
+    lengths = [name for name in columns if "length" in name]
+    panels = {
+        "Reward": [name for name in columns if name == "reward" or name.startswith("reward/")],
+        "Completion length (tokens)": [n for n in lengths if n.endswith("mean_length")] or lengths,
+        "KL to the base": [name for name in columns if name.split("/")[-1] == "kl"],
+    }
+    panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        raise ValueError(f"{metrics}: no column for reward, length or KL among {', '.join(columns)}")
+    figure = new_figure(figsize=(2.6 * len(panels), 2.3), layout="constrained")
+    for axes, (title, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        colors = {name: BLACK if "/" not in name or len(names) == 1 else None for name in names}
+        colors |= concept_colors(name for name in names if colors[name] is None)
+        for name in names:
+            points = [(s, v) for s, v in zip(steps, columns[name], strict=True) if not math.isnan(v)]
+            values = [v for _, v in points]
+            means = [
+                sum(values[max(0, i + 1 - smooth) : i + 1]) / min(i + 1, smooth) for i in range(len(values))
+            ]
+            at = [s for s, _ in points]
+            task = name.removeprefix("reward/")
+            label = (TASKS[task].label if task in TASKS else task) if "/" in name else "all"
+            axes.plot(at, values, color=colors[name], alpha=0.2, linewidth=0.7)
+            axes.plot(
+                at, means, color=colors[name], linewidth=1.4, label=label, marker="." if len(at) == 1 else ""
+            )
+        axes.set_xlabel("step", fontsize=7)
+        style_axes(axes, title)
+        if len(names) > 1:
+            axes.legend(fontsize=6, framealpha=0.8, edgecolor="none")
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _read_metrics(path: Path) -> dict[str, list[float]]:
+    """Columns of a metrics CSV as floats, NaN where a cell is empty or not a number."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        names = [name for name in reader.fieldnames or () if name]
+        rows = list(reader)
+    if "step" not in names:
+        raise ValueError(f"{path}: a column 'step' is needed; there is {', '.join(names) or 'nothing'}")
+
+    def number(cell: str | None) -> float:
+        try:
+            return float(cell or "nan")
+        except ValueError:
+            return math.nan
+
+    rows = [row for row in rows if not math.isnan(number(row["step"]))]
+    return {name: [number(row[name]) for row in rows] for name in names}
+
+
+def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
+    """Precision, recall and F1 by the number of concepts, a line an arm.
+
+    Args:
+        table: rows ``{"arm", "k", "precision", "recall", "f1"}`` with scores in [0, 1] or None, as in
+            ``results.json``. Several rows of one arm and k are seeds: the line goes through their mean, a
+            bar spans from the lowest to the highest.
+        path: where to write, as in `caption_grid`.
+    """
+    arms = list(dict.fromkeys(row["arm"] for row in table))
+    ks = sorted({row["k"] for row in table})
+    colors = concept_colors(arms)
+    figure = new_figure(figsize=(7.2, 2.6), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, metric in zip(panels, ("precision", "recall", "f1"), strict=True):
+        for number, arm in enumerate(arms):
+            x, mean, low, high = [], [], [], []
+            for place, k in enumerate(ks):
+                scores = [
+                    r[metric] for r in table if (r["arm"], r["k"]) == (arm, k) and r[metric] is not None
+                ]
+                if scores:
+                    x.append(place + 0.06 * (number - (len(arms) - 1) / 2))
+                    mean.append(100 * sum(scores) / len(scores))
+                    low.append(mean[-1] - 100 * min(scores))
+                    high.append(100 * max(scores) - mean[-1])
+            style = {
+                "color": colors[arm],
+                "marker": "osD^vP*X"[number % 8],
+                "markersize": 4,
+                "linewidth": 1.2,
+            }
+            axes.errorbar(x, mean, (low, high), capsize=2, label=arm, **style)
+        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+        axes.set_xlabel("concepts in the photo", fontsize=7)
+        axes.set_ylim(-3, 103)
+        style_axes(axes, f"{metric.capitalize()} (%)")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False
+    )
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
+    """What a step costs by the number of references and by the group's size: tokens that the language model
+    computes in the policy pass, and seconds of the whole step; stock TRL, ours, and the least possible, P + G C.
+
+    Args:
+        points: of `benchmark.sweep`.
+        path: where to write, as in `caption_grid.caption_grid`.
+    """
+    figure = new_figure(figsize=(7.2, 4.4), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col")
+    titles = {"references": "references in the prompt", "generations": "completions a prompt"}
+    labels = {"stock": ("stock TRL", ERROR_COLOR, "s"), "shared": ("shared prefix", CONCEPT_COLORS[0], "o")}
+    for column, (name, title) in enumerate(titles.items()):
+        mine = [point for point in points if point["sweep"] == name]
+        x = [point["settings"][name] for point in mine]
+        for contender, (label, color, marker) in labels.items():
+            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2, "label": label}
+            measured = [point["contenders"][contender] for point in mine]
+            panels[0][column].plot(x, [one["policy_tokens"] for one in measured], **style)
+            panels[1][column].plot(x, [one["seconds"]["step"] for one in measured], **style)
+        least = [point["minimum_tokens"] for point in mine]
+        panels[0][column].plot(x, least, color=BLACK, linestyle=":", linewidth=1.6, label="least: P + G C")
+        style_axes(panels[0][column], "Tokens, policy pass")
+        style_axes(panels[1][column], "Seconds, whole step")
+        for axes in panels[:, column]:
+            axes.set_ylim(bottom=0)
+            axes.set_xticks(x, [str(value) for value in x])
+        panels[1][column].set_xlabel(title, fontsize=7)
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def style_axes(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=8, loc="left")
+    axes.tick_params(labelsize=7, color=RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)

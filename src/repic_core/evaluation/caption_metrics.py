@@ -1,0 +1,66 @@
+"""What name recall hides, for any caption file: names of concepts that are not there, copied infos, length.
+
+Each metric is a number a caption; `measure` gives their means with 95% intervals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.concepts.tags import fold
+from repic_core.evaluation.intervals import Interval, mean_interval, units_of
+from repic_core.evaluation.scores import caption_counts
+
+COPY_RUN = 4  # words in a row that are no accident
+
+
+def hallucinated_names(
+    records: Sequence[CaptionRecord], database: ConceptDatabase | Iterable[Concept] | None = None
+) -> list[int]:
+    """How many concepts each caption names that its row does not have (`span`; known ones and unknown tags).
+
+    >>> hallucinated_names([CaptionRecord("a.jpg", ("<bo>",), "<bo> naps beside <mia>.")])
+    [1]
+    """
+    counts = caption_counts(records, "span", database, unknown_tags=True)
+    return [predicted - correct for correct, predicted, _ in counts]
+
+
+def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> float:
+    """Share of the caption's words, in [0, 1], that stand in runs of at least `run` words of one of `infos`.
+
+    >>> copied_share("Here is a small brown dog with a red collar", ["a small brown dog"])
+    0.4
+    """
+    words = _words(caption)
+    copied = [False] * len(words)
+    for info in infos:
+        told = _words(info)
+        runs = {tuple(told[i : i + run]) for i in range(len(told) - run + 1)}
+        for start in range(len(words) - run + 1):
+            if tuple(words[start : start + run]) in runs:
+                copied[start : start + run] = [True] * run
+    return sum(copied) / len(words) if words else 0.0
+
+
+def measure(
+    records: Sequence[CaptionRecord], database: ConceptDatabase, unit: str = "photo"
+) -> dict[str, Interval]:
+    """Means a caption, with their 95% intervals: hallucinated names, share of words copied from the infos of the
+    row's concepts, length in words."""
+    infos = [[database[tag].info for tag in record.tags if tag in database] for record in records]
+    values = {
+        "hallucinated": hallucinated_names(records, database),
+        "copied": [copied_share(r.caption, i) for r, i in zip(records, infos, strict=True)],
+        "words": [len(_words(record.caption)) for record in records],
+    }
+    units = units_of(records, unit)
+    return {name: mean_interval(numbers, units) for name, numbers in values.items()}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", fold(text))

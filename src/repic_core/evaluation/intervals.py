@@ -1,0 +1,175 @@
+"""How sure a score is: bootstrap intervals of a caption file's scores, and a paired test between two files.
+
+By default photos are what is drawn (`unit`): captions of one photo are not independent, and the published
+4-concept files hold 105 captions of 4 photos. ``unit="caption"`` says how sure the score is for these photos only.
+Both methods are SciPy's: `scipy.stats.bootstrap` (percentile, 95%) and `scipy.stats.permutation_test`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.evaluation.scores import caption_counts
+
+Database = ConceptDatabase | Iterable[Concept] | None
+SCORES = ("precision", "recall", "f1")
+RESAMPLES = 9999
+UNITS = ("photo", "caption")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference`: second minus first file; `p`: two-sided, that swapping the files unit by unit at random
+    gives a difference as large."""
+
+    difference: Interval
+    p: float
+
+
+def score_intervals(
+    records: Sequence[CaptionRecord],
+    protocol: str = "span",
+    database: Database = None,
+    unit: str = "photo",
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Precision, recall and F1 of `scores.score` with their 95% intervals.
+
+    >>> rows = [CaptionRecord(f"{i}.jpg", ("<bo>",), "<bo> naps.") for i in range(9)]
+    >>> str(score_intervals(rows)["f1"])
+    '100.0 [100.0, 100.0]'
+    """
+    import numpy as np
+
+    samples = np.array(list(_counts(records, protocol, database, unit).values()), dtype=float).T
+
+    def statistic(name: str) -> Callable[..., Any]:
+        def ratio(correct: Any, predicted: Any, total: Any, axis: int = -1) -> Any:
+            return _ratio(name, correct.sum(axis), predicted.sum(axis), total.sum(axis))
+
+        return ratio
+
+    return {name: _bootstrapped(tuple(samples), statistic(name), seed) for name in SCORES}
+
+
+def mean_interval(values: Sequence[float], units: Sequence[Any], seed: int = 0) -> Interval:
+    """The mean of numbers, one a caption, with its 95% interval; captions of the same unit are drawn together.
+
+    >>> mean_interval([1, 1, 1], ["a.jpg", "b.jpg", "b.jpg"])
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
+    import numpy as np
+
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    index = [places[unit] for unit in units]
+
+    def mean(sums: Any, counts: Any, axis: int = -1) -> Any:
+        return sums.sum(axis) / counts.sum(axis)
+
+    return _bootstrapped((np.bincount(index, weights=values), np.bincount(index)), mean, seed)
+
+
+def compare(
+    first: Sequence[CaptionRecord],
+    second: Sequence[CaptionRecord],
+    protocol: str = "span",
+    database: Database = None,
+    name: str = "f1",
+    unit: str = "photo",
+    seed: int = 0,
+) -> Comparison:
+    """Is the second file's score another than the first's, on the same photos and concepts?
+
+    Raises:
+        ValueError: the files are not of the same photos and tags; names the first that differs.
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    rows = [sorted((r.query, tuple(sorted(r.tags))) for r in records) for records in (first, second)]
+    if rows[0] != rows[1]:
+        only = next(iter(set(rows[0]) ^ set(rows[1])), rows[0][0])
+        raise ValueError(
+            f"the two files are not of the same rows: {only[0]}, {', '.join(only[1])} is not in both alike"
+        )
+    known = list(database or ())
+    one, two = (_counts(records, protocol, known, unit) for records in (first, second))
+    table = np.array([one[photo] for photo in one] + [two[photo] for photo in one], dtype=float)
+    indices = np.arange(len(one)), np.arange(len(one), 2 * len(one))
+
+    def difference(a: Any, b: Any, axis: int = -1) -> Any:
+        scores = (
+            _ratio(name, *np.moveaxis(table[x].sum(axis - 1 if axis < 0 else axis), -1, 0)) for x in (b, a)
+        )
+        return next(scores) - next(scores)
+
+    tested = permutation_test(
+        indices, difference, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=seed
+    )
+    return Comparison(_bootstrapped(indices, difference, seed), float(tested.pvalue))
+
+
+def units_of(records: Sequence[CaptionRecord], unit: str) -> list[Any]:
+    """For each record what it is drawn as: its photo, or itself, in a way that is the same in another file."""
+    if unit not in UNITS:
+        raise ValueError(f"unit {unit!r}: use one of {', '.join(UNITS)}")
+    if unit == "photo":
+        return [record.query for record in records]
+    rows: Counter[Any] = Counter()
+    found = []
+    for record in records:
+        row = (record.query, tuple(sorted(record.tags)))
+        rows[row] += 1  # the same row may come again, with another question
+        found.append((*row, rows[row]))
+    return found
+
+
+def _bootstrapped(samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int) -> Interval:
+    """`statistic` of paired samples, one value a unit, with its interval; a single unit leaves nothing to draw."""
+    from scipy.stats import bootstrap
+
+    value = float(statistic(*samples))
+    if len(samples[0]) == 1:
+        return Interval(value, value, value)
+    found = bootstrap(
+        samples, statistic, n_resamples=RESAMPLES, paired=True, vectorized=True, method="percentile", rng=seed
+    ).confidence_interval
+    return Interval(value, float(found.low), float(found.high))
+
+
+def _counts(
+    records: Sequence[CaptionRecord], protocol: str, database: Database, unit: str
+) -> dict[Any, tuple[int, int, int]]:
+    """(correct, predicted, total) of each unit: a photo's captions together, or each caption."""
+    found: dict[Any, tuple[int, int, int]] = {}
+    every = caption_counts(records, protocol, database)
+    for key, counts in zip(units_of(records, unit), every, strict=True):
+        before = found.get(key, (0, 0, 0))
+        found[key] = (before[0] + counts[0], before[1] + counts[1], before[2] + counts[2])
+    return found
+
+
+def _ratio(name: str, correct: Any, predicted: Any, total: Any) -> Any:
+    """Precision, recall or F1 of counts (arrays); 0 where there is nothing to divide by, as `scores.Score`."""
+    import numpy as np
+
+    over = {"precision": predicted, "recall": total, "f1": (predicted + total) / 2}[name]
+    return np.divide(correct, over, out=np.zeros_like(np.asarray(correct, dtype=float)), where=over > 0)

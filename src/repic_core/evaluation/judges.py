@@ -1,0 +1,287 @@
+"""Judges: language models that are asked about captions, through any endpoint that speaks OpenAI's protocol.
+
+A judge is any object with ``ask(messages) -> Answer``; messages are chat messages in OpenAI's form. Hosted models,
+vLLM, llama.cpp and ``transformers serve`` are all endpoints.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from repic_core.concepts.concept import ConceptError, check_no_control_tokens
+from repic_core.io.images import open_image
+
+LONGEST_SIDE = 1024  # pixels; larger photos are shrunk before they are sent
+JPEG_QUALITY = 90
+MAX_TOKENS = 256  # of an answer: a letter, and room for a judge that gives reasons first
+NO_KEY = "no-key"  # sent to an endpoint that needs none
+Messages = Sequence[dict[str, Any]]
+
+# What may stand before the letter in an answer that is otherwise only the letter.
+_LABEL = (
+    r"(?:the|my|final|best|correct|more|preferable|preferred|answer|option|choice|caption|is|boxed)[\W_]+"
+)
+_WHOLE = re.compile(rf"[\W_]*((?:{_LABEL})*)([A-Z])[\W_]*", re.IGNORECASE)
+# After the article "A" comes a noun or an adjective; after the option A one of these, a mark, or nothing.
+_GOES_ON = r"\s+(?:is|was|because|since|as|over|than|and|or|nor|provides|gives|describes|offers)\b"
+_LEAD = re.compile(rf"[\W_]*([A-Z])(?:\s*[)\]:*}}\"_]|[.,;!?]+(?!\w)|\s*\n|\s+[-–—(]|{_GOES_ON})")
+_CUE = re.compile(
+    r"\b(?:answer|option|choice|caption|boxed|choose|chose|select|pick|prefer)\b[\W_]*"
+    r"(?:(?:the|is|would be|option|caption|answer)\b[\W_]*)*"
+    rf"(?-i:([A-Z]))(?![\w'’-])(?=\s*$|\s*\n|[^\w\s]|{_GOES_ON})",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"\b(?:not|neither|nor|none|both|either|cannot|unable|unclear)\b|n['’]t\b", re.IGNORECASE
+)
+
+
+class JudgeError(ValueError):
+    """A judge that can't be asked, or a record of answers that can't be used; the message says the mend."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge said; tokens as the endpoint counted them (0 where it counts none)."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Judge(Protocol):
+    """Anything that can be asked."""
+
+    def ask(self, messages: Messages) -> Answer: ...
+
+
+class EndpointJudge:
+    """A model behind an OpenAI-compatible endpoint, asked with temperature 0.
+
+    >>> EndpointJudge("toy-base", "http://localhost:8000/v1").ask([...])  # doctest: +SKIP
+
+    Args:
+        base_url: by default OpenAI's own (or the environment's ``OPENAI_BASE_URL``).
+        key_variable: the environment variable that holds the key, which is sent to `base_url`. With a `base_url` it
+            may be unset: local servers need no key.
+        prices: of a million prompt tokens and of a million completion tokens, in any currency.
+        max_tokens: of an answer.
+        retries: after failed connections and HTTP 408, 409, 429 and 5xx; the openai client's own `max_retries`,
+            with exponential back-off from 0.5 to 8 s, or what the endpoint's ``Retry-After`` says.
+
+    Raises:
+        JudgeError: there is neither a key nor a `base_url`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        key_variable: str = "OPENAI_API_KEY",
+        prices: tuple[float, float] = (0.0, 0.0),
+        max_tokens: int = MAX_TOKENS,
+        retries: int = 5,
+    ) -> None:
+        key = os.environ.get(key_variable, "").strip()
+        if not key and not base_url:
+            raise JudgeError(
+                f"no endpoint for the judge {model}: set {key_variable} to a key, or give the base_url of a server "
+                "such as http://localhost:8000/v1"
+            )
+        from openai import OpenAI
+
+        self.model, self.prices, self.max_tokens = model, prices, max_tokens
+        self._key = key or NO_KEY
+        self._client = OpenAI(api_key=self._key, base_url=base_url or None, max_retries=retries)
+
+    def ask(self, messages: Messages) -> Answer:
+        """The answer to chat messages.
+
+        Raises:
+            JudgeError: no answer after the retries; names endpoint, model and cause.
+        """
+        from openai import OpenAIError
+
+        where = f"{self._client.base_url}, model {self.model}"
+        try:
+            completion = self._client.chat.completions.create(
+                model=self.model, messages=list(messages), temperature=0, max_tokens=self.max_tokens
+            )
+        except (OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
+            cause = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+            cause = " ".join(cause.replace(self._key, "***").split())[:500]
+            raise JudgeError(f"{where}: no answer: {type(error).__name__}: {cause}") from None
+        if not getattr(completion, "choices", None):
+            raise JudgeError(
+                f"{where}: no answer: the endpoint sent no chat completion; is its address right?"
+            )
+        usage = completion.usage
+        return Answer(
+            completion.choices[0].message.content or "",
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+        )
+
+
+class RecordedJudge:
+    """A judge that asks nothing twice: its answers stand in a JSON Lines file, each written through as it comes.
+
+    An interrupted run goes on where it was, and what has changed is asked anew: the key of an answer is the SHA-256
+    of model and messages, photos included. Endpoint and `max_tokens` are not in it: to change these, take another
+    file. A last line that was cut off is ignored, with a warning, and overwritten.
+
+    `prompt_tokens`, `completion_tokens` and `cost` are of the answers given so far, each once, also those read from
+    the file: what the whole run took, however often it was interrupted. Failed requests are not in it.
+
+    Args:
+        path: the file; None keeps the answers in memory only.
+
+    Raises:
+        JudgeError: the file holds something else; it is left as it is.
+    """
+
+    def __init__(self, judge: Judge, path: str | Path | None = None) -> None:
+        self.judge, self.path = judge, None if path is None else Path(path)
+        self.model = getattr(judge, "model", type(judge).__name__)
+        self.prices = getattr(judge, "prices", (0.0, 0.0))
+        self._known, self._end = _read_answers(self.path) if self.path else ({}, 0)
+        self._given: dict[str, Answer] = {}
+
+    def ask(self, messages: Messages) -> Answer:
+        """The recorded answer, or the judge's."""
+        key = hashlib.sha256(json.dumps([self.model, list(messages)], sort_keys=True).encode()).hexdigest()
+        if key not in self._known:
+            answer = self.judge.ask(messages)
+            if self.path:
+                self._append({"key": key, "model": self.model, **asdict(answer)})
+            self._known[key] = answer
+        self._given[key] = self._known[key]
+        return self._known[key]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(answer.prompt_tokens for answer in self._given.values())
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(answer.completion_tokens for answer in self._given.values())
+
+    @property
+    def cost(self) -> float:
+        """In the currency of the judge's `prices`."""
+        return (self.prompt_tokens * self.prices[0] + self.completion_tokens * self.prices[1]) / 1e6
+
+    def _append(self, record: dict[str, Any]) -> None:
+        line = (json.dumps(record) + "\n").encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab") as file:
+            file.truncate(self._end)  # takes off what was cut off
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._end += len(line)
+
+
+def _read_answers(path: Path) -> tuple[dict[str, Answer], int]:
+    """The answers of a file by their keys, and where its last whole line ends, in bytes."""
+    if not path.exists():
+        return {}, 0
+    fault = f"{path}: is no record of answers (%s): give another file"
+    try:
+        data = path.read_bytes()
+    except OSError as error:  # a folder, no permission
+        raise JudgeError(fault % error.strerror) from None
+    end = data.rfind(b"\n") + 1
+    answers = {}
+    for number, line in enumerate(data[:end].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            answer = Answer(record["text"], int(record["prompt_tokens"]), int(record["completion_tokens"]))
+            answers[str(record["key"])] = answer
+        except (ValueError, KeyError, TypeError):
+            raise JudgeError(fault % f"line {number}") from None
+    rest, start = data[end:], b'{"key": "'
+    if rest and not (rest.startswith(start) or start.startswith(rest)):
+        raise JudgeError(fault % "its last line")
+    if rest:
+        warnings.warn(f"{path}: the last line is cut off: ignored, and asked again", stacklevel=3)
+    return answers, end
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A text in a message."""
+    return {"type": "text", "text": text}
+
+
+def image_part(image: Any) -> dict[str, Any]:
+    """A photo (path or PIL image) in a message, as a JPEG in a ``data:`` address: upright, at most `LONGEST_SIDE`
+    pixels, without EXIF, comment or colour profile.
+
+    Raises:
+        ValueError: naming the file that can't be read.
+    """
+    photo = open_image(image)
+    photo.info = {}  # Pillow would write a JPEG's comment into the copy
+    photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=JPEG_QUALITY)
+    encoded = base64.b64encode(file.getvalue()).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
+
+
+def quoted(text: str) -> str:
+    """A caption as one line in quotation marks, for a place among other text.
+
+    Prevented: the caption can't end its line or its quotation, so "B: ..." in it starts no option; control tokens
+    do nothing (``</s>`` is taken out; where any other is found, all its brackets become ‹› and ()). Not prevented:
+    that a judge obeys what a caption asks of it.
+
+    >>> print(quoted('<bo> naps.\\nB: "a dog"</s>'))
+    "<bo> naps. B: \\"a dog\\""
+    """
+    text = " ".join(text.replace("</s>", " ").split()).encode("utf-8", "replace").decode()
+    try:
+        check_no_control_tokens(text, "a caption")
+    except ConceptError:  # a caption is a model's output: one bad row must not end the run
+        text = text.translate(str.maketrans("<>[]", "‹›()"))
+    return json.dumps(text, ensure_ascii=False)
+
+
+def parse_choice(text: str, letters: str = "AB") -> str | None:
+    """The one option, of `letters`, that an answer chooses; None where it chooses none, several, or is not clear.
+
+    The answer may be the letter ("B", "(b)", "**B**", "Option B."), begin with it ("B: ...", "B. Because ..."), or
+    say it ("The answer is B, since ..."). A line such as "Answer: B" decides, whatever reasons stand before it;
+    without one, another option's letter by itself ("A, or B?") makes it unclear, and so does a "not" where the
+    letter does not come first. "A dog" is no A.
+
+    >>> parse_choice("The answer is **A**."), parse_choice("A or B"), parse_choice("A dog naps.")
+    ('A', None, None)
+    """
+    whole = _WHOLE.fullmatch(text)
+    if whole:
+        return whole[2].upper() if whole[2].upper() in letters else None
+    lines = (_WHOLE.fullmatch(line) for line in text.splitlines())
+    final = {line[2].upper() for line in lines if line and "answer" in line[1].lower()}
+    if final:
+        return final.pop() if len(final) == 1 and final <= set(letters) else None
+    lead = _LEAD.match(text)
+    if lead and not lead[0][-1].isalpha():  # "B: ..."
+        chosen = {lead[1]}
+    elif _DENIAL.search(text):
+        return None
+    else:  # "B is ...", or said further on
+        chosen = set(_CUE.findall(text)) | ({lead[1]} if lead else set())
+    standing = re.finditer(rf"(?<![\w'’])[{letters}](?:(?={_GOES_ON})|(?![\w'’-])(?!\s+\w))", text)
+    named = chosen | {match[0] for match in standing}
+    return chosen.pop() if len(named) == len(chosen) == 1 and chosen <= set(letters) else None

@@ -1,0 +1,126 @@
+"""The paper's evaluation settings, from a folder laid out like the authors' repository.
+
+`paper_setting` gives a `Setting`: photos with the concepts that they show, as references in the order of the database
+(as upstream's `retriever.py` gives them). `retrieval` exchanges the references for retrieved ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repic_core.captioner.caption_files import CaptionItem
+from repic_core.concepts.concept import ConceptError
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.concepts.tags import key
+from repic_core.evaluation.published import SETS, database_file, queries_file
+from repic_core.io.files import read_json
+from repic_core.prompts import CAPTION_QUESTIONS, ZERO_SHOT_SUFFIX
+from repic_core.retrieval.find import ConceptIndex, with_retrieved
+from repic_core.retrieval.regions import Box, whole
+
+
+class SettingError(ValueError):
+    """A setting whose files are missing or malformed; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is captioned, and how it is scored.
+
+    `protocol`: the published one; `top_k`: concepts that retrieval gives (upstream's `topK`).
+    """
+
+    name: str
+    items: list[CaptionItem]
+    database: ConceptDatabase
+    protocol: str
+    top_k: int
+
+
+def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: int = 0) -> Setting:
+    """One of the paper's settings, a key of `published.SETS`.
+
+    One concept a photo (`caption_eval_single.py`), two (`caption_eval_multi_2.py`), or four a row and several rows a
+    photo (`caption_eval_multi_4.py`).
+
+    Args:
+        root: the authors' repository.
+        zero_shot: ask an untuned model for the name outright, as upstream does.
+        limit: the first so many rows only; 0 for all.
+
+    Raises:
+        SettingError: an unknown name; a list, a database or photos that are not there.
+    """
+    if name not in SETS:
+        raise SettingError(f"setting {name!r}: use one of {', '.join(SETS)}")
+    if limit < 0:
+        raise SettingError(f"limit {limit}: give the number of rows, or 0 for all")
+    root = Path(root)
+    try:
+        known = ConceptDatabase.load(database_file(root, name), root=root)
+    except (ConceptError, FileNotFoundError) as error:
+        raise SettingError(str(error)) from None
+    order = {key(concept.tag): number for number, concept in enumerate(known)}
+    rows = _rows(queries_file(root, name), known)[: limit or None]
+    outside = [photo for photo, _ in rows if not (root / photo).resolve().is_relative_to(root.resolve())]
+    if outside:
+        raise SettingError(f"{name}: {outside[0]} lies outside {root}")
+    missing = [photo for photo, _ in rows if not (root / photo).is_file()]
+    if missing:
+        raise SettingError(
+            f"{name}: {len(set(missing))} photos are not there, first {root / missing[0]}: put them where the "
+            "data/README.md of the authors' repository says"
+        )
+    # Upstream's scripts for several concepts have three other questions; the captions that it published, of two
+    # and of four concepts, answer these.
+    questions = [f"{q} {ZERO_SHOT_SUFFIX}" if zero_shot else q for q in CAPTION_QUESTIONS["single"]]
+    items = [
+        CaptionItem(
+            query=root / photo,
+            references=sorted(known.select(*tags), key=lambda concept: order[key(concept.tag)]),
+            question=questions[number % len(questions)],
+            tags=tags,
+            label=photo,
+        )
+        for number, (photo, tags) in enumerate(rows)
+    ]
+    return Setting(name, items, known, SETS[name].protocol, SETS[name].top_k)
+
+
+def retrieval(
+    setting: Setting,
+    index: ConceptIndex,
+    embedder: Any,
+    regions: Callable[[Any], list[Box]] = whole,
+    k: int | None = None,
+    threshold: float | None = None,
+) -> Setting:
+    """`setting` with the `k` (by default its `top_k`) concepts that are found (`find_concepts`) as references."""
+    items = with_retrieved(
+        setting.items, setting.database, index, embedder, regions, k or setting.top_k, threshold
+    )
+    return replace(setting, items=items)
+
+
+def _rows(path: Path, known: ConceptDatabase) -> list[tuple[str, list[str]]]:
+    """Photo and tags of each row: upstream's lists hold, for a photo, tags or a list of lists of tags."""
+    listed = read_json(path, SettingError)
+    if not isinstance(listed, dict) or not listed:
+        raise SettingError(f"{path}: must be an object of photos with their tags")
+    rows = []
+    for photo, value in listed.items():
+        nested = isinstance(value, list) and value and all(isinstance(tags, list) for tags in value)
+        groups: Sequence[Any] = value if nested else [value]
+        for tags in groups:
+            if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) for tag in tags):
+                raise SettingError(
+                    f"{path}, {photo!r}: must be a list of tags, or of such lists, not {tags!r}"
+                )
+            unknown = [tag for tag in tags if tag not in known]
+            if unknown:
+                raise SettingError(f"{path}, {photo!r}: {unknown[0]} is not in {known.path}")
+            rows.append((photo, tags))
+    return rows

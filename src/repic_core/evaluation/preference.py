@@ -1,0 +1,260 @@
+"""Which of two caption files does a judge prefer, photo by photo, in the paper's manner.
+
+The instruction is the authors' (RePIC, ``evaluation/GPT_eval_single.py`` without references, and
+``evaluation/gemini_eval_multi.py`` with them). What differs from their scripts:
+
+- Both orders are asked. A caption wins where it is chosen as A and as B; all else is a tie. The scripts ask once,
+  with their own captions always as B.
+- Captions are quoted on one line (`judges.quoted`), without the scripts' "Ans:", and the temperature is 0.
+- Any number of references, each with its first photo; the script sends the second one's twice.
+- With references, what the judge is stands in a system message, as without; the script has one text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repic_core.captioner.caption_files import CaptionRecord, load_captions
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.evaluation.intervals import Interval, mean_interval, units_of
+from repic_core.evaluation.judges import (
+    EndpointJudge,
+    Judge,
+    JudgeError,
+    RecordedJudge,
+    image_part,
+    parse_choice,
+    quoted,
+    text_part,
+)
+from repic_core.io.images import image_fault
+
+SYSTEM = (
+    "You are an evaluation expert. Your task is to determine which answer best describes the given {image} "
+    "accurately. Carefully analyze the options and select the most appropriate one as your final choice."
+)
+CRITERION = "The preferable caption is one that provides a meaningful and accurate description of the image."
+QUESTION = "Which one is more preferable caption to the image?"
+CRITERION_WITH_REFERENCES = (
+    "The preferable caption for the query image is one that is not merely a duplication of the given information "
+    "but provides a meaningful and accurate description of the image."
+)
+FINAL = "output the final answer by choosing one of the options with a single alphabet."
+ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a judge made of two files; a win is one of the first file.
+
+    Args:
+        outcomes: "win", "tie" or "loss" of each row, in the first file's order.
+        win_rate: (wins + ties / 2) / rows, with its 95% interval by photo.
+        first_position: share of "A" among the answers that choose; .5 of a judge without position bias. None where
+            no answer does.
+        unparsed: answers, of two a row, that choose neither or are not clear (`judges.parse_choice`).
+        prompt_tokens, completion_tokens, cost: of the whole run, with what was read back from a record.
+    """
+
+    outcomes: tuple[str, ...]
+    win_rate: Interval
+    first_position: float | None
+    unparsed: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+    @property
+    def wins(self) -> int:
+        return self.outcomes.count("win")
+
+    @property
+    def ties(self) -> int:
+        return self.outcomes.count("tie")
+
+    @property
+    def losses(self) -> int:
+        return self.outcomes.count("loss")
+
+
+def prefer(
+    judge: Judge,
+    first: Sequence[CaptionRecord],
+    second: Sequence[CaptionRecord],
+    root: str | Path,
+    database: ConceptDatabase | None = None,
+    references: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> Preference:
+    """Ask `judge` twice about each photo: which of the two captions is preferable?
+
+    Args:
+        judge: a `RecordedJudge` makes an interrupted run go on where it was.
+        root: what the query paths are relative to; photos outside it are not sent.
+        database: where `references` are taken from: the photos and infos of each row's tags, shown to the judge.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: before anything is asked: the files are not of the same rows, or a photo or concept is missing.
+        JudgeError: the judge gave no answer.
+    """
+    from tqdm import tqdm
+
+    if references and database is None:
+        raise ValueError("references are asked for, but there is no database to take them from")
+    pairs = list(_pairs(first, second))
+    photos = _checked_photos(first, Path(root))
+    concepts = [database.select(*one.tags) if references and database else [] for one, _ in pairs]
+    _check_references(concepts)
+    record = RecordedJudge(judge)
+    choices, outcomes = Counter(), []
+    for (one, two), shown in zip(tqdm(pairs, disable=not progress, unit="photo"), concepts, strict=True):
+        chosen = []
+        for options in ((one, two), (two, one)):
+            messages = preference_messages(photos[one.query], *(row.caption for row in options), shown)
+            letter = parse_choice(record.ask(messages).text)
+            choices[letter] += 1
+            chosen.append(options["AB".index(letter)] if letter else None)
+        if chosen[0] is None or chosen[0] is not chosen[1]:
+            outcomes.append("tie")
+        else:
+            outcomes.append("win" if chosen[0] is one else "loss")
+    parsed = choices["A"] + choices["B"]
+    return Preference(
+        outcomes=tuple(outcomes),
+        win_rate=mean_interval([POINTS[o] for o in outcomes], [one.query for one, _ in pairs], seed),
+        first_position=choices["A"] / parsed if parsed else None,
+        unparsed=choices[None],
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cost=record.cost,
+    )
+
+
+def preference_messages(
+    photo: Any, first: str, second: str, references: Sequence[Concept] = ()
+) -> list[dict[str, Any]]:
+    """The authors' question: is caption A (`first`) or B of `photo` (path or PIL image) preferable?
+
+    Args:
+        references: concepts whose first photo and info the judge is shown; none: the form without references.
+    """
+    options = f"Options: \n A: {quoted(first)} \n B: {quoted(second)} \n"
+    if not references:
+        system = SYSTEM.format(image="image")
+        content = [
+            text_part(f"{CRITERION}\n{QUESTION}"),
+            image_part(photo),
+            text_part(options + FINAL.capitalize()),
+        ]
+    else:
+        system = SYSTEM.format(image="query image")
+        places = [ORDINALS[n] if n < len(ORDINALS) else f"{n + 2}th" for n in range(len(references))]
+        lines = [CRITERION_WITH_REFERENCES, "The first image is the query image."]
+        lines += [
+            f"The {place} image is the image of {concept.tag} with the given Info: {concept.info}."
+            for place, concept in zip(places, references, strict=True)
+        ]
+        cited = " and ".join(f"the {place}" for place in places) + (
+            " image" if len(places) == 1 else " images"
+        )
+        text = "\n".join([*lines, f"{options}Referencing {cited}, {FINAL}"])
+        photos = [photo, *(concept.images[0] for concept in references)]
+        content = [text_part(text), *map(image_part, photos)]
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def table(found: Preference, name: str = "") -> str:
+    """One row of Markdown; win rate with its interval and first position in percent."""
+    position = "–" if found.first_position is None else f"{100 * found.first_position:.1f}"
+    cells = {
+        "": name,
+        "wins": found.wins,
+        "ties": found.ties,
+        "losses": found.losses,
+        "win rate": found.win_rate,
+        "first position": position,
+        "unparsed": f"{found.unparsed} of {2 * len(found.outcomes)}",
+        "prompt tokens": found.prompt_tokens,
+        "completion tokens": found.completion_tokens,
+        "cost": f"{found.cost:.4f}",
+    }
+    rows = (cells, ["---"] * len(cells), cells.values())
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def _pairs(
+    first: Sequence[CaptionRecord], second: Sequence[CaptionRecord]
+) -> Iterator[tuple[CaptionRecord, CaptionRecord]]:
+    """The rows of two files that are of the same photo and tags, in the first one's order."""
+    one, two = (dict(zip(units_of(records, "caption"), records, strict=True)) for records in (first, second))
+    if not one:
+        raise ValueError("there are no captions to compare")
+    differing = one.keys() ^ two.keys()
+    if differing:
+        query, tags, _ = min(differing)
+        raise ValueError(
+            f"the two files are not of the same rows: {query}, {', '.join(tags)} is not in both alike"
+        )
+    return ((one[key], two[key]) for key in one)
+
+
+def _checked_photos(records: Sequence[CaptionRecord], root: Path) -> dict[str, Path]:
+    """The photo of each query, which must lie under `root`: a caption file must not choose what is sent away."""
+    photos = {record.query: (root / record.query).resolve() for record in records}
+    for query, photo in photos.items():
+        if not photo.is_relative_to(root.resolve()):
+            raise ValueError(f"the photo {query} lies outside the root {root}: give another root")
+        fault = image_fault(photo)
+        if fault:
+            raise ValueError(f"the photo {query} {fault}")
+    return photos
+
+
+def _check_references(concepts: Sequence[Sequence[Concept]]) -> None:
+    for image, tag in {concept.images[0]: concept.tag for row in concepts for concept in row}.items():
+        fault = image_fault(Path(image)) if isinstance(image, str | Path) else None
+        if fault:
+            raise ValueError(f"{tag}: the image {image} {fault}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m repic_core.evaluation.preference FIRST SECOND --root R --model M --out ANSWERS.jsonl ...``"""
+    parser = argparse.ArgumentParser(prog="python -m repic_core.evaluation.preference", description=__doc__)
+    parser.add_argument("first", help="caption file whose wins are counted")
+    parser.add_argument("second", help="caption file of the same photos and concepts")
+    parser.add_argument("--root", required=True, help="what query and image paths are relative to")
+    parser.add_argument("--database", help="concept database, for --references")
+    parser.add_argument(
+        "--references", action="store_true", help="show the judge the concepts' photos and infos"
+    )
+    parser.add_argument("--model", required=True, help="the judge, as the endpoint calls it")
+    parser.add_argument("--base_url", help="the endpoint; by default OpenAI's")
+    parser.add_argument("--key_variable", default="OPENAI_API_KEY", help="environment variable with the key")
+    parser.add_argument("--prices", nargs=2, type=float, default=(0.0, 0.0), metavar=("PROMPT", "COMPLETION"))
+    parser.add_argument("--out", required=True, help="record of the answers (JSON Lines); gone on with")
+    options = parser.parse_args(arguments)
+    try:
+        endpoint = EndpointJudge(options.model, options.base_url, options.key_variable, tuple(options.prices))
+        judge = RecordedJudge(endpoint, options.out)
+        database = ConceptDatabase.load(options.database, options.root) if options.database else None
+        captions = load_captions(options.first), load_captions(options.second)
+        found = prefer(judge, *captions, options.root, database, options.references, progress=True)
+    except (ValueError, OSError) as error:  # a file that can't be used, no endpoint: its message is enough
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, JudgeError) else 1
+    print(table(found, f"{Path(options.first).stem} over {Path(options.second).stem}"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Where things are in a folder laid out like the authors' repository (oyt9306/RePIC): the one place that knows.
+
+Photos that are not part of it (MyVLM, Yo'LLaVA, the 2-concept photos) belong where its ``data/README.md`` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from repic_core.captioner.caption_files import SETTINGS_SUFFIX
+
+DREAMBOOTH_PHOTOS = "data/dreambooth"  # a folder of photos a concept
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """One evaluation set of the authors.
+
+    Args:
+        database: folder under ``data/database_tot``.
+        queries: file under ``data/query_tot``, without ``_query_templates.json``.
+        captions: folder of published caption files; "" where none are published.
+        protocol: how its captions are scored (`scores.PROTOCOLS`).
+        top_k: concepts that retrieval gives (their `topK`).
+    """
+
+    database: str
+    queries: str
+    protocol: str
+    top_k: int
+    captions: str = ""
+
+
+SETS = {
+    **{
+        name: PublishedSet(f"database_{name}", name, "repic-single", 2)
+        for name in ("myvlm", "yollava", "dreambooth")
+    },
+    "2-concepts": PublishedSet("database_2_concepts", "2_concept", "repic-2", 2, "captioning/double_concept"),
+    "4-concepts": PublishedSet("database_4_concepts", "4_concept", "repic-4", 4, "captioning/quad_concept"),
+}
+METHODS = {
+    "captioning-skip-retrieval-ours": "RePIC 7B",
+    "captioning-skip-retrieval-zero_shot": "Qwen2.5-VL 7B zero-shot",
+    "captioning-skip-retrieval-qwen_sft": "RAP-Qwen 7B 260K",
+    "caption-rap-llava-skip-retreival_RAP-llava-skip-full": "RAP-LLaVA 13B 260K",
+    "caption-rap-llava-skip-retreival_RAP-llava-2k-skip-full": "RAP-LLaVA 13B 2K",
+}
+
+
+def database_file(root: str | Path, name: str) -> Path:
+    """The concept database of a set, whose image paths are relative to `root`.
+
+    Raises:
+        FileNotFoundError: naming the folder that has none.
+    """
+    folder = Path(root) / "data/database_tot" / SETS[name].database
+    for file in (folder / "database_mod.json", folder / "database.json"):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{folder}: no database_mod.json; is {root} the authors' repository?")
+
+
+def queries_file(root: str | Path, name: str) -> Path:
+    """The list of a set's photos and the concepts that each shows."""
+    return Path(root) / "data/query_tot" / f"{SETS[name].queries}_query_templates.json"
+
+
+def caption_folder(root: str | Path, concepts: int = 4) -> Path:
+    """The folder of the published caption files for photos of so many concepts (2 or 4)."""
+    return Path(root) / SETS[f"{concepts}-concepts"].captions
+
+
+def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path], Path]:
+    """Published caption files (method -> path) and their database.
+
+    Args:
+        concepts: 2 or 4, the concepts a photo shows.
+
+    Raises:
+        FileNotFoundError: naming the folder or the file that isn't there.
+    """
+    folder = caption_folder(root, concepts)
+    found = {
+        path.stem: path for path in sorted(folder.glob("*.json")) if not path.name.endswith(SETTINGS_SUFFIX)
+    }
+    if not found:
+        raise FileNotFoundError(f"{folder}: no caption files (*.json); is {root} the authors' repository?")
+    database = database_file(root, f"{concepts}-concepts")
+    order = [*(stem for stem in METHODS if stem in found), *found]
+    return {METHODS.get(stem, stem): found[stem] for stem in dict.fromkeys(order)}, database

@@ -1,0 +1,89 @@
+"""The same photos asked about in other ways: wrong references, another order, references without photos.
+
+A model that recognises concepts names the same ones each time; one that repeats the prompt's names does not, and
+what it still scores without the references' photos it has from the text alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from repic_core.captioner.caption_files import CaptionItem, load_captions
+from repic_core.captioner.captioner import Captioner
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.concepts.tags import key
+from repic_core.evaluation.intervals import Interval, score_intervals
+
+MOST_WRONG = 4  # references, as in the paper's test
+
+
+def with_wrong_references(
+    items: Sequence[CaptionItem], concepts: Iterable[Concept], count: int, seed: int = 0
+) -> list[CaptionItem]:
+    """Each item with `count` further references, which its photo does not show, all in a random order.
+
+    Raises:
+        ValueError: there are not enough other concepts.
+    """
+    concepts = list(concepts)
+    rng = random.Random(seed)
+    changed = []
+    for item in items:
+        known = {key(concept.tag) for concept in item.references} | {key(tag) for tag in item.tags or ()}
+        others = [concept for concept in concepts if key(concept.tag) not in known]
+        if len(others) < count:
+            raise ValueError(f"{len(others)} other concepts are too few for {count} wrong references")
+        references = [*item.references, *rng.sample(others, count)]
+        rng.shuffle(references)
+        changed.append(replace(item, references=references, tags=item.shown))
+    return changed
+
+
+def shuffled(items: Sequence[CaptionItem], seed: int = 0) -> list[CaptionItem]:
+    """Each item with its references in another order (where it has several)."""
+    rng = random.Random(seed)
+    changed = []
+    for item in items:
+        references = list(item.references)
+        while len(references) > 1 and references == list(item.references):
+            rng.shuffle(references)
+        changed.append(replace(item, references=references, tags=item.shown))
+    return changed
+
+
+def without_photos(items: Sequence[CaptionItem]) -> list[CaptionItem]:
+    """Each item with the names and infos of its references, and not their photos."""
+    return [replace(item, reference_photos=False) for item in items]
+
+
+def probe(
+    captioner: Captioner,
+    items: Sequence[CaptionItem],
+    database: ConceptDatabase,
+    out: str | Path,
+    wrong: int = MOST_WRONG,
+    resume: bool = True,
+) -> dict[str, Interval]:
+    """F1 of names (`span`) with its interval by photo, for the items as they are and in each other way.
+
+    One caption file a way goes into the folder `out`; files that are there are gone on with.
+    """
+    ways: dict[str, Callable[[], list[CaptionItem]]] = {
+        "as asked": lambda: list(items),
+        "shuffled": lambda: shuffled(items),
+        **{
+            f"{count} wrong": lambda count=count: with_wrong_references(items, database, count)
+            for count in range(1, wrong + 1)
+        },
+        "no photos": lambda: without_photos(items),
+    }
+    found = {}
+    for name, make in ways.items():
+        path = Path(out) / f"{name.replace(' ', '_')}.json"
+        captioner.caption_many(make(), out=path, resume=resume)
+        found[name] = score_intervals(load_captions(path), "span", database)["f1"]
+    return found

@@ -1,0 +1,54 @@
+"""What is inside a loaded model: the model within its wrappers, positions of its tokens, a hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+HASHED_VALUES = 65536  # of a weight, evenly spread; the toy's are no larger, so all of them count
+
+
+def conditional_model(model: Any) -> Any:
+    """The ``...ForConditionalGeneration`` model within wrappers (DDP, PEFT)."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def rope_positions(
+    model: Any, input_ids: Any, attention_mask: Any, fields: dict[str, Any]
+) -> tuple[Any, Any]:
+    """Qwen's rope positions (3, n, L) of padded prompts, and by how much they lag behind the token count (n, 1).
+
+    Args:
+        model: the ``...ForConditionalGeneration`` model.
+        fields: ``image_grid_thw`` and ``mm_token_type_ids`` (n, L), or neither for prompts without images.
+    """
+    import torch
+
+    if fields.get("image_grid_thw") is None:
+        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        return positions.expand(3, -1, -1), torch.zeros_like(positions[:, :1])
+    return model.model.get_rope_index(
+        input_ids,
+        mm_token_type_ids=fields["mm_token_type_ids"],
+        image_grid_thw=fields["image_grid_thw"],
+        attention_mask=attention_mask,
+    )
+
+
+def hash_weights(model: Any) -> str:
+    """A hash of the weights: every tensor's name, shape and type, up to `HASHED_VALUES` of its values, evenly
+    spread (all of the toy's; of 7B about one in 200, in a second or so), and how adapters are applied."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        values = tensor.detach().reshape(-1)
+        values = values[:: max(1, -(-values.numel() // HASHED_VALUES))].contiguous().cpu()
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "scaling", None), dict):  # a LoRA layer
+            digest.update(f"{name} {module.scaling} {module.disable_adapters}".encode())
+    return digest.hexdigest()

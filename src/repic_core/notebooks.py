@@ -1,0 +1,192 @@
+"""Run the notebooks in order through papermill: what ``bash setup.sh demo`` and the notebook tests call.
+
+Every notebook has one cell tagged ``parameters`` with ``profile`` and ``run_dir``, and writes its numbers to
+``<run_dir>/<notebook>/results.json`` and its figures to ``<run_dir>/<notebook>/figures/``. The executed
+copies go to ``<run_dir>/notebooks/``.
+
+>>> python -m repic_core.notebooks --profile tiny  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+EVALUATION = "04_evaluation"
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped; the message names the notebook, the cell and the error."""
+
+
+def find_notebooks(folder: str | Path = "notebooks") -> list[Path]:
+    """The numbered notebooks of `folder`, in order.
+
+    Raises:
+        NotebookError: there is none, as when called from another folder than the repository's root.
+    """
+    notebooks = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    if not notebooks:
+        raise NotebookError(
+            f"{folder}: no notebook named like 01_*.ipynb; run this from the repository's root"
+        )
+    return notebooks
+
+
+def run_notebook(path: str | Path, run_dir: str | Path, parameters: Mapping[str, Any]) -> Path:
+    """Execute one notebook into ``<run_dir>/notebooks/`` and return the executed copy.
+
+    The kernel starts in the repository's root (the parent of the notebook's folder) and gets `run_dir`
+    (absolute) besides `parameters`.
+
+    Raises:
+        NotebookError: a cell failed or the kernel died.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    path, run_dir = Path(path), Path(run_dir).resolve()
+    executed = run_dir / "notebooks" / path.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            path,
+            executed,
+            parameters={**parameters, "run_dir": str(run_dir)},
+            cwd=path.resolve().parent.parent,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            extra_arguments=["--log-level=CRITICAL"],  # of the kernel, whose warnings are about its sockets
+        )
+    except ValueError as error:  # nbformat's, of a file that is no notebook
+        raise NotebookError(f"{path}: can't be run ({' '.join(str(error).split())[:200]})") from None
+    except papermill.PapermillExecutionError as error:
+        message = "\n    ".join(error.evalue.strip().splitlines()[:3])
+        cell = "\n    ".join(error.source.strip().splitlines()[:3])
+        raise NotebookError(
+            f"{path}: cell [{error.exec_count}] stopped with {error.ename}: {message}\n"
+            f"  the cell begins\n    {cell}\n"
+            f"  full traceback: {executed}"
+        ) from None
+    except DeadKernelError:
+        raise NotebookError(
+            f"{path}: the kernel died, most often for want of memory; last state: {executed}"
+        ) from None
+    return executed
+
+
+def results_table(results: str | Path) -> str:
+    """The before/after table of a ``results.json``: an arm a row; name precision, recall and F1 in percent.
+
+    The file holds ``{"table": [{"arm": str, "k": int, "precision": p, "recall": r, "f1": f}, ...]}`` with
+    `k` the number of concepts in the query image and the three scores in [0, 1]. A score that does not
+    exist (null) is printed as a dash.
+
+    Raises:
+        NotebookError: the file is missing, or lacks the table or one of its fields.
+    """
+    try:
+        rows = json.loads(Path(results).read_text(encoding="utf-8"))["table"]
+        scores = {
+            (row["arm"], row["k"]): [row[name] for name in ("precision", "recall", "f1")] for row in rows
+        }
+    except FileNotFoundError:
+        raise NotebookError(f"{results}: not written; run {EVALUATION} first") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotebookError(
+            f"{results}: 'table' with arm, k, precision, recall, f1 expected ({error!r})"
+        ) from None
+    arms = list(dict.fromkeys(arm for arm, _ in scores))
+    ks = sorted({k for _, k in scores})
+    lines = [["arm", *(f"{k} concept{'s' * (k != 1)} P/R/F1" for k in ks)]]
+    for arm in arms:
+        cells = (scores.get((arm, k), [None] * 3) for k in ks)
+        lines.append(
+            [arm, *("/".join("-" if s is None else f"{100 * s:.1f}" for s in cell) for cell in cells)]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def run_all(
+    folder: str | Path, run_dir: str | Path, parameters: Mapping[str, Any], echo: Any = print
+) -> list[Path]:
+    """Run every notebook of `folder` with the same `parameters`; one line through `echo` as each begins and
+    one as it ends, with its seconds. Stops at the first failure (`NotebookError`)."""
+    notebooks = find_notebooks(folder)
+    executed = []
+    for number, path in enumerate(notebooks, start=1):
+        where = f"[{number}/{len(notebooks)}] {path.stem}"
+        echo(f"{where} ...")
+        start = time.monotonic()
+        executed.append(run_notebook(path, run_dir, parameters))
+        echo(f"{where} done in {time.monotonic() - start:.0f} s")
+    return executed
+
+
+def parse_value(text: str) -> Any:
+    """A parameter as YAML reads it where that is a truth value or a number, else the text as it is.
+
+    >>> parse_value("False"), parse_value("8"), parse_value("../RePIC"), parse_value("")
+    (False, 8, '../RePIC', '')
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m repic_core.notebooks", description="Run the notebooks in order through papermill."
+    )
+    parser.add_argument("--profile", choices=("tiny", "paper"), default="tiny")
+    parser.add_argument("--notebooks", default="notebooks", help="their folder (default: notebooks)")
+    parser.add_argument("--run-dir", help="where everything is written (default: runs/<profile>)")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter for every notebook, such as: -p official_root ../RePIC -p quick True",
+    )
+    options = parser.parse_args(arguments)
+    run_dir = Path(options.run_dir or Path("runs") / options.profile)
+    parameters = {name: parse_value(value) for name, value in options.parameters}
+
+    def echo(line: str) -> None:
+        print(line, flush=True)
+
+    start = time.monotonic()
+    try:
+        run_all(options.notebooks, run_dir, {"profile": options.profile, **parameters}, echo)
+        table = results_table(run_dir / EVALUATION / "results.json")
+    except NotebookError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    echo(f"\nall done in {time.monotonic() - start:.0f} s\n")
+    echo(f"executed notebooks  {run_dir / 'notebooks'}")
+    for kind, pattern in (("figures", "*/figures/*.png"), ("results", "*/results.json")):
+        for path in sorted(run_dir.glob(pattern)):
+            echo(f"{kind:<18}  {path}")
+    if "\n" in table:  # the `paper` profile has no toy table
+        echo(f"\nbefore and after post-training, names in captions of held-out concepts:\n\n{table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""An adapter or a merged model as a folder that others can load, with its cards; to the hub where asked::
+
+    python -m repic_core.publish.export runs/mine out --base Qwen/Qwen2.5-VL-7B-Instruct --facts facts.yaml --rows rows.json
+    python -m repic_core.publish.export merged out --captions test=captions.json --push someone/my-captioner
+
+Loads again in plain `transformers` and `peft`, and in vLLM (`vllm_faults` says what would not).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repic_core.io.files import read_json, write_text_atomic
+from repic_core.publish import cards
+from repic_core.publish.loadable import folder_faults, vllm_faults
+from repic_core.publish.merge import PROCESSOR_FILES, copy_processor, folder_beside
+from repic_core.publish.verify import merge_section
+from repic_core.training.run_record import hash_files
+
+# What `export` may be told about a model (a mapping, or --facts FILE.yaml); what is left out is "not recorded".
+FACTS = ("base", "base_revision", "license", "datasets", "data", "recipe", "rewards", "evaluation", "notes")
+OF_THE_RUN = ("disable_tqdm", "debug", "report_to", "logging_steps", "accelerator_config")  # not of the model
+OTHERS = ("config.json", "adapter_config.json", "merge_report.json", "metrics.csv")
+
+logger = logging.getLogger(__name__)
+
+
+class ExportError(ValueError):
+    """What can't be exported, or a folder that would not load; nothing was written."""
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    base: str | Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+    rows: Sequence[Any] | None = None,
+    push: str | None = None,
+    private: bool = True,
+) -> Path:
+    """Copy an adapter or a model from `source` to `out` in the hub's layout, with model card and dataset card.
+
+    Args:
+        source: a folder with ``adapter_model.safetensors`` or a saved (merged) model.
+        base: the model that the adapter belongs to, by default as its configuration says; the processor is taken
+            from there where `source` has none.
+        facts: what the card says, keys of `FACTS`; ``run.json`` and ``verify.json`` beside the weights are
+            read as well.
+        rows: the training rows (`rows.read_rows`), for ``dataset_card.md``. The rows and photos are not copied.
+        push: a hub repository, ``name/model``; it is made (private unless told) and `out` uploaded to it.
+
+    Raises:
+        ExportError: no model there, `out` not empty, an unknown fact, a folder that lacks a part; nothing was
+            written.
+    """
+    source, out = Path(source).expanduser(), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out}: is there and not empty: give another folder")
+    if push is not None and not cards.HUB_ID.fullmatch(push):
+        raise ExportError(f"push {push!r}: must be a hub repository such as 'name/model'")
+    facts = check_facts(facts or {})
+    adapter = (source / "adapter_config.json").is_file()
+    weights = sorted(source.glob("adapter_model.safetensors" if adapter else "model*.safetensors"))
+    if not weights or not (adapter or (source / "config.json").is_file()):
+        raise ExportError(f"{source}: neither an adapter nor a model in safetensors: give the folder of one")
+    known = _recorded(source, adapter, base) | {key: value for key, value in facts.items() if value}
+    with folder_beside(out) as folder:
+        for path in (*weights, *(source / name for name in (*OTHERS, *PROCESSOR_FILES))):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+        for index in source.glob("*.safetensors.index.json"):
+            shutil.copyfile(index, folder / index.name)
+        _complete_processor(folder, base or known.get("base_path"))
+        if adapter:
+            _clean_config(folder, known.get("base"))
+        faults = folder_faults(folder)
+        if faults:
+            raise ExportError(f"{source}: can't be loaded as it is: {'; '.join(faults)}")
+        write_text_atomic(folder / "README.md", cards.model_card(known, adapter, vllm_faults(folder)))
+        if rows is not None:
+            write_text_atomic(folder / "dataset_card.md", cards.dataset_card(rows, known))
+    if push:
+        _push(out, push, private)
+    return out
+
+
+def check_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts, if all are known ones of the right kind; `ExportError` names the first that is not."""
+    kinds = {"datasets": list, "evaluation": list, "data": Mapping, "recipe": Mapping, "rewards": list}
+    for key, value in facts.items():
+        if key not in FACTS:
+            raise ExportError(f"facts, {key!r}: is none of {', '.join(FACTS)}")
+        if value is not None and not isinstance(value, kinds.get(key, str)):
+            raise ExportError(
+                f"facts, {key!r}: must be a {kinds.get(key, str).__name__.lower()}, not {value!r}"
+            )
+    if not all(isinstance(row, Mapping) for row in facts.get("evaluation") or ()):
+        raise ExportError("facts, 'evaluation': must be a list of rows, each a mapping of columns to values")
+    if not all(isinstance(name, str) for name in facts.get("datasets") or ()):
+        raise ExportError("facts, 'datasets': must be a list of names")
+    return dict(facts)
+
+
+def _recorded(source: Path, adapter: bool, base: str | Path | None) -> dict[str, Any]:
+    """What the files beside the weights say: base, revision, recipe, merge report."""
+    known: dict[str, Any] = {}
+    merge, run = source / "merge_report.json", source / "run.json"
+    if merge.is_file():
+        report = read_json(merge, ExportError)
+        try:
+            known |= {"base": report["base"], "base_revision": report["base_revision"]}
+            known["merge"] = merge_section(report)
+        except (KeyError, TypeError) as error:
+            raise ExportError(f"{merge}: not the report of a merge ({error!r}): merge again") from None
+    if adapter:
+        config = read_json(source / "adapter_config.json", ExportError)
+        known |= {"base_path": config.get("base_model_name_or_path"), "base_revision": config.get("revision")}
+        known["lora"] = {
+            key: config.get(key) for key in ("r", "lora_alpha", "lora_dropout", "target_modules")
+        }
+    if base or known.get("base_path"):
+        known["base"] = cards.named(base or known["base_path"])
+    if run.is_file():
+        record = read_json(run, ExportError)
+        result = record.get("result") if isinstance(record, dict) else None
+        if isinstance(result, dict) and result.get("weights") == hash_files(source):
+            known |= _run_facts(record)
+        else:  # a later run was begun in this folder, say
+            logger.warning("%s: is not the record of these weights; left out of the card", run)
+    return known
+
+
+def _run_facts(record: Any) -> dict[str, Any]:
+    """What a card says of ``run.json`` (`run_record`): no paths, which are of one machine."""
+    record = record if isinstance(record, dict) else {}
+    parts = {key: record[key] for key in ("data", "model") if isinstance(record.get(key), dict)}
+    sessions = [one for one in record.get("sessions") or [] if isinstance(one, dict)]
+    last = sessions[-1] if sessions else {}
+    settings = record.get("settings") if isinstance(record.get("settings"), dict) else {}
+    profile = settings.get("reward_profile") if record.get("kind") == "grpo" else None
+    own = [[f"personalization ({profile})", 1.0]] if profile else []
+    run = {"seeds": record.get("seeds"), "image size": parts.get("model", {}).get("image_size")}
+    run |= {key: last.get(key) for key in ("commit", "versions", "device", "processes")}
+    found = {
+        "recipe": {
+            "name": Path(str(record.get("recipe") or cards.NOT_RECORDED)).name,
+            "settings": {
+                k: v for k, v in settings.items() if v not in (None, "", [], {}) and k not in OF_THE_RUN
+            },
+        },
+        "rewards": [*own, *(record.get("rewards") or [])],
+        "data": {key: parts.get("data", {}).get(key) for key in ("count", "sha256")},
+        "run": run,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def evaluation_rows(
+    captions: Mapping[str, str | Path], database: str | Path | None = None
+) -> list[dict[str, str]]:
+    """Precision, recall and F1 of names (`span`) in percent with 95% intervals by photo, a row a caption file."""
+    from repic_core.captioner.caption_files import load_captions
+    from repic_core.concepts.database import ConceptDatabase
+    from repic_core.evaluation.intervals import score_intervals
+
+    concepts = None if database is None else ConceptDatabase.load(database, check_images=False)
+    rows = []
+    for name, path in captions.items():
+        records = load_captions(path)
+        scores = score_intervals(records, "span", concepts)
+        photos = len({record.query for record in records})
+        rows.append(
+            {
+                "captions": name,
+                "n": f"{len(records)} of {photos} photos",
+                **{k: str(v) for k, v in scores.items()},
+            }
+        )
+    return rows
+
+
+def _complete_processor(folder: Path, base: str | Path | None) -> None:
+    """Processor and tokenizer from the base where there are none, and ``preprocessor_config.json``, which vLLM and
+    older `transformers` read."""
+    if not (folder / "tokenizer_config.json").is_file():
+        if base is None:
+            raise ExportError("no processor beside the weights: give base=, the model that it is copied from")
+        copy_processor(base, folder)
+    whole, part = folder / "processor_config.json", folder / "preprocessor_config.json"
+    if whole.is_file() and not part.is_file():
+        config = read_json(whole, ExportError)
+        if isinstance(config.get("image_processor"), dict):
+            image = config["image_processor"] | {"processor_class": config.get("processor_class")}
+            write_text_atomic(part, json.dumps(image, indent=2) + "\n")
+
+
+def _clean_config(folder: Path, base: str | None) -> None:
+    """No path of this machine in a published adapter configuration."""
+    path = folder / "adapter_config.json"
+    config = read_json(path, ExportError)
+    if base:
+        config["base_model_name_or_path"] = base
+    write_text_atomic(path, json.dumps(config, indent=2) + "\n")
+
+
+def _push(folder: Path, repository: str, private: bool) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(folder_path=str(folder), repo_id=repository)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    import yaml
+
+    from repic_core.data.rows import read_rows
+
+    parser = argparse.ArgumentParser(prog="python -m repic_core.publish.export", description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base", help="hub id or folder of the adapter's base")
+    parser.add_argument("--facts", type=Path, help=f"YAML: {', '.join(FACTS)}")
+    parser.add_argument("--rows", type=Path, help="training rows, for the dataset card")
+    parser.add_argument(
+        "--captions", nargs="+", default=[], metavar="NAME=FILE", help="caption files to score"
+    )
+    parser.add_argument("--database", type=Path, help="their concepts")
+    parser.add_argument("--push", metavar="REPO", help="upload to this hub repository (private)")
+    parser.add_argument("--public", action="store_true", help="with --push: make it public")
+    options = parser.parse_args(arguments)
+    try:
+        facts = {}
+        if options.facts:
+            try:
+                facts = yaml.safe_load(options.facts.read_text(encoding="utf-8")) or {}
+            except yaml.YAMLError as error:
+                raise ExportError(
+                    f"{options.facts}: not valid YAML: {' '.join(str(error).split())}"
+                ) from None
+            if not isinstance(facts, dict):
+                raise ExportError(f"{options.facts}: must hold lines of `key: value`")
+        if options.captions:
+            files = {
+                name or Path(path).stem: path
+                for name, _, path in (c.rpartition("=") for c in options.captions)
+            }
+            facts["evaluation"] = [
+                *(facts.get("evaluation") or []),
+                *evaluation_rows(files, options.database),
+            ]
+        rows = read_rows(options.rows, check_images=False) if options.rows else None
+        out = export(
+            options.source, options.out, options.base, facts, rows, options.push, private=not options.public
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"repic_core.publish.export: {error}") from None
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

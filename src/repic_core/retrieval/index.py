@@ -1,0 +1,306 @@
+"""An index of the photos of concepts, searched by cosine similarity; `find` finds the concepts of a photo.
+
+`ConceptIndex` keeps vectors in faiss, exact up to 100,000 of them (`faiss_index`). It knows concepts by their tags,
+whatever becomes of the others: a concept may have several photos, and one that can't be read is left out and said.
+Made for one machine; `qdrant_index` has the same methods on a vector database with a server.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.concepts.tags import key
+from repic_core.io.files import read_json, write_json_atomic
+from repic_core.retrieval.embedders import unit
+from repic_core.retrieval.faiss_index import (
+    IndexFileError,
+    is_exact,
+    make_faiss,
+    read_faiss,
+    repacked,
+    search_faiss,
+    write_faiss,
+)
+from repic_core.retrieval.photos import Row, embedded, photos_of, read_upstream
+from repic_core.retrieval.threshold import fitted_threshold
+
+UPSTREAM = "openai/clip-vit-large-patch14-336, as the authors made it"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A concept that was found, with the cosine similarity of its nearest photo."""
+
+    tag: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What `ConceptIndex.update` did: photos embedded, photos dropped, and ``(tag, photo, why)`` for each photo
+    that can't be read."""
+
+    added: int
+    removed: int
+    skipped: tuple[tuple[str, str, str], ...] = ()
+
+
+class ConceptIndex:
+    """Photos of concepts as vectors, searched by cosine similarity.
+
+    >>> index = ConceptIndex("two numbers")
+    >>> index.add("<bo>", [[1.0, 0.0]])
+    >>> index.add("<mia>", [[0.0, 1.0]])
+    >>> [hit.tag for hit in index.search([[0.6, 0.8]], k=2)[0]], index.search([[1.0, 0.9]], 2, threshold=0.9)
+    (['<mia>', '<bo>'], [[]])
+
+    Args:
+        embedder_name: what made the vectors.
+        threshold: least similarity of a hit, from `fit_threshold`; None for none.
+    """
+
+    def __init__(self, embedder_name: str, threshold: float | None = None) -> None:
+        self.embedder_name, self.threshold = embedder_name, threshold
+        self._faiss: Any = None
+        self._rows: list[Row | None] = []  # of each vector: tag and hash of the photo; None: removed
+        self._of_tag: dict[str, list[int]] = {}
+
+    @classmethod
+    def build(cls, database: ConceptDatabase, embedder: Any) -> ConceptIndex:
+        """An index of all photos of `database` (`update` says which could not be read)."""
+        index = cls(embedder.name)
+        index.update(database, embedder)
+        return index
+
+    @classmethod
+    def open(cls, folder: str | Path, database: ConceptDatabase, embedder: Any) -> ConceptIndex:
+        """The index in `folder`, brought up to date with `database` and saved; made anew where there is none, a
+        broken one, or one of another embedder."""
+        folder, index = Path(folder), cls(embedder.name)
+        if (folder / "concepts.json").exists():
+            try:
+                index = cls.load(folder)
+            except IndexFileError as error:
+                logger.warning("%s (built anew)", error)
+        changes = index.update(database, embedder)
+        if changes.added or changes.removed or not len(index):
+            index.save(folder)
+        return index
+
+    @classmethod
+    def read_upstream(cls, folder: str | Path, database: ConceptDatabase) -> ConceptIndex:
+        """The authors' index: ``image.faiss`` and ``id2filename.json`` in `folder` (CLIP ViT-L/14-336).
+
+        Each file name is matched to the photo of `database` with which it shares the longest end, since the paths
+        may be absolute or of another root (`photos.read_upstream`); photos of no concept are left out,
+        with a warning.
+
+        Raises:
+            IndexFileError: missing or broken files; fewer vectors than names (a photo failed when the index was
+                made, and every later name belongs to another vector); a name that fits several photos.
+        """
+        index = cls(UPSTREAM)
+        for tag, vector in read_upstream(Path(folder), database):
+            index.add(tag, vector[None])
+        return index
+
+    def update(self, database: ConceptDatabase, embedder: Any) -> Changes:
+        """Bring the index up to date with `database`: only photos that are new or changed are embedded; all of
+        them where the index is another embedder's. Photos that can't be read are left out, with a warning."""
+        removed = 0
+        if embedder.name != self.embedder_name:
+            removed = len(self)
+            self.__init__(embedder.name)  # its threshold was for other vectors
+        missing, skipped = photos_of(database)
+        for number, row in enumerate(self._rows):
+            if row is not None and missing.pop(row, None) is None:
+                self._drop(number)
+                removed += 1
+        added = 0
+        for rows, vectors in embedded(missing, embedder, skipped):
+            self._add(rows, vectors)
+            added += len(rows)
+        self.pack()
+        for tag, photo, why in skipped:
+            logger.warning("%s: %s left out of the index: %s", tag, photo, why)
+        return Changes(added, removed, tuple(skipped))
+
+    def add(self, tag: str, vectors: Any) -> None:
+        """Add photos of a concept, new or known, as vectors (photos, dimensions)."""
+        self.add_many([tag] * len(vectors), vectors)
+
+    def add_many(self, tags: Sequence[str], vectors: Any) -> None:
+        """Add a photo of each of these concepts as vectors (photos, dimensions)."""
+        self._add([(tag, "") for tag in tags], unit(vectors))
+
+    def remove(self, tag: str) -> None:
+        """Take a concept out; KeyError if it is not in. Its vectors are only passed over until `save` or `update`:
+        where most are removed from more than 100,000, searches find less before than after."""
+        for number in self._of_tag[key(tag)].copy():
+            self._drop(number)
+
+    def rename(self, tag: str, new: str) -> None:
+        """Give a concept another tag; KeyError if it is not in, ValueError if the new tag is taken."""
+        if key(new) in self._of_tag and key(new) != key(tag):
+            raise ValueError(f"the tag {new} is taken already: choose another for {tag}")
+        numbers = self._of_tag.pop(key(tag))
+        self._of_tag[key(new)] = numbers
+        for number in numbers:
+            self._rows[number] = (new, self._rows[number][1])
+
+    def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
+        """The up to `k` nearest concepts of each vector, nearest first.
+
+        Args:
+            vectors: (n, dimensions), of any length. They may be of texts, where the embedder has a text side.
+            threshold: least cosine similarity of a hit, in single precision (1.0 may refuse a photo itself); None
+                takes the index's own, if it has one.
+        """
+        threshold = self.threshold if threshold is None else threshold
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        if threshold is not None and math.isnan(threshold):
+            raise ValueError("the threshold is not a number: give a similarity from -1 to 1")
+        if not len(self) or not len(vectors):
+            return [[] for _ in vectors]
+        vectors = unit(vectors)
+        self._check_dimensions(vectors)
+        wanted = min(k, len(self._of_tag))
+        fetch = k
+        while True:  # several photos may be one concept's, or removed: then look further
+            fetch = min(fetch, self._faiss.ntotal)
+            similarities, numbers = search_faiss(self._faiss, vectors, fetch)
+            found = [self._hits(*row, threshold) for row in zip(similarities, numbers, strict=True)]
+            ended = [
+                len(hits) >= wanted or row[-1] < (-1.0 if threshold is None else threshold) or last[-1] < 0
+                for hits, row, last in zip(found, similarities, numbers, strict=True)
+            ]
+            if fetch == self._faiss.ntotal or all(ended):
+                return [hits[:k] for hits in found]
+            fetch *= 4
+
+    def fit_threshold(self, vectors: Any, tags: Sequence[str | None], false_accepts: float = 0.05) -> float:
+        """Set and return the threshold with which at most this share of wrong nearest concepts is accepted.
+
+        `tags` is what each of `vectors` shows, None for what is in no concept (`threshold.fitted_threshold`).
+        """
+        self.threshold = fitted_threshold(self, vectors, tags, false_accepts)
+        return self.threshold
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index as ``concepts.json`` and the file of vectors that it names, which takes the place of the
+        one that it named before. An interrupted save leaves the old index, and perhaps a file of vectors."""
+        folder = Path(folder)
+        self.pack()
+        try:
+            before = folder / Path(read_json(folder / "concepts.json", IndexFileError)["vectors"]).name
+        except (IndexFileError, KeyError, TypeError):
+            before = None
+        vectors = None if self._faiss is None else f"vectors-{secrets.token_hex(4)}.faiss"
+        if vectors is not None:
+            write_faiss(self._faiss, folder / vectors)
+        about = {"embedder": self.embedder_name, "threshold": self.threshold, "vectors": vectors}
+        write_json_atomic(folder / "concepts.json", {**about, "rows": self._rows}, indent=None)
+        if before is not None:  # others may be of a process that is just saving
+            before.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ConceptIndex:
+        """Read a saved index.
+
+        Raises:
+            IndexFileError: files that are missing, broken or not of one index.
+        """
+        path = Path(folder) / "concepts.json"
+        about = read_json(path, IndexFileError)
+        try:
+            threshold = about["threshold"]
+            index = cls(str(about["embedder"]), None if threshold is None else float(threshold))
+            rows = [None if row is None else (str(row[0]), str(row[1])) for row in about["rows"]]
+            name = about["vectors"]
+            index._faiss = None if name is None else read_faiss(path.with_name(Path(name).name))
+        except (TypeError, KeyError, IndexError, ValueError) as error:
+            if isinstance(error, IndexFileError):
+                raise
+            raise IndexFileError(f"{path}: not a saved concept index: delete the folder") from None
+        if len(rows) != (0 if index._faiss is None else index._faiss.ntotal):
+            raise IndexFileError(f"{path}: not of the vectors beside it: delete the folder")
+        index._rows = rows
+        index._know(0)
+        return index
+
+    @property
+    def exact(self) -> bool:
+        """Whether a search compares with every vector."""
+        return self._faiss is None or not hasattr(self._faiss, "k_factor")
+
+    @property
+    def tags(self) -> list[str]:
+        """The concepts in the index."""
+        return [self._rows[numbers[0]][0] for numbers in self._of_tag.values()]
+
+    def __len__(self) -> int:
+        """Photos in the index."""
+        return sum(map(len, self._of_tag.values()))
+
+    def __contains__(self, tag: object) -> bool:
+        return isinstance(tag, str) and key(tag) in self._of_tag
+
+    def __repr__(self) -> str:
+        kind = "exact" if self.exact else "lists of codes"
+        return f"ConceptIndex({len(self._of_tag)} concepts, {len(self)} photos, {kind}, {self.embedder_name})"
+
+    def _hits(self, similarities: Any, numbers: Any, threshold: float | None) -> list[Hit]:
+        best: dict[str, Hit] = {}
+        for inner, number in zip(similarities.tolist(), numbers.tolist(), strict=True):
+            row, similarity = self._rows[number] if number >= 0 else None, min(1.0, max(-1.0, inner))
+            if row is not None and (threshold is None or similarity >= threshold):
+                best.setdefault(key(row[0]), Hit(row[0], similarity))
+        return sorted(best.values(), key=lambda hit: (-hit.similarity, hit.tag))
+
+    def _add(self, rows: Sequence[tuple[str, str]], vectors: Any) -> None:
+        if len(rows) != len(vectors):
+            raise ValueError(f"{len(rows)} photos, but {len(vectors)} vectors: give one each")
+        if not rows:
+            return
+        if self._faiss is None:
+            self._faiss = make_faiss(len(vectors), vectors)
+        self._check_dimensions(vectors)
+        self._faiss.add(vectors)
+        self._rows += rows
+        self._know(len(self._rows) - len(rows))
+
+    def _know(self, start: int) -> None:
+        """Note whose the rows from `start` on are."""
+        for number, row in enumerate(self._rows[start:], start):
+            if row is not None:
+                self._of_tag.setdefault(key(row[0]), []).append(number)
+
+    def _check_dimensions(self, vectors: Any) -> None:
+        if vectors.shape[1] != self._faiss.d:
+            raise ValueError(f"vectors of {vectors.shape[1]} dimensions in an index of {self._faiss.d}")
+
+    def _drop(self, number: int) -> None:
+        tag, _ = self._rows[number]
+        self._rows[number] = None
+        self._of_tag[key(tag)].remove(number)
+        if not self._of_tag[key(tag)]:
+            del self._of_tag[key(tag)]
+
+    def pack(self) -> None:
+        """Make faiss anew where most of it is removed, or where its kind is for another size; `add` and `remove`
+        leave this to `update` and `save`, so that no edit has to wait for it."""
+        if self._faiss is None or (len(self) * 2 >= len(self._rows) and self.exact == is_exact(len(self))):
+            return
+        kept = [number for number, row in enumerate(self._rows) if row is not None]
+        self._faiss = repacked(self._faiss, kept) if kept else None
+        self._rows, self._of_tag = [self._rows[number] for number in kept], {}
+        self._know(0)

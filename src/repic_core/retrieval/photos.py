@@ -1,0 +1,117 @@
+"""The photos of a database as an index wants them: by content, embedded in chunks, the unreadable ones left out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.io.files import read_json
+from repic_core.io.images import image_hash, open_image
+from repic_core.retrieval.faiss_index import IndexFileError, read_faiss
+
+CHUNK = 256  # photos open at a time
+logger = logging.getLogger(__name__)
+Row = tuple[str, str]  # tag and hash of a photo
+Skipped = tuple[str, str, str]  # tag, photo, why
+
+
+def photos_of(database: ConceptDatabase) -> tuple[dict[Row, Any], list[Skipped]]:
+    """Each photo of `database` by its tag and hash; and those that are not there."""
+    photos: dict[Row, Any] = {}
+    skipped = []
+    for concept in database:
+        for image in concept.images:
+            if database.root is not None and isinstance(image, str | Path):
+                image = database.root / image  # as `ConceptDatabase.save` takes it
+            try:
+                photos[concept.tag, image_hash(image)] = image
+            except (OSError, ValueError) as error:
+                skipped.append((concept.tag, str(image), getattr(error, "strerror", None) or str(error)))
+    return photos, skipped
+
+
+def embedded(
+    photos: dict[Row, Any], embedder: Any, skipped: list[Skipped]
+) -> Iterator[tuple[list[Row], Any]]:
+    """Rows and their vectors, a chunk at a time; appends to `skipped` what can't be opened."""
+    rows = list(photos)
+    for start in range(0, len(rows), CHUNK):
+        opened = {}
+        for row in rows[start : start + CHUNK]:
+            try:
+                opened[row] = open_image(photos[row])
+            except ValueError as error:
+                skipped.append((row[0], str(photos[row]), str(error)))
+        if opened:
+            yield list(opened), embedder.images(list(opened.values()))
+
+
+def read_upstream(folder: Path, database: ConceptDatabase) -> Iterator[tuple[str, Any]]:
+    """Tag and vector of each photo in the authors' index; see `ConceptIndex.read_upstream`.
+
+    A name is a photo's if it ends as the photo's path under the database's root does, or in the same folder and
+    file name, or if nothing else in the index and in the database has its file name; of several, the longest end.
+    """
+    vectors, path = read_faiss(folder / "image.faiss"), folder / "id2filename.json"
+    names = _read_names(path, vectors.ntotal)
+    photos: dict[
+        str, list[tuple[tuple[str, ...], int, str]]
+    ] = {}  # by file name: path, parts under the root, tag
+    for concept in database:
+        for image in map(str, concept.images):
+            parts = _parts(image)
+            under = len(parts) - (len(_parts(str(database.root.resolve()))) if database.root else 0)
+            photos.setdefault(parts[-1], []).append((parts, under if under > 0 else len(parts), concept.tag))
+    alike = Counter(parts[-1] for parts in map(_parts, names))
+    claims: dict[tuple[tuple[str, ...], str], tuple[int, int]] = {}  # of each photo: shared end, vector
+    for number, parts in enumerate(map(_parts, names)):
+        known = photos.get(parts[-1], [])
+        alone = alike[parts[-1]] == len(known) == 1
+        shared = [(_shared_end(parts, whole), under, (whole, tag)) for whole, under, tag in known]
+        shared = [one for one in shared if alone or one[0] >= min(2, one[1])]
+        longest = max((length for length, _, _ in shared), default=0)
+        best = [photo for length, _, photo in shared if length == longest]
+        if len({tag for _, tag in best}) > 1:
+            tags = " or ".join(sorted(tag for _, tag in best))
+            raise IndexFileError(f"{path}: {names[number]!r} may be the photo of {tags}")
+        for photo in best[:1]:
+            claims[photo] = max(claims.get(photo, (0, 0)), (longest, number))
+    left_out = len(names) - len({number for _, number in claims.values()})
+    if left_out:
+        logger.warning("%s: %d of %d photos are of no concept of the database", path, left_out, len(names))
+    for (_, tag), (_, number) in claims.items():
+        vector = vectors.reconstruct(number)
+        if not vector.any():
+            raise IndexFileError(f"{folder / 'image.faiss'}: vector {number} is zero: build the index anew")
+        yield tag, vector
+
+
+def _read_names(path: Path, count: int) -> list[str]:
+    names = read_json(path, IndexFileError)
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise IndexFileError(f"{path}: must be an object of numbers and file names")
+    if len(names) != count:
+        raise IndexFileError(
+            f"{path}: {len(names)} names for the {count} vectors of image.faiss: a photo failed when it was made, "
+            "and each later name belongs to another vector: build the index anew"
+        )
+    if set(names) != {str(number) for number in range(count)}:
+        raise IndexFileError(f"{path}: its names must be numbered from 0 to {count - 1}")
+    return [names[str(number)] for number in range(count)]
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return PurePosixPath(path.replace("\\", "/")).parts or ("",)
+
+
+def _shared_end(one: Iterable[str], other: Iterable[str]) -> int:
+    count = 0
+    for a, b in zip(reversed(tuple(one)), reversed(tuple(other)), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

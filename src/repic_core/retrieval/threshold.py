@@ -1,0 +1,37 @@
+"""Where to draw the line between a known concept and a stranger, from labelled photos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from repic_core.concepts.tags import key
+
+
+def fitted_threshold(index: Any, vectors: Any, tags: Sequence[str | None], false_accepts: float) -> float:
+    """The least similarity with which at most this share of wrong nearest concepts is accepted.
+
+    Args:
+        index: anything with `index.ConceptIndex.search`.
+        vectors: labelled photos (n, dimensions).
+        tags: what each shows; None for what is in no concept of the index.
+        false_accepts: in [0, 1].
+
+    Raises:
+        ValueError: no vector has a wrong nearest concept, so nothing says where to draw the line.
+    """
+    if not 0 <= false_accepts <= 1:
+        raise ValueError(f"false_accepts must be a share from 0 to 1, not {false_accepts}")
+    if len(tags) != len(vectors):
+        raise ValueError(f"{len(vectors)} vectors, but {len(tags)} tags: give one each")
+    nearest = index.search(vectors, 1, threshold=-1.0)
+    wrong = sorted(
+        hits[0].similarity
+        for hits, tag in zip(nearest, tags, strict=True)
+        if hits and (tag is None or key(hits[0].tag) != key(tag))
+    )
+    if not wrong:
+        raise ValueError("a threshold needs photos of no known concept: give some with the tag None")
+    accepted = math.floor(false_accepts * len(wrong))
+    return math.nextafter(wrong[-1 - accepted], 2.0) if accepted < len(wrong) else -1.0

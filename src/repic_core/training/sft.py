@@ -1,0 +1,62 @@
+"""Supervised fine-tuning on captions: the baseline, on the same rows, model parts and prompts.
+
+A row's `solution` is the caption to be written (text); the loss is on the caption only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from repic_core.data.rows import TrainingExample, to_dataset
+from repic_core.training import run_record
+from repic_core.training.recipe import prepare_tuning, read_recipe
+from repic_core.training.run import metrics_callback, run_training
+
+
+def train(
+    model: Any,
+    processor: Any,
+    rows: Sequence[TrainingExample],
+    output_dir: str | Path,
+    recipe: str | Path = "toy_sft",
+    root: str | Path = ".",
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    **overrides: Any,
+) -> Any:
+    """Fine-tune `model` in place with TRL's `SFTTrainer` and save it; returns the trainer.
+
+    Args as in `repic_core.training.grpo.train`; each row's `solution` is its caption.
+
+    Raises:
+        ValueError: an unknown recipe or key, or a row whose solution is no text.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.solution, str):
+            raise ValueError(f"row {number}: the solution must be a caption (text), not {row.solution!r}")
+    tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
+    dataset = caption_dataset(rows, root, config.seed)
+    record = run_record.begin("sft", model, processor, dataset, (tune, config), recipe=recipe, root=root)
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=prepare_tuning(model, processor, tune),
+        callbacks=[metrics_callback(Path(output_dir) / "metrics.csv"), *callbacks],
+    )
+    run_training(trainer, resume, record)
+    return trainer
+
+
+def caption_dataset(rows: Sequence[TrainingExample], root: str | Path, seed: int) -> Any:
+    """`rows.to_dataset` with TRL's columns for SFT: ``prompt``, ``images`` and ``completion``, the caption."""
+    dataset = to_dataset(rows, root, seed)
+    captions = [
+        [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in dataset["solution"]
+    ]
+    return dataset.select_columns(["prompt", "images"]).add_column("completion", captions)

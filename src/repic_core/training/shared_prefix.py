@@ -1,0 +1,290 @@
+"""A group's prompt computed once: the packed forward pass, and the rollout that expands one prefilled cache.
+
+A GRPO group is one prompt with G completions. Here all groups of a batch are one row,
+
+    prompt_1 without its last token | prompt_2 ... | last token, c_1 without its last | ... | last token, c_n ...
+
+in which a segment (a completion behind its prompt's last token) sees its prompt and itself only, and its positions
+go on from the prompt's. Each position of a segment then predicts exactly one token of its completion, so P - 1 +
+G * C tokens are computed instead of G * (P + C), and completions cost what they are long: nothing is padded but
+the rows of the attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import MethodType
+from typing import Any
+
+from repic_core.models.parts import conditional_model, rope_positions
+
+GROUPED = "grouped_"  # before the name of a model's own attention
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """Where the `n` prompts (at most `P` tokens) and `s` segments (at most `C`) of a packed row stand.
+
+    prompt_tokens (n, P), segment_tokens (s, C): the row's columns, with any column where there is no token;
+    prompt_places, segment_places: of each token of the row, its place in these two, flattened; prompt_index (s,);
+    mask (s, 1, C, P + C): what a segment sees of its prompt and of itself.
+    """
+
+    prompt_tokens: Any
+    segment_tokens: Any
+    prompt_places: Any
+    segment_places: Any
+    prompt_index: Any
+    mask: Any
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Groups as one row of `L` tokens: input_ids (1, L); position_ids (3, 1, L), of Qwen's rope; labels (T,): the
+    T completion tokens in the order of the completions, predicted at the row's last T positions."""
+
+    input_ids: Any
+    position_ids: Any
+    labels: Any
+    layout: GroupLayout
+
+
+def pack(
+    prompts: Sequence[Any], positions: Sequence[Any], completions: Sequence[Any], prompt_index: Sequence[int]
+) -> Packed:
+    """Pack completions behind their prompts.
+
+    Args:
+        prompts: token ids without padding, (P_i,) each, at least two tokens.
+        positions: rope positions (3, P_i) of each prompt; the last token is text.
+        completions: token ids without padding, (C_j,) each; may be empty.
+        prompt_index: for each completion, its prompt.
+    """
+    import torch
+
+    device = prompts[0].device
+    ids, places = [prompt[:-1] for prompt in prompts], [position[:, :-1] for position in positions]
+    for completion, prompt in zip(completions, prompt_index, strict=True):
+        steps = torch.arange(len(completion), device=device)
+        ids.append(torch.cat([prompts[prompt][-1:], completion])[:-1])
+        places.append(positions[prompt][:, -1:] + steps)
+    lengths = [len(prompt) - 1 for prompt in prompts], [len(completion) for completion in completions]
+    return Packed(
+        torch.cat(ids)[None],
+        torch.cat(places, dim=1)[:, None],
+        torch.cat(list(completions)),
+        _layout(*lengths, torch.tensor(prompt_index, device=device)),
+    )
+
+
+def _layout(prompt_lengths: list[int], segment_lengths: list[int], prompt_index: Any) -> GroupLayout:
+    import torch
+
+    device = prompt_index.device
+
+    def rows(lengths: list[int], start: int) -> tuple[Any, Any, Any]:
+        """(rows, longest): the columns of tokens that begin at `start`, and which are tokens; their places."""
+        length = torch.tensor(lengths, device=device)
+        step = torch.arange(max(1, *lengths), device=device)
+        there = step < length[:, None]
+        tokens = start + (length.cumsum(0) - length)[:, None] + step
+        return tokens * there, there, there.flatten().nonzero().flatten()
+
+    prompt_tokens, in_prompt, prompt_places = rows(prompt_lengths, 0)
+    segment_tokens, _, segment_places = rows(segment_lengths, sum(prompt_lengths))
+    longest = segment_tokens.shape[1]
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
+    mask = torch.cat(
+        [
+            in_prompt[prompt_index][:, None].expand(-1, longest, -1),
+            causal.expand(len(segment_lengths), -1, -1),
+        ],
+        dim=-1,
+    )
+    return GroupLayout(
+        prompt_tokens, segment_tokens, prompt_places, segment_places, prompt_index, mask[:, None]
+    )
+
+
+def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scaling: float) -> Any:
+    """Attention of a packed row (1, heads, L, width) -> (1, L, heads, width): prompts among themselves, then each
+    segment over its prompt and itself.
+
+    The arithmetic is what each completion needs. With one mask over the whole row, whose cost is (P + G * C)
+    squared, the policy pass of the benchmark's ``cpu`` took 1.3 times as long, and 1.5 times with 32 completions.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    heads, width = query.shape[1], query.shape[3]
+    copies = heads // key.shape[1]
+
+    def rows(x: Any, tokens: Any) -> Any:
+        """(rows, heads, longest, width) of a packed (1, heads, L, width)."""
+        found = x[0].transpose(0, 1).index_select(0, tokens.flatten())
+        return found.view(*tokens.shape, *found.shape[1:]).transpose(1, 2)
+
+    def flat(x: Any, places: Any) -> Any:
+        return x.transpose(1, 2).reshape(-1, heads, width).index_select(0, places)
+
+    q, k, v = (rows(x, layout.prompt_tokens) for x in (query, key, value))
+    prompts = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=copies > 1)
+    own_q, own_k, own_v = (rows(x, layout.segment_tokens) for x in (query, key, value))
+    # heads copied: with a mask and grouped heads, CUDA has no fused kernel
+    all_k, all_v = (
+        torch.cat([x.index_select(0, layout.prompt_index), own], dim=2).repeat_interleave(copies, dim=1)
+        for x, own in ((k, own_k), (v, own_v))
+    )
+    segments = scaled_dot_product_attention(own_q, all_k, all_v, attn_mask=layout.mask, scale=scaling)
+    return torch.cat([flat(prompts, layout.prompt_places), flat(segments, layout.segment_places)])[None]
+
+
+def use_group_attention(language_model: Any) -> None:
+    """Let the attention of `language_model` take ``group_layout=``; calls without it are what they were.
+
+    The name stays in the configuration, since checkpointing calls the layers once more in the backward pass.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    config = language_model.config
+    if config._attn_implementation.startswith(GROUPED):
+        return
+    own = config._attn_implementation
+
+    def attention(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, group_layout: Any = None, **kwargs: Any
+    ) -> tuple[Any, None]:
+        if group_layout is None:
+            eager = getattr(import_module(type(module).__module__), "eager_attention_forward", None)
+            stock = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
+            return stock(module, query, key, value, mask, **kwargs)
+        return group_attention(query, key, value, group_layout, kwargs["scaling"]), None
+
+    AttentionInterface.register(GROUPED + own, attention)
+    AttentionMaskInterface.register(GROUPED + own, ALL_MASK_ATTENTION_FUNCTIONS[own])
+    config._attn_implementation = GROUPED + own
+
+
+def image_features(model: Any, pixel_values: Any, image_grid_thw: Any) -> Any:
+    """The vision tower's output for all images, as the model's ``mm_encoder_outputs["image"]`` takes it."""
+    import torch
+
+    with torch.no_grad():
+        return model.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+
+
+def first_of_each(index: Sequence[int]) -> list[int]:
+    """Where each of the numbers 0, 1, ... of `index` stands first.
+
+    >>> first_of_each([0, 0, 1, 0, 2])
+    [0, 2, 4]
+    """
+    return [index.index(number) for number in range(max(index) + 1)]
+
+
+def select_patches(pixel_values: Any, image_grid_thw: Any, images: Sequence[int]) -> Any:
+    """Patches of some of the images, in that order."""
+    import torch
+
+    patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    return torch.cat([patches[i] for i in images])
+
+
+def select_features(features: Any, images: Sequence[int]) -> Any:
+    """Features of some of the images, in that order."""
+    chosen = type(features)(pooler_output=tuple(features.pooler_output[i] for i in images))
+    layers = getattr(features, "deepstack_features", None)
+    if layers is not None:  # Qwen3-VL
+        chosen.deepstack_features = [tuple(layer[i] for i in images) for layer in layers]
+    return chosen
+
+
+def packed_log_probs(model: Any, packed: Packed, images: dict[str, Any]) -> tuple[Any, Any]:
+    """Log-probability and entropy (T,) of each completion token, in the order of the completions.
+
+    Args:
+        model: a model with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), or a wrapper of one.
+        images: ``mm_encoder_outputs``, or ``pixel_values`` and ``image_grid_thw``; empty without images.
+
+    The language model's head sees the completions' positions only: a hook takes them from the last hidden state.
+    """
+    backbone = conditional_model(model).base_model
+    use_group_attention(backbone.language_model)
+    prompts = packed.input_ids.shape[1] - len(packed.labels)
+
+    def at_completions(module: Any, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[:, prompts:]
+        return output
+
+    hook = backbone.register_forward_hook(at_completions)
+    try:
+        output = model(
+            input_ids=packed.input_ids,
+            # of four dimensions: taken as it is; the layout says who sees whom
+            attention_mask=packed.layout.mask[:1],
+            group_layout=packed.layout,
+            position_ids=packed.position_ids,
+            shift_labels=packed.labels[None],
+            fused_lm_head=True,
+            **images,
+        )
+    finally:
+        hook.remove()
+    return output.log_probs[0], None if output.entropy is None else output.entropy[0]
+
+
+@contextmanager
+def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = None) -> Iterator[None]:
+    """Within: ``model.generate`` prefills each prompt once and goes on from the expanded cache.
+
+    Args:
+        model: what `generate` is called on (a model or its PEFT wrapper).
+        prompt_index: for each row of ``input_ids``, its prompt; the image fields (``pixel_values``,
+            ``image_grid_thw``, ``mm_token_type_ids``) hold each prompt once.
+        features: the images' features, instead of ``pixel_values``.
+
+    The result is that of the stock call: same greedy tokens, and as many draws of random numbers.
+    """
+    import torch
+
+    generate = model.generate
+    index = torch.tensor(prompt_index)
+    first = torch.tensor(first_of_each(prompt_index))
+
+    def expanded(
+        self: Any, input_ids: Any, attention_mask: Any, generation_config: Any, **fields: Any
+    ) -> Any:
+        whole = conditional_model(self)
+        ids, mask = input_ids[first], attention_mask[first]
+        positions, deltas = rope_positions(whole, ids, mask, fields)
+        images: dict[str, Any] = {"mm_encoder_outputs": {"image": features}}
+        if features is None:
+            images = {k: fields[k] for k in ("pixel_values", "image_grid_thw") if k in fields}
+        cache = whole(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[..., :-1],
+            use_cache=True,
+            logits_to_keep=1,
+            **images,
+        ).past_key_values
+        rows = index.to(ids.device)
+        cache.batch_select_indices(rows)
+        whole.model.rope_deltas = deltas[rows]
+        return generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            generation_config=generation_config,
+        )
+
+    model.generate = MethodType(expanded, model)
+    try:
+        yield
+    finally:
+        del model.generate

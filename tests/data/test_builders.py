@@ -1,0 +1,317 @@
+"""Rows from photos: the authors' DreamBooth folders, COCO-style boxes, and what is refused."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from repic_core.concepts.concept import Concept
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.data.builders import (
+    DEFAULT_INFO,
+    BuildError,
+    build_from_folders,
+    build_multi_ict,
+    build_vlt,
+    category_of,
+    write_collage,
+)
+from repic_core.data.rows import read_rows, to_dataset, write_rows
+from repic_core.models.boxes import resized_size, to_model_frame, to_original_frame
+from repic_core.models.families import FAMILIES
+
+
+@pytest.fixture(scope="module")
+def image_processor():
+    from transformers import Qwen2VLImageProcessor
+
+    return Qwen2VLImageProcessor(max_pixels=1024 * 28 * 28)
+
+
+CATEGORIES = {"backpack_dog": "backpack"}  # what the name of DreamBooth's folder doesn't tell
+
+
+def folders_of(row):
+    return [image.split("/")[0] for image in row.images]
+
+
+def test_dreambooth_rows(official_root, tmp_path):
+    root = official_root / "data" / "dreambooth"
+    rows = build_from_folders(root, seed=3, categories=CATEGORIES)
+    assert Counter(row.method for row in rows) == {"yes_no": 60, "yes_no_name": 60}
+    for row in rows:
+        folders = folders_of(row)
+        if row.method == "yes_no":
+            assert (folders[0] == folders[1]) == (row.solution == "yes") and row.images[0] != row.images[1]
+        else:
+            # the query's concept is among the references, by another photo, and its tag is the solution
+            place = folders[:-1].index(folders[-1])
+            assert row.candidates[place] == row.solution and row.images[-1] not in row.images[:-1]
+    assert read_rows(write_rows(tmp_path / "rows.jsonl", rows), root) == rows
+    again, other = (build_from_folders(root, seed=seed, categories=CATEGORIES) for seed in (3, 4))
+    assert rows == again != other
+
+
+def test_dreambooth_negatives_and_distractors_are_hard(official_root):
+    rows = build_from_folders(official_root / "data" / "dreambooth", seed=3, categories=CATEGORIES)
+    negatives = dict(folders_of(row) for row in rows if row.solution == "no")
+    assert category_of(negatives["dog"]) == category_of(negatives["dog8"]) == "dog"
+    assert negatives["cat"] == "cat2" and negatives["shiny_sneaker"] == "colorful_sneaker"
+    assert negatives["backpack_dog"] == "backpack" and negatives["backpack"] == "backpack_dog"
+    several = {folders_of(row)[-1]: row for row in rows if len(row.candidates) == 4}
+    assert {re.sub(r"\d", "", folder) for folder in folders_of(several["dog"])} == {"dog"}  # of 7 dogs, 4
+    assert "cat" in folders_of(several["cat2"])[:-1]
+    places = Counter(row.candidates.index(row.solution) for row in several.values())
+    assert set(places) == {0, 1, 2, 3}  # the answer stands anywhere
+
+
+def test_dreambooth_collages_show_what_they_say(official_root, tmp_path):
+    root, options = official_root / "data" / "dreambooth", {"seed": 3, "categories": CATEGORIES}
+    rows = build_from_folders(root, **options, collages=tmp_path / "collages")
+    multi = [row for row in rows if row.method == "yes_no_name_multi"]
+    assert rows == build_from_folders(root, **options) + multi and len(multi) == 30
+    assert {len(row.solution) for row in multi} == {2, 3, 4}
+    assert {len(row.candidates) - len(row.solution) for row in multi} == {0, 1}  # a distractor at times
+    for row in multi:
+        reference = dict(zip(row.candidates, row.images, strict=False))
+        assert len(set(folders_of(row)[:-1])) == len(row.candidates) == len(row.images) - 1
+        with Image.open(root / row.images[-1]) as collage:
+            assert collage.format == "JPEG" and collage.size == (448 * len(row.solution), 448)
+            for i, tag in enumerate(row.solution):  # each part is another photo of the concept that it names
+                part = np.asarray(collage.crop((448 * i, 0, 448 * (i + 1), 448)), dtype=float)
+                folder = (root / reference[tag]).parent
+                errors = {p: np.abs(np.asarray(Image.open(p), float) - part).mean() for p in folder.iterdir()}
+                nearest = min(errors, key=errors.get)
+                assert errors[nearest] < 8 and nearest != root / reference[tag]
+    assert rows == build_from_folders(root, **options, collages=tmp_path / "collages")
+    assert read_rows(write_rows(tmp_path / "rows.jsonl", rows), root) == rows
+    assert not list((tmp_path / "collages").glob("*.tmp"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three concepts of three photos each, of different sizes; the last of each is turned by its EXIF."""
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for folder, color in (("dog", "red"), ("dog2", "green"), ("vase", "blue")):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for i, (wide, high) in enumerate([(60, 40), (40, 60), (80, 40)]):
+            file = tmp_path / "photos" / folder / f"{i}.jpg"
+            Image.new("RGB", (wide, high), color).save(file, exif=turned if i == 2 else Image.Exif())
+    return tmp_path / "photos"
+
+
+def test_rows_tell_what_the_prompt_tells(photos, tmp_path):
+    infos = {"dog": "a red dog", "vase": "a blue vase"}
+    names = {"dog": "rex", "vase": "bo"}
+    rows = build_from_folders(photos, infos=infos, names=names, collages=tmp_path / "collages")
+    ict = [row for row in rows if row.method.startswith("yes_no_name")]
+    assert Counter(row.method for row in ict) == {"yes_no_name": 6, "yes_no_name_multi": 3}
+    own = {"dog": ("<rex>", "a red dog"), "vase": ("<bo>", "a blue vase")}
+    for row in ict:
+        for folder, tag, info in zip(folders_of(row), row.candidates, row.infos, strict=False):
+            assert (tag, info) == own.get(folder, (tag, DEFAULT_INFO))
+        told = [f"<image>Name: {t}, Info: {i}" for t, i in zip(row.candidates, row.infos, strict=True)]
+        assert row.problem.startswith("".join(told) + "<image>This is the query image.")
+        assert len(told) == len(row.images) - 1 == len(set(row.candidates))
+
+
+def test_collage_of_photos_of_different_sizes(photos, tmp_path):
+    path = photos / write_collage(photos, ["dog/0.jpg", "vase/2.jpg"], tmp_path / "collages")
+    with Image.open(path) as collage:
+        assert collage.size == (60 + 20, 40)  # 60 x 40 as it is; 40 x 80, after its EXIF turn, halved
+        left, right = collage.getpixel((50, 20)), collage.getpixel((70, 20))
+    assert left[0] > 200 > left[2] and right[2] > 200 > right[0]  # red, blue
+
+
+def test_collages_need_a_folder_of_their_own(photos):
+    with pytest.raises(BuildError, match="would be a concept"):
+        build_from_folders(photos, collages=photos / "collages")
+    assert not (photos / "collages").exists()
+
+
+def test_two_folders_with_one_name(photos):
+    with pytest.raises(BuildError, match="'dog' and 'dog2' would both be <Rex>"):
+        build_from_folders(photos, names={"dog": "rex", "dog2": "Rex"})
+
+
+def test_multi_ict_from_the_query_list(official_root):
+    database = ConceptDatabase.load(
+        official_root / "data/database_tot/database_4_concepts/database_mod.json", root=official_root
+    )
+    queries = json.loads((official_root / "data/query_tot/4_concept_query_templates.json").read_text())
+    rows = build_multi_ict(list(database), queries, distractors=2)
+    assert len(rows) == 105 and all(len(r.images) == 7 and len(r.solution) == 4 for r in rows)
+    assert all(set(r.solution) < set(r.candidates) for r in rows)
+    with pytest.raises(BuildError, match=r"x\.jpg: shows <nobody>"):
+        build_multi_ict(list(database), {"x.jpg": [["<nobody>"]]})
+
+
+def test_queries_and_photos_that_make_no_row():
+    bo, mia = Concept("<bo>", image="bo.png"), Concept("<mia>", image=Image.new("RGB", (8, 8)))
+    for tags, message in (
+        ([], "lists of tags"),
+        ("<bo>", "lists of tags"),
+        (["<bo>", "<BO>"], "a tag twice"),
+    ):
+        with pytest.raises(BuildError, match=rf"x\.jpg: .*{message}"):
+            build_multi_ict([bo], {"x.jpg": [tags]})
+    with pytest.raises(BuildError, match="<mia>: its photo is in memory"):
+        build_multi_ict([bo, mia], {"x.jpg": [["<bo>"]]})
+
+
+@pytest.mark.parametrize("argument", ["names", "infos", "categories"])
+def test_misspelt_folders(tmp_path, argument):
+    (tmp_path / "dog").mkdir()
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / "dog" / f"{name}.png")
+    with pytest.raises(BuildError, match=f"{argument}: .* has no folder 'dgo'"):
+        build_from_folders(tmp_path, **{argument: {"dgo": "x"}})
+
+
+@pytest.mark.parametrize("size", [(640, 480), (333, 777), (4000, 3000), (40, 30)])
+def test_resized_frame_is_the_processors(size, image_processor):
+    """The frame's size is that of the grid which transformers' processor really makes of such a photo."""
+    grid = image_processor(images=Image.new("RGB", size), return_tensors="pt")["image_grid_thw"][0]
+    assert resized_size(*size, image_processor) == (int(grid[2]) * 14, int(grid[1]) * 14)
+
+
+def test_frames_by_hand(image_processor):
+    # 640 x 480 is resized to 644 x 476 (multiples of 28)
+    assert resized_size(640, 480, image_processor) == (644, 476)
+    assert to_model_frame([64, 48, 320, 240], (640, 480), "resized", image_processor) == [64, 48, 322, 238]
+    assert to_model_frame([64, 48, 320, 240], (640, 480), "thousandths") == [100, 100, 500, 500]
+    back = to_original_frame([100, 100, 500, 500], (640, 480), "thousandths")
+    assert back == [64.0, 48.0, 320.0, 240.0]
+    thin = ([0, 0, 0.2, 0.2], [639.9, 479.9, 640, 480])  # at least one wide and high, inside the frame
+    assert [to_model_frame(box, (640, 480), "thousandths") for box in thin] == [
+        [0, 0, 1, 1],
+        [999, 999, 1000, 1000],
+    ]
+    assert to_model_frame(thin[0], (640, 480), "resized", image_processor) == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="640 x 480"):
+        to_model_frame([0, 0, 641, 10], (640, 480), "thousandths")
+    with pytest.raises(ValueError, match="needs the model's image processor"):
+        to_model_frame([0, 0, 64, 10], (640, 480))
+
+
+@pytest.mark.parametrize(
+    ("model", "box"),
+    [
+        ("qwen2_vl", [160, 120, 500, 500]),  # 0 to 1000 of width and height: 64 / 400 = .16, 24 / 200 = .12
+        ("qwen2_5_vl", [63, 24, 196, 98]),  # 400 x 200 is resized to 392 x 196
+        ("qwen3_vl", [160, 120, 500, 500]),
+    ],
+)
+def test_frame_of_each_model(model, box, image_processor):
+    assert to_model_frame([64, 24, 200, 100], (400, 200), FAMILIES[model].frame, image_processor) == box
+    assert set(FAMILIES) == {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    Image.new("RGB", (640, 480)).save(tmp_path / "a.jpg")
+    return tmp_path, {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480}],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 7, "bbox": [64, 48, 256, 192]},
+            {"id": 2, "image_id": 1, "category_id": 8, "bbox": [0, 0, 64, 48]},
+            {"id": 3, "image_id": 1, "category_id": 8, "bbox": [64, 0, 64, 48], "caption": "the small dog"},
+        ],
+    }
+
+
+def test_vlt_rows(coco, image_processor):
+    root, data = coco
+    (root / "boxes.json").write_text(json.dumps(data))
+    rows = build_vlt(root / "boxes.json", root, "resized", image_processor)
+    # the cat is the only one; of two dogs only the described one can be asked for
+    assert [(r.problem, r.solution) for r in rows] == [
+        ("Give the bounding box of the cat.", [64, 48, 322, 238]),
+        ("Give the bounding box of the small dog.", [64, 0, 129, 48]),
+    ]
+
+
+def test_crowds_are_skipped_but_counted(coco):
+    root, data = coco
+    data["annotations"][1]["iscrowd"] = 1
+    del data["annotations"][2]["caption"]
+    (root / "boxes.json").write_text(json.dumps(data))
+    rows = build_vlt(root / "boxes.json", root, "thousandths")
+    # the crowd's box is no dog's, and with more dogs about "the dog" is not one of them
+    assert [row.problem for row in rows] == ["Give the bounding box of the cat."]
+    data["annotations"][1]["caption"] = "the pack"
+    (root / "boxes.json").write_text(json.dumps(data))
+    assert build_vlt(root / "boxes.json", root, "thousandths") == rows
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_sizes_are_those_of_the_decoded_photo(coco, turn):
+    root, data = coco
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    Image.new("RGB", (640, 480)).save(root / "a.jpg", exif=exif)
+    for wide, high in ((640, 480), (480, 640)):
+        data["images"][0] |= {"width": wide, "height": high}
+        (root / "boxes.json").write_text(json.dumps(data))
+        try:
+            rows = build_vlt(root / "boxes.json", root, "thousandths")
+        except BuildError as error:
+            other = f"has {high} x {wide} pixels (after its EXIF turn), but the file says {wide} x {high}"
+            assert f"{root / 'boxes.json'}, annotation 1: its photo 'a.jpg' {other}" in str(error)
+        else:
+            accepted = (wide, high)
+    assert accepted == to_dataset(rows, root)[0]["images"][0].size == ((640, 480) if turn < 5 else (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file_name": None}, r"boxes\.json, annotation 1: its image \(id 1\) has no file_name"),
+        ({"width": None}, "has no width"),
+        ({"file_name": "gone.jpg"}, r"annotation 1: its photo 'gone\.jpg' is no file"),
+        ({"file_name": "boxes.json"}, r"annotation 1: its photo 'boxes\.json' is no readable image"),
+    ],
+)
+def test_bad_images(coco, change, message):
+    root, data = coco
+    data["images"][0] = {k: v for k, v in (data["images"][0] | change).items() if v is not None}
+    (root / "boxes.json").write_text(json.dumps(data))
+    with pytest.raises(BuildError, match=message):
+        build_vlt(root / "boxes.json", root, "thousandths")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 9}, "annotation 1: its image_id 9"),
+        ({"bbox": [600, 0, 64, 10]}, "annotation 1, bbox: the box"),
+        ({"bbox": [1, 2]}, "annotation 1, bbox"),
+    ],
+)
+def test_bad_annotations(coco, change, message):
+    root, data = coco
+    data["annotations"][0] |= change
+    (root / "boxes.json").write_text(json.dumps(data))
+    with pytest.raises(BuildError, match=message):
+        build_vlt(root / "boxes.json", root, "thousandths")
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(BuildError, match="no concept folders"):
+        build_from_folders(tmp_path / "none")
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(BuildError, match="holds no photo"):
+        build_from_folders(tmp_path)
+    (tmp_path / "dog" / "0.jpg").write_bytes(b"not a photo")
+    with pytest.raises(BuildError, match=r"0\.jpg is no readable image"):
+        build_from_folders(tmp_path)
+    Image.effect_noise((300, 300), 80).convert("RGB").save(tmp_path / "dog" / "0.jpg")
+    half = (tmp_path / "dog" / "0.jpg").read_bytes()[:9000]
+    (tmp_path / "dog" / "0.jpg").write_bytes(half)
+    with pytest.raises(BuildError, match=r"0\.jpg is no readable image .*truncated"):
+        build_from_folders(tmp_path)

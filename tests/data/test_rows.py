@@ -1,0 +1,149 @@
+"""Tuning rows: round trip, every bad row, and what TRL makes of the dataset."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from repic_core.data.rows import RowError, TrainingExample, read_rows, to_dataset, write_rows
+
+ROWS = [
+    TrainingExample(("a.png", "b.png"), "Do these two images show the same object?", "yes", "yes_no"),
+    TrainingExample(("a.png",), "Give the bounding box of the cat.", [1, 2, 30, 40], "iou"),
+    TrainingExample(("a.png", "b.png"), "Name: <bo>, Info: a dog. Caption it.", "<bo>", "yes_no_name"),
+    TrainingExample(
+        ("a.png", "b.png", "c.png"),
+        "<image>Name: <bo>, Info: a dog<image>Name: <mia>, Info: a cat<image>This is the query image. Caption it.",
+        ["<bo>", "<mia>"],
+        "yes_no_name_multi",
+        ("<bo>", "<mia>"),
+        ("a dog", "a cat"),
+    ),
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name, color in (("a", "red"), ("b", "green"), ("c", "blue")):
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_round_trip(root, name):
+    assert read_rows(write_rows(root / name, ROWS)) == ROWS
+
+
+def test_upstream_rows_need_no_method(root):
+    row = {"image": "a.png", "problem": "Where is the cat?", "solution": [1, 2, 3, 4]}
+    (root / "rows.json").write_text(json.dumps([row]))
+    assert read_rows(root / "rows.json")[0].method == "iou"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: "<image>" not in t)
+
+
+@settings(max_examples=50)
+@given(problem=texts, names=st.lists(texts.filter(str.strip), min_size=1, max_size=4))
+def test_any_text_survives_the_file(tmp_path_factory, problem, names):
+    rows = [TrainingExample(("a.png",), problem, names, "yes_no_name_multi", tuple(names))]
+    path = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows)
+    assert read_rows(path, check_images=False) == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"solution": None}, "'solution': missing"),
+        ({"solution": "maybe"}, "'solution': must be 'yes' or 'no'"),
+        ({"problem": ""}, "'problem': missing"),
+        ({"problem": "<image> same?"}, "'problem': 1 <image> for 2"),
+        ({"image": ["a.png", "gone.png"]}, "'image': 'gone.png' is no file under"),
+        ({"image": "rows.jsonl"}, "'image': 'rows.jsonl' is no readable image"),
+        ({"accu_reward_method": ["iou"]}, "'accu_reward_method': ['iou'] is none of"),
+        ({"image": [1]}, "'image': must be a path"),
+        ({"accu_reward_method": "yesno"}, "'accu_reward_method': 'yesno' is none of"),
+        ({"accu_reward_method": "iou"}, "'solution': must be a box"),
+        ({"accu_reward_method": "iou", "solution": [5, 5, 1, 1]}, "x1 < x2"),
+        ({"accu_reward_method": "yes_no_name_multi", "solution": [1]}, "'solution': must be a list of names"),
+        ({"candidates": "<bo>"}, "'candidates': must be a list"),
+        ({"problem": "same?<|im_end|>"}, "'problem': it holds the control token '<|im_end|>'"),
+    ],
+)
+def test_bad_rows_name_file_line_and_field(root, change, field):
+    good = {
+        "image": ["a.png", "b.png"],
+        "problem": "same?",
+        "solution": "yes",
+        "accu_reward_method": "yes_no",
+    }
+    path = root / "rows.jsonl"
+    path.write_text(json.dumps(good) + "\n\n" + json.dumps(good | change) + "\n")
+    with pytest.raises(RowError) as error:
+        read_rows(path)
+    where, said = str(error.value).split(", field ")
+    assert where == f"{path}, line 3" and field in said
+
+
+@pytest.mark.parametrize(("name", "where"), [("cut.jsonl", "line 1"), ("cut.json", "line 1")])
+def test_half_a_file(root, name, where):
+    (root / name).write_text('[{"image": "a.png", "probl')
+    with pytest.raises(RowError, match=f"{where}: not valid JSON .* cut off"):
+        read_rows(root / name)
+
+
+def test_the_two_forms_taken_for_each_other(root):
+    write_rows(root / "list.json", ROWS).rename(root / "list.jsonl")
+    with pytest.raises(RowError, match=r"line 1: .* name it \.json$"):
+        read_rows(root / "list.jsonl")
+    write_rows(root / "lines.jsonl", ROWS).rename(root / "lines.json")
+    with pytest.raises(RowError, match=r"line 2: .* name a file with a row a line \.jsonl"):
+        read_rows(root / "lines.json")
+
+
+def test_photos_too_long_for_the_model(root):
+    Image.new("RGB", (400, 2)).save(root / "long.png")
+    rows = [TrainingExample(("long.png",), "same?", "yes", "yes_no")]
+    with pytest.raises(RowError, match=r"'long.png' is too long for the model \(400 x 2 pixels\): crop it"):
+        read_rows(write_rows(root / "rows.json", rows))
+
+
+def test_dataset_is_what_trl_reads(root):
+    from trl.data_utils import prepare_multimodal_messages
+
+    dataset = to_dataset(ROWS, root, seed=1)
+    assert dataset["accu_reward_method"] == [row.method for row in ROWS]
+    assert [dataset[i]["solution"] for i in range(4)] == [
+        "yes",
+        "[1, 2, 30, 40]",
+        "<bo>",
+        '["<bo>", "<mia>"]',
+    ]
+    example = dataset[3]
+    assert example["candidates"] == ["<bo>", "<mia>"] and example["infos"] == ["a dog", "a cat"]
+    assert dataset[0]["candidates"] == dataset[0]["infos"] == []
+    (message,) = prepare_multimodal_messages(example["prompt"], images=example["images"])
+    kinds = [block["type"] for block in message["content"]]
+    assert kinds == ["image", "text", "image", "text", "image", "text"]
+    colors = [b["image"].convert("RGB").getpixel((0, 0)) for b in message["content"] if b["type"] == "image"]
+    assert colors == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]  # each photo where the text speaks of it
+    first = dataset[0]["prompt"][0]["content"]
+    assert [block["type"] for block in first] == [
+        "image",
+        "image",
+        "text",
+    ]  # upstream's order without <image>
+    assert first[-1]["text"].endswith("must be either 'yes' or 'no' with no additional output.")
+    assert to_dataset(ROWS, root, seed=1)["prompt"] == dataset["prompt"]
+
+
+def test_a_photo_that_is_cut_off_is_refused(root):
+    Image.effect_noise((300, 300), 80).convert("RGB").save(root / "a.jpg")
+    row = {"image": "a.jpg", "problem": "p", "solution": "yes", "accu_reward_method": "yes_no"}
+    (root / "rows.jsonl").write_text(f"{json.dumps(row)}\r\n", encoding="utf-8-sig")  # as Windows writes it
+    assert len(read_rows(root / "rows.jsonl")) == 1
+    (root / "a.jpg").write_bytes((root / "a.jpg").read_bytes()[:9000])
+    with pytest.raises(RowError, match=r"line 1, field 'image': 'a\.jpg' is no readable image"):
+        read_rows(root / "rows.jsonl")

@@ -1,0 +1,231 @@
+"""The paper's settings and the one command, on a folder laid out like the authors' repository."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from repic_core.captioner.caption_files import load_captions
+from repic_core.captioner.captioner import Captioner
+from repic_core.evaluation.paper_settings import (
+    SettingError,
+    paper_setting,
+    retrieval,
+)
+from repic_core.evaluation.paper_tables import caption_setting, main
+from repic_core.evaluation.published import SETS
+from repic_core.io import tables
+from repic_core.prompts import CAPTION_QUESTIONS
+from repic_core.retrieval.find import ConceptIndex
+from repic_core.toyworld.dataset import write_heldout
+from repic_core.toyworld.retrieval import toy_embedder
+
+
+@pytest.fixture(scope="module")
+def toy():
+    from repic_core.models.loading import load_model
+
+    return load_model("assets/toy-base")
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    """The authors' layout with toys: each setting's database holds all concepts, each list two or three photos."""
+    root = tmp_path_factory.mktemp("RePIC")
+    write_heldout(root / "toys", "val", n=3)
+    known = json.loads((root / "toys/database.json").read_text())["concept_dict"]
+    for entry in known.values():
+        entry["image"] = f"./toys/{entry['image']}"
+    queries = json.loads((root / "toys/queries.json").read_text())
+    lists = {"myvlm": "1", "yollava": "1", "dreambooth": "1", "2_concept": "2 all", "4_concept": "4 all"}
+    for name, label in lists.items():
+        folder = root / "data/database_tot" / f"database_{name}{'s' if name[0] in '24' else ''}"
+        folder.mkdir(parents=True)
+        (folder / "database_mod.json").write_text(json.dumps({"concept_dict": known}))
+        rows = {f"./toys/{q['query']}": q["references"] for q in queries[label]}
+        if name == "4_concept":  # several rows a photo
+            rows = {photo: [tags, tags[::-1]] for photo, tags in rows.items()}
+        path = root / "data/query_tot" / f"{name}_query_templates.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows))
+    return root
+
+
+def test_settings_ask_as_the_authors_do(layout):
+    four = paper_setting(layout, "4-concepts")
+    assert (four.name, four.protocol, four.top_k, len(four.items)) == ("4-concepts", "repic-4", 4, 6)
+    one, other = four.items[:2]
+    assert one.shown == other.shown[::-1] and one.query == other.query
+    order = [concept.tag for concept in four.database]
+    for item in (one, other):  # references in the order of the database, whatever the row's
+        positions = [order.index(concept.tag) for concept in item.references]
+        assert positions == sorted(positions) and {c.tag for c in item.references} == set(item.shown)
+    assert [item.question for item in four.items[:5]] == [
+        *CAPTION_QUESTIONS["single"],
+        CAPTION_QUESTIONS["single"][0],
+    ]
+    asked = paper_setting(layout, "2-concepts", zero_shot=True, limit=1)
+    assert len(asked.items) == 1 and asked.protocol == "repic-2"
+    assert (
+        asked.items[0].question
+        == f"{CAPTION_QUESTIONS['single'][0]} Output the final answer including its name."
+    )
+    assert paper_setting(layout, "yollava").protocol == "repic-single"
+
+
+def test_the_authors_lists_are_read(official_root):
+    four = paper_setting(official_root, "4-concepts")
+    published = load_captions(official_root / "captioning/quad_concept/captioning-skip-retrieval-ours.json")
+    assert [(item.label, tuple(item.shown), item.question) for item in four.items] == [
+        (record.query, record.tags, record.question) for record in published
+    ]
+    assert len(paper_setting(official_root, "dreambooth").items) == 158
+    for setting in (
+        lambda: paper_setting(official_root, "myvlm"),
+        lambda: paper_setting(official_root, "2-concepts"),
+    ):
+        with pytest.raises(SettingError, match=r"is .* the authors' repository"):
+            setting()
+
+
+def test_what_is_missing_is_named(layout, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(layout, root)
+    path = root / "data/query_tot/2_concept_query_templates.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps({"./gone.png": next(iter(rows.values()))}))
+    with pytest.raises(SettingError, match=r"1 photos are not there, first .*gone\.png: .*data/README\.md"):
+        paper_setting(root, "2-concepts")
+    path.write_text(json.dumps({photo: ["<nobody>"] for photo in rows}))
+    with pytest.raises(SettingError, match=r"<nobody> is not in .*database_mod\.json"):
+        paper_setting(root, "2-concepts")
+    path.write_text("[]")
+    with pytest.raises(SettingError, match="must be an object of photos"):
+        paper_setting(root, "2-concepts")
+    path.write_text(json.dumps({photo: [] for photo in rows}))
+    with pytest.raises(SettingError, match="must be a list of tags"):
+        paper_setting(root, "2-concepts")
+    with pytest.raises(SettingError, match="use one of myvlm"):
+        paper_setting(root, "imagenet")
+    with pytest.raises(SettingError, match="no setting can be run"):
+        main(["--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+
+
+def test_retrieved_references_take_the_given_ones_place(layout, toy):
+    embedder = toy_embedder(*toy)
+    given = paper_setting(layout, "myvlm")
+    index = ConceptIndex.build(given.database, embedder)
+    found = retrieval(given, index, embedder)
+    for item, before in zip(found.items, given.items, strict=True):
+        assert len(item.references) == 2 and item.shown == before.shown and item.question == before.question
+    everything = retrieval(given, index, embedder, k=len(given.database))
+    assert all(set(i.shown) <= {c.tag for c in i.references} for i in everything.items)
+    none = retrieval(given, index, embedder, threshold=1.1)
+    assert all(item.references == [] and item.shown for item in none.items)
+
+
+def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = ["--root", str(layout), "--out", str(out), "--settings", "dreambooth", "4-concepts"]
+    model = ["--model", "assets/toy-base", "--system", "", "--max_new_tokens", "48", "--side", "40"]
+    main([*common, *model, "--method", "zero-shot", "--zero_shot"])
+    main([*common, *model, "--method", "GRPO"])
+    stamp = (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns
+    main([*common, *model, "--method", "GRPO", "--retrieval"])
+    capsys.readouterr()
+    main(common)  # nothing is captioned again
+    assert (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns == stamp
+    capsys.readouterr()
+    main(
+        [*common[:4], "--settings", "dreambooth"]
+    )  # all that is there is in the table, whatever is asked for
+    text = capsys.readouterr().out.strip()
+    assert (out / "table.md").read_text().strip() == text
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert [(row["setting"], row["references"], row["method"], row["captions"]) for row in rows] == [
+        ("dreambooth", "given", "GRPO", "3"),
+        ("dreambooth", "given", "zero-shot", "3"),
+        ("dreambooth", "retrieved", "GRPO", "3"),
+        ("4-concepts", "given", "GRPO", "6"),
+        ("4-concepts", "given", "zero-shot", "6"),
+        ("4-concepts", "retrieved", "GRPO", "6"),
+    ]
+    assert (
+        float(rows[0]["span F1"]) == 100.0 > float(rows[3]["span F1"])
+    )  # the toy base names single concepts only
+    assert (out / "table.tex").read_text().count(r"\\") == 7
+    asked = load_captions(out / "captions/zero-shot/4-concepts.json")
+    assert all(record.question.endswith("including its name.") for record in asked)
+
+
+def test_a_table_of_what_is_there(layout, tmp_path, capsys):
+    out, rows = tmp_path / "out", [["a.png", ["<bo>"], "<bo> naps.", ""]]
+    for method, content in (("empty", []), ("begun", rows)):
+        (out / "captions" / method).mkdir(parents=True)
+        (out / "captions" / method / "4-concepts.json").write_text(json.dumps(content))
+    main(["--root", str(layout), "--out", str(out)])
+    table = list(csv.DictReader((out / "table.csv").open()))
+    assert [(row["method"], row["captions"]) for row in table] == [("begun", "1 of 6")]
+    wrong = {
+        "without slashes": ["--model", "assets/toy-base", "--method", "../x"],
+        "--detector needs --retrieval": ["--model", "assets/toy-base", "--detector", "owl"],
+        "need a --model": ["--retrieval"],
+        "limit -1": ["--limit", "-1", "--settings", "myvlm"],
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(ValueError, match=message if message != "limit -1" else "no setting can be run"):
+            main(["--root", str(layout), "--out", str(out), *arguments])
+    assert "limit -1" in capsys.readouterr().out
+
+
+def test_one_bad_database_leaves_the_others(layout, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(layout, root)
+    path = root / "data/database_tot/database_myvlm/database_mod.json"
+    known = json.loads(path.read_text())
+    next(iter(known["concept_dict"].values()))["image"] = "./toys/gone.png"
+    path.write_text(json.dumps(known))
+    main(["--root", str(root), "--out", str(tmp_path / "out"), "--settings", "myvlm", "yollava"])
+    assert "left out" in capsys.readouterr().out and (tmp_path / "out/table.md").exists()
+
+
+def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch):
+    captioner = Captioner(*toy, system=None, batch_size=1, max_new_tokens=8)
+    setting = paper_setting(layout, "4-concepts")
+    generate, calls = Captioner._generate, []
+
+    def counted(self, items, **options):
+        if len(calls) == 4:
+            calls.append("stopped")
+            raise KeyboardInterrupt
+        calls.append(items[0].label)
+        return generate(self, items, **options)
+
+    monkeypatch.setattr(Captioner, "_generate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        caption_setting(setting, captioner, tmp_path)
+    path = caption_setting(setting, captioner, tmp_path)
+    assert len(calls) == 7 and len(load_captions(path)) == 6
+
+
+def test_tables():
+    head, rows = ["", "F1"], [["a|b_c", "5 %"], ["<bo> & ~", "1 ± 2"]]
+    assert tables.markdown(head, rows).splitlines()[2] == r"| a\|b_c | 5 % |"
+    assert tables.latex(head, rows).splitlines()[4] == r"a\textbar{}b\_c & 5 \% \\"
+    assert tables.latex(head, rows).splitlines()[5] == (
+        r"\textless{}bo\textgreater{} \& \textasciitilde{} & 1 $\pm$ 2 \\"
+    )
+    assert tables.latex(head, [["[x]", "*1"]]).splitlines()[4] == r"{}[x] & {}*1 \\"
+    with pytest.raises(ValueError, match="each row must have 2 cells"):
+        tables.markdown(head, [["a"]])
+    assert tables.csv_text(head, [["a,b", '"']]) == ',F1\n"a,b",""""\n'
+
+
+def test_every_setting_is_found(layout):
+    assert list(SETS) == ["myvlm", "yollava", "dreambooth", "2-concepts", "4-concepts"]
+    for name in SETS:
+        setting = paper_setting(layout, name, limit=2)
+        assert setting.name == name and len(setting.items) == 2

@@ -1,0 +1,59 @@
+"""``python -m repic_core.training.grpo`` with made-up completions, in as many processes as it is launched in, and with what
+goes wrong on one of them, for `test_distributed.py`: ``spread_recipe.py FAULT ARGUMENTS...``
+
+Sampled completions differ from process to process (each has its own random state), so they are made up here: a
+completion depends on its prompt and on its place in the group, however the rows are spread.
+"""
+
+import os
+import signal
+import sys
+
+import torch
+
+from repic_core.training import grpo
+from repic_core.training.trainer import SharedPrefixGRPOTrainer
+
+ANSWERS = ("yes", "no", "yes it is", "no it is not", "perhaps", "yes yes", "no no no", "it is")
+PROCESS = int(os.environ.get("RANK", 0))
+
+
+def made_up(self, prompt_ids, *_, **__):
+    """Also checks that a whole group has one prompt, over the processes."""
+    start = self.accelerator.process_index * len(prompt_ids)
+    tokenizer = self.processing_class.tokenizer
+    completions = []
+    for row, ids in enumerate(prompt_ids, start):
+        place = (row + sum(ids)) % self.num_generations
+        completions.append([*tokenizer.encode(ANSWERS[place]), tokenizer.eos_token_id])
+    sums = torch.tensor([sum(ids) for ids in prompt_ids])
+    groups = self.accelerator.gather(sums).view(-1, self.num_generations)
+    assert (groups == groups[:, :1]).all(), "a group of several prompts"
+    return completions, None
+
+
+def fail(kind, step):
+    """On the last of two processes, in the step after `step`."""
+    make_reward = grpo.make_reward
+
+    def failing(*settings):
+        reward = make_reward(*settings)
+
+        def personalization(completions, trainer_state=None, **columns):
+            if PROCESS == 1 and trainer_state.global_step == step:
+                if kind == "raise":
+                    raise ZeroDivisionError("on one process")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return reward(completions, **columns)
+
+        return personalization
+
+    grpo.make_reward = failing
+
+
+if __name__ == "__main__":
+    fault, *arguments = sys.argv[1:]
+    SharedPrefixGRPOTrainer._generate_single_turn = made_up
+    if fault != "none":
+        fail(fault, 3)
+    grpo.main(arguments)

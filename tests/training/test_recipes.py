@@ -1,0 +1,234 @@
+"""Every recipe in the package: it is parsed, fits its model, and its flags train the tiny model for two steps."""
+
+import importlib.util
+
+import pytest
+import torch
+import yaml
+from trl import GRPOConfig
+
+from helpers.families import save_family, varied
+from repic_core.data.rows import read_rows
+from repic_core.models.loading import load_model
+from repic_core.training import grpo
+from repic_core.training.grpo import ScriptArguments
+from repic_core.training.recipe import LORA_TARGETS, read_recipe, recipe_names, recipe_path, recipe_values
+
+RECIPES = [name for name in recipe_names() if not name.startswith("toy")]
+# What needs a GPU or several machines, and what takes its place here; everything else runs as it is written.
+NOT_HERE = {
+    "bf16": False,  # CUDA
+    "deepspeed": None,  # CUDA; not installed here
+    "fsdp": None,
+    "fsdp_config": None,
+    "use_vllm": False,  # CUDA, a server
+    "vllm_mode": "server",
+    "load_in_4bit": False,  # bitsandbytes; `test_four_bits` where it is installed
+    "optim": "adamw_torch",  # paged_adamw_8bit: bitsandbytes
+    "max_pixels": None,  # photos of the toy are smaller
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 1,
+}
+SHORT = {
+    "max_steps": 2,
+    "max_completion_length": 8,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_steps": 1,
+}
+
+
+def cpu(values: dict) -> dict:
+    """The values of a recipe that can't be had on a CPU, replaced."""
+    return {name: other for name, other in NOT_HERE.items() if name in values}
+
+
+def test_there_are_all_that_the_readme_names():
+    assert set(RECIPES) >= {
+        "paper",
+        "paper-7b-8gpu",
+        "7b-1gpu-80gb",
+        "7b-1gpu-24gb",
+        "3b-1gpu",
+        "7b-multinode",
+        "qwen3-vl-8b",
+        "paper-gspo",
+        "paper-dr-grpo",
+        "paper-dapo",
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_parsed_and_say_what_they_change(name):
+    own = yaml.safe_load(recipe_path(name).read_text())
+    base = own.pop("base", None)
+    values = recipe_values(name)
+    assert base == (None if name == "paper" else "paper")
+    if base:
+        assert not {key for key in own if own[key] == recipe_values(base).get(key)}, "repeats its base"
+    known = set(GRPOConfig.__dataclass_fields__) | set(ScriptArguments.__dataclass_fields__)
+    assert set(values) <= known
+    tune, config = read_recipe(name, GRPOConfig, {"output_dir": "x", **cpu(values)})
+    for key in set(own) - set(NOT_HERE) - {"model"}:
+        if key != "report_to":  # which becomes a list
+            assert getattr(config if hasattr(config, key) else tune, key) == own[key]
+    # one prompt's completions stay together, and an optimizer step sees whole groups
+    assert values["per_device_train_batch_size"] % values["num_generations"] == 0
+    first = recipe_path(name).read_text().splitlines()[:12]
+    if "model" in own:
+        assert any(f"--config {name}" in line and "accelerate launch" in " ".join(first) for line in first)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps_with_the_tiny_model(name, data, tmp_path):
+    family = "qwen3_vl" if "qwen3" in name else "qwen2_5_vl"
+    model, processor = load_model(save_family(family, tmp_path / "base"))
+    values = recipe_values(name)
+    trainer = grpo.train(
+        model,
+        processor,
+        read_rows(data / "rows.jsonl"),
+        tmp_path / "out",
+        name,
+        root=data,
+        rewards=[(varied, 1.0)],
+        **(cpu(values) | SHORT),
+    )
+    assert trainer.state.global_step == 2 and trainer.shares_prefix
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 2 and all(loss == loss for loss in losses)
+    moved = [p for n, p in trainer.model.named_parameters() if "lora_B" in n]
+    cut_off = values["mask_truncated_completions"]  # DAPO leaves them out, and these captions are all cut off
+    assert moved and cut_off != any(p.abs().sum() > 0 for p in moved)
+    for key, value in values.items():
+        if key not in NOT_HERE | SHORT and hasattr(trainer.args, key):
+            assert getattr(trainer.args, key) == value, key
+
+
+def test_bases_are_followed_and_loops_are_named(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"base: {tmp_path / 'b.yaml'}\nlearning_rate: 1.0\n")
+    (tmp_path / "b.yaml").write_text("base: toy\nlearning_rate: 2.0\nlora_r: 4\n")
+    values = recipe_values(tmp_path / "a.yaml")
+    assert (values["learning_rate"], values["lora_r"], values["num_generations"]) == (1.0, 4, 8)
+    assert "base" not in values
+    (tmp_path / "b.yaml").write_text(f"base: {tmp_path / 'a.yaml'}\n")
+    with pytest.raises(ValueError, match="leads back to itself"):
+        recipe_values(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("base: papper\n")
+    with pytest.raises(ValueError, match=r"papper: no such recipe; use 3b-1gpu, .* or the path"):
+        recipe_values(tmp_path / "a.yaml")
+
+
+def test_four_bits_need_an_adapter_and_the_library(monkeypatch):
+    from repic_core.models.loading import ModelError
+
+    with pytest.raises(ValueError, match="use tune: lora"):
+        read_recipe("7b-1gpu-24gb", GRPOConfig, {"output_dir": "x", "tune": "full", "bf16": False})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install bitsandbytes"):
+        load_model("assets/toy-base", load_in_4bit=True)
+
+
+def test_four_bits(data, tmp_path):
+    """GRPO on a base in 4 bits, with and without checkpointing: the same steps (bitsandbytes runs on CPUs, too)."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install bitsandbytes)")
+    from repic_core.benchmarks.presets import build_model
+
+    model, processor = build_model("cpu")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    own, weights = cpu(recipe_values("7b-1gpu-24gb")) | SHORT, []
+    own.pop("load_in_4bit")
+    for checkpointing in (False, True):
+        model, processor = load_model(tmp_path / "base", load_in_4bit=True)
+        kinds = {type(part).__name__ for name, part in model.named_modules() if name.endswith("_proj")}
+        assert kinds == {"Linear4bit"} and model.lm_head.weight.dtype == torch.float32
+        trainer = grpo.train(
+            model,
+            processor,
+            read_rows(data / "rows.jsonl"),
+            tmp_path / f"out{checkpointing}",
+            "7b-1gpu-24gb",
+            root=data,
+            rewards=[(varied, 1.0)],
+            **own,
+            gradient_checkpointing=checkpointing,
+            lora_dropout=0.0,
+        )
+        weights.append({n: p.detach().clone() for n, p in trainer.model.named_parameters() if "lora" in n})
+        assert any(p.abs().sum() > 0 for n, p in weights[-1].items() if "lora_B" in n)
+    assert all(torch.allclose(p, weights[1][n], atol=1e-6) for n, p in weights[0].items())
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "model" in recipe_values(name)])
+def test_adapters_of_the_real_models(name):
+    """The model in its published size, on no device; the adapter's parameters counted by hand from its shapes."""
+    from repic_core.models.sizes import sized_config
+    from repic_core.planning.dry_run import build
+
+    values = recipe_values(name)
+    tune, _ = read_recipe(name, GRPOConfig, {"output_dir": "x", **cpu(values)})
+    config = sized_config(values["model"])
+    model = build(config, tune, bf16=True)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    hidden, inner = text.hidden_size, text.intermediate_size
+    wide, narrow = text.num_attention_heads * head, text.num_key_value_heads * head
+    sides = 2 * (hidden + wide) + 2 * (hidden + narrow) + 3 * (hidden + inner)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == 64 * sides * text.num_hidden_layers
+    billions = sum(p.numel() for n, p in model.named_parameters() if "lora" not in n) / 1e9
+    assert round(billions, 2) == {"7B": 8.29, "3B": 3.75, "8B": 8.77}[values["model"].split("-")[2]]
+
+
+def test_lora_targets_are_the_language_models_linear_layers(tmp_path):
+    import re
+
+    for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
+        model, _ = load_model(save_family(family, tmp_path / family))
+        hit = [name for name, _ in model.named_modules() if re.fullmatch(LORA_TARGETS, name)]
+        layers = model.config.get_text_config().num_hidden_layers
+        assert len(hit) == 7 * layers and not any("visual" in name for name in hit)
+
+
+def test_what_would_end_without_a_model_is_refused(data, tmp_path, capsys):
+    rows = ["--rows", str(data / "rows.jsonl"), "--image_root", str(data), "--model", "assets/toy-base"]
+    here = [*rows, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false"]
+    wrong = {
+        "deepspeed": ["--config", "paper-7b-8gpu", *here],
+        "export": ["--config", "toy", *here, "--push_to_hub", "true"],
+        "captions must come from vLLM": ["--config", "toy", *here, "--fsdp", "full_shard"],
+    }
+    if importlib.util.find_spec("deepspeed"):
+        wrong.pop("deepspeed")
+    for said, arguments in wrong.items():
+        with pytest.raises(SystemExit) as error:
+            grpo.main(arguments)
+        assert said in str(error.value) and str(error.value).startswith("repic_core.training.grpo: ")
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_a_save_without_weights_is_told_and_changes_nothing(data, tmp_path, monkeypatch):
+    """FSDP saves no adapter of sharded states, and one of 0 tensors with its own checkpointing, both in silence."""
+    from safetensors.torch import save_file
+
+    from repic_core.training.failures import TrainingError
+    from repic_core.training.trainer import SharedPrefixGRPOTrainer
+
+    out, rows = tmp_path / "out", read_rows(data / "rows.jsonl")
+    base = save_family("qwen2_5_vl", tmp_path / "base")
+    settings = {**SHORT, "root": data, "warmup_steps": 0, "rewards": [(varied, 1.0)]}
+    grpo.train(*load_model(base), rows, out, "toy", **settings)
+    assert not (out / "README.md").exists()  # TRL's, which names folders of this machine
+    files = [out / "adapter_model.safetensors", out / "adapter_config.json"]
+    before = [file.read_bytes() for file in files]
+
+    def empty(self, folder, **_):
+        save_file({}, f"{folder}/adapter_model.safetensors")
+
+    for save in (empty, lambda self, folder, **_: None):
+        monkeypatch.setattr(SharedPrefixGRPOTrainer, "save_model", save)
+        with pytest.raises(TrainingError, match=r"no weights were written.*FULL_STATE_DICT"):
+            grpo.train(*load_model(base), rows, out, "toy", **settings)
+        assert [file.read_bytes() for file in files] == before
