@@ -8,14 +8,15 @@ import shutil
 
 import pytest
 
-from repic_core.captioner.caption_files import load_captions
+from repic_core.captioner.caption_files import CaptionRecord, load_captions
 from repic_core.captioner.captioner import Captioner
+from repic_core.evaluation import scores
 from repic_core.evaluation.paper_settings import (
     SettingError,
     paper_setting,
     retrieval,
 )
-from repic_core.evaluation.paper_tables import caption_setting, main
+from repic_core.evaluation.paper_tables import HEAD, caption_setting, main, table_cells
 from repic_core.evaluation.published import SETS
 from repic_core.io import tables
 from repic_core.prompts import CAPTION_QUESTIONS
@@ -209,6 +210,25 @@ def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch)
         caption_setting(setting, captioner, tmp_path)
     path = caption_setting(setting, captioner, tmp_path)
     assert len(calls) == 7 and len(load_captions(path)) == 6
+
+
+def test_a_row_searches_each_caption_once_a_protocol(layout, monkeypatch):
+    setting = paper_setting(layout, "4-concepts")
+    records = [CaptionRecord(i.label, tuple(i.shown), f"{i.shown[0]} and <nobody>.") for i in setting.items]
+    searched = {"find_names": [], "_score_published": []}
+    for name, captions in searched.items():
+        finder = getattr(scores, name)
+
+        def counted(text, *arguments, finder=finder, captions=captions):
+            captions.append(text if isinstance(text, str) else text.caption)
+            return finder(text, *arguments)
+
+        monkeypatch.setattr(scores, name, counted)
+    cells = dict(zip(HEAD[3:], table_cells(records, setting), strict=True))
+    every = [record.caption for record in records]
+    assert searched == {"find_names": every, "_score_published": every}  # `span` and the published protocol
+    assert (cells["captions"], cells["published R"], cells["span P"]) == ("6", "25.0", "100.0")
+    assert cells["hallucinated"] == "1.00"
 
 
 def test_tables():

@@ -13,7 +13,7 @@ from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import fold
 from repic_core.evaluation.intervals import Interval, mean_interval, units_of
-from repic_core.evaluation.scores import caption_counts
+from repic_core.evaluation.scores import ScoredCaptions, score_captions
 
 COPY_RUN = 4  # words in a row that are no accident
 
@@ -26,8 +26,7 @@ def hallucinated_names(
     >>> hallucinated_names([CaptionRecord("a.jpg", ("<bo>",), "<bo> naps beside <mia>.")])
     [1]
     """
-    counts = caption_counts(records, "span", database, unknown_tags=True)
-    return [predicted - correct for correct, predicted, _ in counts]
+    return _hallucinated(score_captions(records, "span", database))
 
 
 def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> float:
@@ -52,14 +51,26 @@ def measure(
 ) -> dict[str, Interval]:
     """Means a caption, with their 95% intervals: hallucinated names, share of words copied from the infos of the
     row's concepts, length in words."""
+    return measure_scored(score_captions(records, "span", database), database, unit)
+
+
+def measure_scored(
+    scored: ScoredCaptions, database: ConceptDatabase, unit: str = "photo"
+) -> dict[str, Interval]:
+    """`measure` of captions that are scored already, by `span` with the same database."""
+    records = scored.records
     infos = [[database[tag].info for tag in record.tags if tag in database] for record in records]
     values = {
-        "hallucinated": hallucinated_names(records, database),
+        "hallucinated": _hallucinated(scored),
         "copied": [copied_share(r.caption, i) for r, i in zip(records, infos, strict=True)],
         "words": [len(_words(record.caption)) for record in records],
     }
     units = units_of(records, unit)
     return {name: mean_interval(numbers, units) for name, numbers in values.items()}
+
+
+def _hallucinated(scored: ScoredCaptions) -> list[int]:
+    return [len(caption.hallucinated) + len(caption.unknown) for caption in scored.captions]
 
 
 def _words(text: str) -> list[str]:

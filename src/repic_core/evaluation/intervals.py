@@ -15,7 +15,8 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.evaluation.scores import caption_counts
+from repic_core.concepts.tags import key
+from repic_core.evaluation.scores import ScoredCaptions, score_captions
 
 Database = ConceptDatabase | Iterable[Concept] | None
 SCORES = ("precision", "recall", "f1")
@@ -57,9 +58,14 @@ def score_intervals(
     >>> str(score_intervals(rows)["f1"])
     '100.0 [100.0, 100.0]'
     """
+    return intervals_of(score_captions(records, protocol, database), unit, seed)
+
+
+def intervals_of(scored: ScoredCaptions, unit: str = "photo", seed: int = 0) -> dict[str, Interval]:
+    """`score_intervals` of captions that are scored already."""
     import numpy as np
 
-    samples = np.array(list(_counts(records, protocol, database, unit).values()), dtype=float).T
+    samples = np.array(list(_counts(scored, unit).values()), dtype=float).T
 
     def statistic(name: str) -> Callable[..., Any]:
         def ratio(correct: Any, predicted: Any, total: Any, axis: int = -1) -> Any:
@@ -104,14 +110,14 @@ def compare(
     import numpy as np
     from scipy.stats import permutation_test
 
-    rows = [sorted((r.query, tuple(sorted(r.tags))) for r in records) for records in (first, second)]
+    rows = [sorted(row_of(r.query, r.tags) for r in records) for records in (first, second)]
     if rows[0] != rows[1]:
         only = next(iter(set(rows[0]) ^ set(rows[1])), rows[0][0])
         raise ValueError(
             f"the two files are not of the same rows: {only[0]}, {', '.join(only[1])} is not in both alike"
         )
     known = list(database or ())
-    one, two = (_counts(records, protocol, known, unit) for records in (first, second))
+    one, two = (_counts(score_captions(records, protocol, known), unit) for records in (first, second))
     table = np.array([one[photo] for photo in one] + [two[photo] for photo in one], dtype=float)
     indices = np.arange(len(one)), np.arange(len(one), 2 * len(one))
 
@@ -127,6 +133,11 @@ def compare(
     return Comparison(_bootstrapped(indices, difference, seed), float(tested.pvalue))
 
 
+def row_of(query: str, tags: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """What two rows have in common if they are of the same photo and tags, in any order and spelling (`tags.key`)."""
+    return query, tuple(sorted(f"<{key(tag)}>" for tag in tags))
+
+
 def units_of(records: Sequence[CaptionRecord], unit: str) -> list[Any]:
     """For each record what it is drawn as: its photo, or itself, in a way that is the same in another file."""
     if unit not in UNITS:
@@ -136,7 +147,7 @@ def units_of(records: Sequence[CaptionRecord], unit: str) -> list[Any]:
     rows: Counter[Any] = Counter()
     found = []
     for record in records:
-        row = (record.query, tuple(sorted(record.tags)))
+        row = row_of(record.query, record.tags)
         rows[row] += 1  # the same row may come again, with another question
         found.append((*row, rows[row]))
     return found
@@ -155,15 +166,12 @@ def _bootstrapped(samples: tuple[Any, ...], statistic: Callable[..., Any], seed:
     return Interval(value, float(found.low), float(found.high))
 
 
-def _counts(
-    records: Sequence[CaptionRecord], protocol: str, database: Database, unit: str
-) -> dict[Any, tuple[int, int, int]]:
+def _counts(scored: ScoredCaptions, unit: str) -> dict[Any, tuple[int, int, int]]:
     """(correct, predicted, total) of each unit: a photo's captions together, or each caption."""
     found: dict[Any, tuple[int, int, int]] = {}
-    every = caption_counts(records, protocol, database)
-    for key, counts in zip(units_of(records, unit), every, strict=True):
-        before = found.get(key, (0, 0, 0))
-        found[key] = (before[0] + counts[0], before[1] + counts[1], before[2] + counts[2])
+    for drawn_as, score in zip(units_of(scored.records, unit), scored.scores(), strict=True):
+        correct, predicted, total = found.get(drawn_as, (0, 0, 0))
+        found[drawn_as] = (correct + score.correct, predicted + score.predicted, total + score.total)
     return found
 
 

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import load_captions
+from repic_core.captioner.caption_files import CaptionRecord, load_captions
 from repic_core.captioner.captioner import Captioner
-from repic_core.evaluation.caption_metrics import measure
-from repic_core.evaluation.intervals import score_intervals
+from repic_core.evaluation.caption_metrics import measure_scored
+from repic_core.evaluation.intervals import intervals_of
 from repic_core.evaluation.paper_settings import Setting, SettingError, paper_setting, retrieval
 from repic_core.evaluation.published import SETS
-from repic_core.evaluation.scores import score
+from repic_core.evaluation.scores import score_captions
 from repic_core.io import tables
 from repic_core.io.files import write_text_atomic
 from repic_core.retrieval.embedders import TOWER_SIDE, PretrainedEmbedder, TowerEmbedder
@@ -30,8 +30,20 @@ from repic_core.retrieval.regions import Detector, whole
 
 RETRIEVAL = "-retrieval"
 HEAD = [
-    *("setting", "references", "method", "captions", "published P", "published R", "published F1"),
-    *("span P", "span R", "span F1", "F1 95% by photo", "hallucinated", "copied", "words"),
+    "setting",
+    "references",
+    "method",
+    "captions",
+    "published P",
+    "published R",
+    "published F1",
+    "span P",
+    "span R",
+    "span F1",
+    "F1 95% by photo",
+    "hallucinated",
+    "copied",
+    "words",
 ]
 
 
@@ -66,21 +78,31 @@ def rows_of(captions: Path, settings: dict[str, Setting]) -> list[list[str]]:
         for suffix in ("", RETRIEVAL):
             for path in sorted(captions.glob(f"*/{name}{suffix}.json")):
                 records = load_captions(path)
-                if not records:
-                    continue
-                scores = [score(records, p, setting.database) for p in (setting.protocol, "span")]
-                f1 = score_intervals(records, "span", setting.database)["f1"]
-                more = measure(records, setting.database)
-                count = str(len(records))
-                if len(records) < len(setting.items):  # of a run that was cut off
-                    count += f" of {len(setting.items)}"
-                rows.append(
-                    [name, "retrieved" if suffix else "given", path.parent.name, count]
-                    + [f"{100 * v:.1f}" for s in scores for v in (s.precision, s.recall, s.f1)]
-                    + [f"{100 * f1.low:.1f} to {100 * f1.high:.1f}", f"{more['hallucinated'].value:.2f}"]
-                    + [f"{100 * more['copied'].value:.1f}%", f"{more['words'].value:.1f}"]
-                )
+                if records:
+                    references = "retrieved" if suffix else "given"
+                    rows.append([name, references, path.parent.name, *table_cells(records, setting)])
     return rows
+
+
+def table_cells(records: Sequence[CaptionRecord], setting: Setting) -> list[str]:
+    """The cells of a caption file from "captions" on (`HEAD`); each caption is searched once a protocol."""
+    published = score_captions(records, setting.protocol, setting.database)
+    span = score_captions(records, "span", setting.database)
+    count = str(len(records))
+    if len(records) < len(setting.items):  # of a run that was cut off
+        count += f" of {len(setting.items)}"
+    cells = [count]
+    for score in (published.total(), span.total()):
+        cells += [f"{100 * value:.1f}" for value in (score.precision, score.recall, score.f1)]
+    f1 = intervals_of(span)["f1"]
+    more = measure_scored(span, setting.database)
+    cells += [
+        f"{100 * f1.low:.1f} to {100 * f1.high:.1f}",
+        f"{more['hallucinated'].value:.2f}",
+        f"{100 * more['copied'].value:.1f}%",
+        f"{more['words'].value:.1f}",
+    ]
+    return cells
 
 
 def write_table(out: Path, rows: list[list[str]]) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import check_no_control_tokens
-from repic_core.evaluation.intervals import Interval, mean_interval
+from repic_core.evaluation.intervals import Interval, mean_interval, row_of
 from repic_core.evaluation.judges import Judge, parse_choice, quoted, text_part
 from repic_core.io.files import read_json, write_json_atomic, write_text_atomic
 
@@ -147,8 +147,8 @@ def answer_questions(
 
     about = defaultdict(list)
     for question in questions:
-        about[_row(question)].append(question)
-    rows = {_row(record) for record in records}
+        about[row_of(question.query, question.tags)].append(question)
+    rows = {row_of(record.query, record.tags) for record in records}
     for without, row in (("question", rows - about.keys()), ("caption", about.keys() - rows)):
         if row:
             query, tags = min(row)
@@ -157,7 +157,9 @@ def answer_questions(
             )
     if not rows:
         raise ValueError("there are no captions to ask about")
-    asked = [(record, question) for record in records for question in about[_row(record)]]
+    asked = [
+        (record, question) for record in records for question in about[row_of(record.query, record.tags)]
+    ]
     outcomes = []
     for record, question in tqdm(asked, disable=not progress, unit="question"):
         options = question.offered(seed)
@@ -232,10 +234,6 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
                     f"{path}, line {number}: not valid JSON ({error.msg}): was it cut off?"
                 ) from None
     return rows
-
-
-def _row(item: Question | CaptionRecord) -> tuple[str, tuple[str, ...]]:
-    return item.query, tuple(sorted(item.tags))
 
 
 def _outcome(question: Question, chosen: str | None) -> str:

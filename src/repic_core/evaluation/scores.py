@@ -57,21 +57,64 @@ class Score:
 
 @dataclass(frozen=True)
 class CaptionScore:
-    """One caption under one protocol: tags named and shown, shown but not named, named but not shown."""
+    """What one protocol finds in one caption.
+
+    Args:
+        correct: tags that are named and shown.
+        missed: tags that are shown and not named.
+        hallucinated: candidates that are named and not shown.
+        unknown: names in brackets that are no candidate, each once; only `span` looks for them.
+    """
 
     correct: tuple[str, ...]
     missed: tuple[str, ...]
     hallucinated: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
-    def score(self, protocol: str) -> Score:
+    def score(self, protocol: str, unknown_tags: bool = False) -> Score:
         """What this caption adds to a file's `Score`.
 
-        Wrong, in precision's denominator, are by `span` the other names; by the published protocols, where there is
-        another name, as many as are missed.
+        Precision divides by the correct names and the wrong ones. By `span` these are the hallucinated names (and,
+        with `unknown_tags`, the unknown ones). By the published protocols they are as many as are missed, where
+        another name is found, else none.
         """
-        wrong = self.hallucinated if protocol == "span" else self.missed if self.hallucinated else ()
+        if protocol == "span":
+            wrong = len(self.hallucinated)
+        elif self.hallucinated:
+            wrong = len(self.missed)
+        else:
+            wrong = 0
+        if unknown_tags:
+            wrong += len(self.unknown)
         right = len(self.correct)
-        return Score(protocol, right, right + len(wrong), right + len(self.missed))
+        return Score(protocol, right, right + wrong, right + len(self.missed))
+
+
+@dataclass(frozen=True)
+class ScoredCaptions:
+    """The captions of a file and what one protocol finds in each: searched once, for every number of a table.
+
+    Args:
+        captions: the `CaptionScore` of each of `records`.
+    """
+
+    protocol: str
+    records: tuple[CaptionRecord, ...]
+    captions: tuple[CaptionScore, ...]
+
+    def scores(self, unknown_tags: bool = False) -> list[Score]:
+        """What each caption adds to the file's score."""
+        return [caption.score(self.protocol, unknown_tags) for caption in self.captions]
+
+    def total(self, unknown_tags: bool = False) -> Score:
+        """The score of the file."""
+        scores = self.scores(unknown_tags)
+        return Score(
+            self.protocol,
+            correct=sum(score.correct for score in scores),
+            predicted=sum(score.predicted for score in scores),
+            total=sum(score.total for score in scores),
+        )
 
 
 def score(
@@ -97,25 +140,23 @@ def score(
     Raises:
         ValueError: an unknown protocol.
     """
-    counts = caption_counts(records, protocol, database, unknown_tags)
-    return Score(protocol, *(sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0))
+    return score_captions(records, protocol, database).total(unknown_tags)
 
 
-def caption_counts(
+def score_captions(
     records: Sequence[CaptionRecord],
     protocol: str = "span",
     database: ConceptDatabase | Iterable[Concept] | None = None,
-    unknown_tags: bool = False,
-) -> list[tuple[int, int, int]]:
-    """What each caption adds to a `Score`'s correct, predicted and total; arguments as there."""
+) -> ScoredCaptions:
+    """Search each caption of `records` once, by one protocol; arguments as for `score`.
+
+    Raises:
+        ValueError: an unknown protocol.
+    """
     _check_protocol(protocol)
     candidates = names_to_find(records, protocol, database)
-    counts = []
-    for record in records:
-        found = score_caption(record, candidates, protocol).score(protocol)
-        unknown = _unknown(record.caption, candidates) if unknown_tags and protocol == "span" else ()
-        counts.append((found.correct, found.predicted + len(unknown), found.total))
-    return counts
+    captions = tuple(score_caption(record, candidates, protocol) for record in records)
+    return ScoredCaptions(protocol, tuple(records), captions)
 
 
 def score_caption(
@@ -125,6 +166,9 @@ def score_caption(
 
     >>> score_caption(CaptionRecord("a.jpg", ("<bo>",), "bo naps"), ["<bo>", "<mia>"]).correct
     ('<bo>',)
+
+    Raises:
+        ValueError: an unknown protocol.
     """
     _check_protocol(protocol)
     if protocol != "span":
@@ -132,12 +176,14 @@ def score_caption(
     candidates = list(candidates)
     known = {key(tag_of(c)) for c in candidates}
     candidates += [tag for tag in record.tags if key(tag) not in known]
-    named = dict.fromkeys(tag for _, _, tag in find_names(record.caption, candidates))
-    shown, said = {key(tag): tag for tag in record.tags}, {key(tag) for tag in named}
+    found = find_names(record.caption, candidates)
+    named = {key(tag): tag for _, _, tag in found}
+    shown = {key(tag): tag for tag in record.tags}
     return CaptionScore(
-        correct=tuple(shown[k] for k in shown if k in said),
-        missed=tuple(shown[k] for k in shown if k not in said),
-        hallucinated=tuple(tag for tag in named if key(tag) not in shown),
+        correct=tuple(shown[k] for k in shown if k in named),
+        missed=tuple(shown[k] for k in shown if k not in named),
+        hallucinated=tuple(named[k] for k in named if k not in shown),
+        unknown=_unknown(record.caption, [(start, end) for start, end, _ in found]),
     )
 
 
@@ -164,11 +210,13 @@ def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol:
     )
 
 
-def _unknown(caption: str, candidates: Sequence[Concept | str]) -> set[str]:
-    """Names in brackets that are no candidate."""
-    spans = find_names(caption, candidates)
-    tags = ((m.start(), m.end(), m.group()) for m in TAG.finditer(caption))
-    return {tag for start, end, tag in tags if not any(a < end and start < b for a, b, _ in spans)}
+def _unknown(caption: str, found: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """Names in brackets that overlap none of the spans `found`; spellings of one tag count once."""
+    tags = {}
+    for match in TAG.finditer(caption):
+        if not any(start < match.end() and match.start() < end for start, end in found):
+            tags.setdefault(key(match.group()), match.group())
+    return tuple(tags.values())
 
 
 def names_to_find(
@@ -192,15 +240,15 @@ def disagreements(
     A reason is a name that only one protocol finds, or a pair of unlike counts of wrong names. Each pick is the
     record whose reasons not shown yet occur most often in `records`; once all are shown, they may come again.
     """
-    known = {p: names_to_find(records, p, database) for p in (first, second)}
-    judged: dict[int, tuple[CaptionRecord, CaptionScore, CaptionScore]] = {}
+    both = [score_captions(records, protocol, database).captions for protocol in (first, second)]
+    judged = list(zip(records, *both, strict=True))
     reasons: dict[int, set[Any]] = {}
-    for number, record in enumerate(records):
-        one, two = (score_caption(record, known[p], p) for p in (first, second))
+    for number, (_, one, two) in enumerate(judged):
         names = [{key(tag) for tag in (*s.correct, *s.hallucinated)} for s in (one, two)]
-        counts = tuple(s.predicted - s.correct for s in (one.score(first), two.score(second)))
-        judged[number] = record, one, two
-        reasons[number] = (names[0] ^ names[1]) | ({counts} if counts[0] != counts[1] else set())
+        reasons[number] = names[0] ^ names[1]
+        wrong = tuple(s.predicted - s.correct for s in (one.score(first), two.score(second)))
+        if wrong[0] != wrong[1]:
+            reasons[number].add(wrong)
     often = Counter(reason for found in reasons.values() for reason in found)
     chosen: list[int] = []
     fresh = set(often)
