@@ -99,7 +99,7 @@ def test_the_two_forms_taken_for_each_other(root):
     with pytest.raises(RowError, match=r"line 1: .* name it \.json$"):
         read_rows(root / "list.jsonl")
     write_rows(root / "lines.jsonl", ROWS).rename(root / "lines.json")
-    with pytest.raises(RowError, match=r"line 2: .* name a file with a row a line \.jsonl"):
+    with pytest.raises(RowError, match=r"line 2: .* if it holds rows line by line, name it \.jsonl"):
         read_rows(root / "lines.json")
 
 

@@ -260,7 +260,10 @@ def test_command_line_reads_a_recipe_and_overrides_it(base, data, tmp_path):
         (["--config"], "--config: give 3b-1gpu, "),
         (["--config", "papper"], "papper: no such recipe"),
         (["--config", "toy", "--output_dir", "x"], "--rows: give a JSON or JSONL file"),
-        (["--config", "toy", "--output_dir", "x", "--rows", "gone.jsonl"], "gone.jsonl: no such file"),
+        (
+            ["--config", "toy", "--output_dir", "x", "--rows", "gone.jsonl"],
+            "gone.jsonl: can't be read (No such file",
+        ),
         (["--config", "toy", "--output_dir", "x", "--betta", "1"], "betta"),
     ],
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
-from repic_core.io.files import write_text_atomic
+from repic_core.io.files import read_records, write_text_atomic
 from repic_core.io.images import image_fault
 from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
 from repic_core.tasks import TASKS, check_solution, write_solution
@@ -55,7 +55,7 @@ def read_rows(
     root = Path(root) if root is not None else path.parent
     rows = []
     checked: set[str] = set()
-    for where, record in _records(path):
+    for where, record in read_records(path, RowError):
         row = _parse(record, where)
         for image in set(row.images) - checked if check_images else ():
             fault = image_fault(root / image)
@@ -120,37 +120,6 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
         columns["candidates"].append(list(row.candidates))
         columns["infos"].append(list(row.infos))
     return Dataset.from_dict(columns, features=features)
-
-
-def _records(path: Path) -> Iterable[tuple[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RowError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise RowError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:  # a folder, no permission
-        raise RowError(f"{path}: can't be read ({error.strerror}): give a JSON or JSONL file") from None
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    yield f"{path}, line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    mend = "was it cut off?"
-                    if text.lstrip().startswith("["):
-                        mend += " or, if it is one list of rows, name it .json"
-                    raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}): {mend}") from None
-        return
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        mend = "name a file with a row a line .jsonl" if error.msg == "Extra data" else "was it cut off?"
-        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}): {mend}") from None
-    if not isinstance(records, list):
-        raise RowError(f"{path}: must hold a list of rows")
-    for number, record in enumerate(records, 1):
-        yield f"{path}, row {number}", record
 
 
 def _parse(record: Any, where: str) -> TrainingExample:

@@ -23,7 +23,7 @@ from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import check_no_control_tokens
 from repic_core.evaluation.intervals import Interval, mean_interval, row_of
 from repic_core.evaluation.judges import Judge, parse_choice, quoted, text_part
-from repic_core.io.files import read_json, write_json_atomic, write_text_atomic
+from repic_core.io.files import read_records, write_json_atomic, write_text_atomic
 
 NOT_SAID = "The caption does not say."
 OUTCOMES = ("right", "wrong", "not said", "unparsable")
@@ -191,7 +191,7 @@ def read_questions(path: str | Path) -> list[Question]:
     path = Path(path)
     names = [field.name for field in fields(Question)]
     questions = []
-    for where, row in _rows(path):
+    for where, row in read_records(path, QuestionError, "questions"):
         if not isinstance(row, dict):
             raise QuestionError(f"{where}: must be an object with {', '.join(names)}")
         missing = next((name for name in names if name not in row), None)
@@ -212,28 +212,6 @@ def write_questions(path: str | Path, questions: Iterable[Question]) -> Path:
     if Path(path).suffix != ".jsonl":
         return write_json_atomic(path, rows, indent=1)
     return write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _rows(path: Path) -> list[tuple[str, Any]]:
-    if path.suffix != ".jsonl":
-        rows = read_json(path, QuestionError)
-        if not isinstance(rows, list):
-            raise QuestionError(f"{path}: must hold a list of questions")
-        return [(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuestionError(f"{path}: can't be read ({error}): give a JSON or JSONL file") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append((f"{path}, line {number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise QuestionError(
-                    f"{path}, line {number}: not valid JSON ({error.msg}): was it cut off?"
-                ) from None
-    return rows
 
 
 def _outcome(question: Question, chosen: str | None) -> str:

@@ -1,4 +1,4 @@
-"""JSON read with a clear message; atomic writes: a reader sees the old file or the new one, never half of one."""
+"""JSON is read with clear messages; files are written atomically: a reader sees the old one or the new one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,65 @@ def read_json(path: Path, error: type[Exception], **options: Any) -> Any:
     """What a JSON file holds; `options` go to ``json.loads``.
 
     Raises:
-        error: no file, no text, no JSON (half a file, say); names the file and, in JSON, the line.
+        error: the file is missing, is not text or is not JSON (perhaps cut off); names the file and the line.
     """
+    text = _read_text(path, error, "a JSON file")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), **options)
+        return json.loads(text, **options)
     except json.JSONDecodeError as fault:
         where = f"line {fault.lineno}: {fault.msg}"
         raise error(f"{path}: not valid JSON ({where}): was it cut off? write it again") from None
-    except OSError as fault:  # none, a folder, no permission
-        raise error(f"{path}: can't be read ({fault.strerror}): give a JSON file") from None
+
+
+def read_records(path: Path, error: type[Exception], what: str = "rows") -> Iterator[tuple[str, Any]]:
+    """Each record of a JSON list or, if the name ends in ``.jsonl``, of JSON Lines.
+
+    Args:
+        what: what the records are called in messages.
+
+    Yields:
+        (where, record), such as ``("rows.json, row 3", {...})`` or ``("rows.jsonl, line 3", {...})``.
+
+    Raises:
+        error: the file is missing, is not text, is not JSON (perhaps cut off) or not a list; names the file and
+            the line.
+    """
+    text = _read_text(path, error, "a JSON or JSONL file")
+    if path.suffix == ".jsonl":
+        yield from _json_lines(path, text, error, what)
+        return
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as fault:
+        hint = "was it cut off?"
+        if fault.msg == "Extra data":  # after the first line
+            hint = f"if it holds {what} line by line, name it .jsonl"
+        raise error(f"{path}, line {fault.lineno}: not valid JSON ({fault.msg}): {hint}") from None
+    if not isinstance(records, list):
+        raise error(f"{path}: must hold a list of {what}")
+    for number, record in enumerate(records, 1):
+        yield f"{path}, row {number}", record
+
+
+def _json_lines(path: Path, text: str, error: type[Exception], what: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as fault:
+            hint = "was it cut off?"
+            if text.lstrip().startswith("["):
+                hint += f" or, if it is one list of {what}, name it .json"
+            raise error(f"{path}, line {number}: not valid JSON ({fault.msg}): {hint}") from None
+        yield f"{path}, line {number}", record
+
+
+def _read_text(path: Path, error: type[Exception], kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as fault:  # it is missing, or a folder, or may not be read
+        raise error(f"{path}: can't be read ({fault.strerror}): give {kind}") from None
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 text ({fault.reason} at byte {fault.start})") from None
 
