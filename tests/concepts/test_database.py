@@ -106,8 +106,8 @@ def test_index_disagreement_warns_once_and_concept_dict_wins(root):
     ("entries", "message"),
     [
         ({"<bo>": entry(image="gone.png")}, "missing image 'gone.png'"),
-        ({"<bo>": entry(image="broken.png")}, "the image 'broken.png' is no readable image"),
-        ({"<bo>": entry(image="cut.jpg")}, "the image 'cut.jpg' is no readable image"),
+        ({"<bo>": entry(image="broken.png")}, "the image 'broken.png' is not a readable image"),
+        ({"<bo>": entry(image="cut.jpg")}, "the image 'cut.jpg' is not a readable image"),
         ({"<bo>": entry(image="../bo.png")}, "outside the root"),
         ({"<bo>": entry(image="/etc/hostname")}, "outside the root"),
         ({"<bo>": entry(image="")}, "no image"),
@@ -139,7 +139,7 @@ def test_refusals_name_file_and_entry(root, entries, message):
     ("text", "message"),
     [
         ('{"concept_dict": {"<bo>": {"name": "b', "was it cut off"),
-        ('{"concept_dict": {"<bo>": {}, "<bo>": {}}}', "stands there twice"),
+        ('{"concept_dict": {"<bo>": {}, "<bo>": {}}}', "is used twice"),
         ('["<bo>"]', 'no "concept_dict"'),
     ],
 )
@@ -190,7 +190,7 @@ def test_photos_of_a_large_database_are_looked_for_and_not_read(root, monkeypatc
 
     monkeypatch.setattr(concepts, "READ_UP_TO", 2)
     few = {"<bo>": entry(), "<mia>": entry(name="Mia", image="broken.png")}
-    with pytest.raises(ConceptError, match=r"broken\.png.* is no readable image"):
+    with pytest.raises(ConceptError, match=r"broken\.png.* is not a readable image"):
         ConceptDatabase.load(write(root, few))
     many = {**few, "<zoe>": entry(name="Zoe", image="mia.png")}
     assert len(ConceptDatabase.load(write(root, many))) == 3

@@ -273,8 +273,8 @@ def test_sizes_are_those_of_the_decoded_photo(coco, turn):
     [
         ({"file_name": None}, r"boxes\.json, annotation 1: its image \(id 1\) has no file_name"),
         ({"width": None}, "has no width"),
-        ({"file_name": "gone.jpg"}, r"annotation 1: its photo 'gone\.jpg' is no file"),
-        ({"file_name": "boxes.json"}, r"annotation 1: its photo 'boxes\.json' is no readable image"),
+        ({"file_name": "gone.jpg"}, r"annotation 1: its photo 'gone\.jpg' does not exist under"),
+        ({"file_name": "boxes.json"}, r"annotation 1: its photo 'boxes\.json' is not a readable image"),
     ],
 )
 def test_bad_images(coco, change, message):
@@ -308,10 +308,10 @@ def test_bad_folders(tmp_path):
     with pytest.raises(BuildError, match="holds no photo"):
         build_from_folders(tmp_path)
     (tmp_path / "dog" / "0.jpg").write_bytes(b"not a photo")
-    with pytest.raises(BuildError, match=r"0\.jpg is no readable image"):
+    with pytest.raises(BuildError, match=r"0\.jpg is not a readable image"):
         build_from_folders(tmp_path)
     Image.effect_noise((300, 300), 80).convert("RGB").save(tmp_path / "dog" / "0.jpg")
     half = (tmp_path / "dog" / "0.jpg").read_bytes()[:9000]
     (tmp_path / "dog" / "0.jpg").write_bytes(half)
-    with pytest.raises(BuildError, match=r"0\.jpg is no readable image .*truncated"):
+    with pytest.raises(BuildError, match=r"0\.jpg is not a readable image .*truncated"):
         build_from_folders(tmp_path)

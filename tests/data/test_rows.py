@@ -60,8 +60,8 @@ def test_any_text_survives_the_file(tmp_path_factory, problem, names):
         ({"solution": "maybe"}, "'solution': must be 'yes' or 'no'"),
         ({"problem": ""}, "'problem': missing"),
         ({"problem": "<image> same?"}, "'problem': 1 <image> for 2"),
-        ({"image": ["a.png", "gone.png"]}, "'image': 'gone.png' is no file under"),
-        ({"image": "rows.jsonl"}, "'image': 'rows.jsonl' is no readable image"),
+        ({"image": ["a.png", "gone.png"]}, "'image': 'gone.png' does not exist under"),
+        ({"image": "rows.jsonl"}, "'image': 'rows.jsonl' is not a readable image"),
         ({"accu_reward_method": ["iou"]}, "'accu_reward_method': ['iou'] is none of"),
         ({"image": [1]}, "'image': must be a path"),
         ({"accu_reward_method": "yesno"}, "'accu_reward_method': 'yesno' is none of"),
@@ -145,5 +145,5 @@ def test_a_photo_that_is_cut_off_is_refused(root):
     (root / "rows.jsonl").write_text(f"{json.dumps(row)}\r\n", encoding="utf-8-sig")  # as Windows writes it
     assert len(read_rows(root / "rows.jsonl")) == 1
     (root / "a.jpg").write_bytes((root / "a.jpg").read_bytes()[:9000])
-    with pytest.raises(RowError, match=r"line 1, field 'image': 'a\.jpg' is no readable image"):
+    with pytest.raises(RowError, match=r"line 1, field 'image': 'a\.jpg' is not a readable image"):
         read_rows(root / "rows.jsonl")

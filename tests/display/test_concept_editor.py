@@ -122,7 +122,7 @@ def test_delete_asks_once(editor, path):
         ("a>b", "a bird", photo("blue"), "must be one name in angle brackets"),
         ("BO", "a bird", photo("blue"), "the tag <BO> is taken already (by <bo>)"),
         (" ", "a bird", photo("blue"), "has an empty name: give it one"),
-        ("zoe", "a bird", b"<svg onload=alert(1)>", "new.png: is no photo that can be read"),
+        ("zoe", "a bird", b"<svg onload=alert(1)>", "new.png: is not a photo that can be read"),
     ],
 )
 def test_what_fails_changes_nothing(editor, path, name, info, content, message):

@@ -39,7 +39,7 @@ def test_hostile_files_are_refused(tmp_path, name, on_disk):
         ("photo.heic", "HEIC"),
         ("deep.png", "more than 8 bits"),
         ("strip.png", "too long for the model"),
-        ("page.eps", "no photo that can be read"),
+        ("page.eps", "is not a photo that can be read"),
     ],
 )
 def test_messages_say_what_is_wrong(name, said):

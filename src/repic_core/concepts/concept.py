@@ -7,9 +7,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-# Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case, looked
-# for after white space and zero-width characters are taken out, so that they can't be hidden. A plain <s> stays
-# allowed: people do have concepts called S.
+# Special tokens of chat templates and tokenizers (Qwen's <|...|>, LLaVA's <image>, ...), in any case. White space
+# and zero-width characters are removed before the search, so that they can't hide a token. A plain <s> is allowed:
+# people do have concepts called S.
 _CONTROL_TOKEN = re.compile(
     r"<\|[^<>]*?\|>|</?(?:image|video|audio|tool_call|tool_response|think)>|</s>|\[/?INST\]",
     re.IGNORECASE,
@@ -18,33 +18,35 @@ _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff
 
 
 class ConceptError(ValueError):
-    """A concept or a database that can't be used; the message names the file, the entry and the mend."""
+    """A concept or a database that can't be used; the message names the file, the entry and how to fix it."""
 
 
 def check_no_control_tokens(text: str, what: str) -> None:
-    """Raise `ConceptError` if `text` holds a token that a chat template or tokenizer treats as control.
+    """Raise `ConceptError` if `text` holds a control token of a chat template or tokenizer; `what` names the text.
 
     >>> check_no_control_tokens("a dog<|im_end|>", "the info of <bo>")
     Traceback (most recent call last):
     ...
-    repic_core.concepts.concept.ConceptError: the info of <bo> holds the control token '<|im_end|>': take it out
+    repic_core.concepts.concept.ConceptError: the info of <bo> holds the control token '<|im_end|>': remove it
     """
     found = _CONTROL_TOKEN.search(_INVISIBLE.sub("", text))
     if found:
-        raise ConceptError(f"{what} holds the control token {found.group()!r}: take it out")
+        raise ConceptError(f"{what} holds the control token {found.group()!r}: remove it")
 
 
 @dataclass(frozen=True)
 class Concept:
     """One thing that the user can name.
 
+    White space in its texts is folded: a newline becomes a space. (With newlines, upstream pairs infos with the
+    wrong images.)
+
     Args:
         tag: the key with its brackets, ``<bo>``; by default made from `name`.
-        name: how people call it; may differ from the tag (``<ironman>`` / "Iron Man"); by default the
+        name: what people call it; may differ from the tag (``<ironman>`` / "Iron Man"); by default the
             tag without its brackets.
         image: path or PIL image of the reference photo, or a list of them.
-        info: a line of information; newlines are folded to spaces (upstream pairs the wrong text with
-            the wrong image there).
+        info: a line of information.
         category: such as "dog"; optional.
 
     Raises:
@@ -80,7 +82,7 @@ class Concept:
         if not re.fullmatch(r"<[^<>]*[^<>\s][^<>]*>", self.tag):
             raise ConceptError(f"the tag {self.tag!r} must be one name in angle brackets, like <bo>")
         if self.tag[1] in "/|":  # `tags.TAG` takes these for control tokens
-            raise ConceptError(f"the tag {self.tag!r} begins with {self.tag[1]!r}: take it out, as in <bo>")
+            raise ConceptError(f"the tag {self.tag!r} begins with {self.tag[1]!r}: remove it, as in <bo>")
         if isinstance(self.image, list):
             object.__setattr__(self, "image", tuple(self.image))
         if not self.images or any(image is None or image == "" for image in self.images):

@@ -5,7 +5,7 @@ The public format is upstream's ``database.json``::
     {"concept_dict": {"<bo>": {"name": "bo", "image": "photos/bo.jpg", "info": "...", "category": "dog"}},
      "path_to_concept": {"photos/bo.jpg": "<bo>"}}
 
-with image paths relative to a root that the caller gives (upstream's files: its repository root).
+with image paths relative to a root folder that the caller gives (for upstream's files: its repository).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from repic_core.concepts.tags import key
 from repic_core.io.files import read_json, write_json_atomic
 from repic_core.io.images import image_fault
 
-READ_UP_TO = 1000  # concepts; photos of larger databases are looked for when loaded, not read
+READ_UP_TO = 1000  # concepts; loading a larger database only checks that the photos exist
 
 
 class ConceptDatabase:
-    """Concepts in order, unique by tag (`tags.key`: other spellings of a tag are the same tag), with the root that their
-    files lie under.
+    """Concepts in order, each with its own tag, and the root folder of their files.
+
+    Two spellings of a tag are the same tag (`tags.key`).
 
     >>> database = ConceptDatabase([Concept(name="bo", image="bo.jpg", info="a Shiba Inu")])
     >>> "<bo>" in database, len(database), database.select("<bo>")[0].info
@@ -40,7 +41,7 @@ class ConceptDatabase:
     ):
         self.path = Path(path) if path else None
         self.root = Path(root) if root else None
-        self.check_images = True  # False after load(check_images=False): save() then doesn't look either
+        self.check_images = True  # False after load(check_images=False): then save() doesn't check either
         self._concepts: dict[str, Concept] = {}
         for concept in concepts:
             self.add(concept)
@@ -52,12 +53,12 @@ class ConceptDatabase:
         """Read a database; image paths are taken relative to `root` (by default the file's folder).
 
         Args:
-            check_images: False for files whose photos are elsewhere; then nothing is opened, here or in `save`.
-                Else every photo must be there, and of up to `READ_UP_TO` concepts all are also read (a database
-                of 10,000 loads in well under a second; a broken photo is then named where it is used).
+            check_images: False for files whose photos are elsewhere: then no photo is checked, here or in `save`.
+                If True, every photo must exist, and with up to `READ_UP_TO` concepts every photo is also read.
+                (A database of 10,000 loads in well under a second; a broken photo is reported when it is used.)
 
         Raises:
-            ConceptError: naming file and entry, for anything that can't be used.
+            ConceptError: for anything that can't be used; names the file and the entry.
         """
         path = Path(path)
         root = Path(root) if root is not None else path.parent
@@ -97,14 +98,16 @@ class ConceptDatabase:
         return database
 
     def _compare_index(self, index: Any, path: Path, root: Path, written: dict[str, str]) -> None:
-        """Warn once where the file's own ``path_to_concept`` disagrees with its ``concept_dict`` (`written`: the
-        tag of each path as it stands there)."""
+        """Warn once if the file's own ``path_to_concept`` disagrees with its ``concept_dict``.
+
+        `written` maps each path, as ``concept_dict`` writes it, to its tag.
+        """
         if index is None:
             return
         if not isinstance(index, dict):
             raise ConceptError(f'{path}: "path_to_concept" must be an object')
         wrong = [p for p, tag in index.items() if written.get(p) != tag]
-        if wrong:  # perhaps only written in another way
+        if wrong:  # perhaps the same path, written in another way
             tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
             wrong = [p for p in wrong if "\0" in p or tags.get(str((root / p).resolve())) != index[p]]
         if wrong:
@@ -118,7 +121,7 @@ class ConceptDatabase:
         """Write the public format, atomically; image paths become relative to the root.
 
         Raises:
-            ConceptError: no path is known, or an image is not a file under the root (that the file is there is
+            ConceptError: no path is known, an image is outside the root, or an image does not exist (the last is
                 not checked in a database loaded with ``check_images=False``).
         """
         path = Path(path) if path else self.path
@@ -140,7 +143,7 @@ class ConceptDatabase:
         return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
 
     def add(self, concept: Concept) -> None:
-        """Append a concept; `ConceptError` if its tag is taken, also in another spelling of it."""
+        """Append a concept; `ConceptError` if its tag is taken, in any spelling."""
         taken = self._concepts.get(key(concept.tag))
         if taken is not None:
             raise ConceptError(
@@ -149,13 +152,13 @@ class ConceptDatabase:
         self._concepts[key(concept.tag)] = concept
 
     def remove(self, tag: str) -> Concept:
-        """Take a concept out and return it."""
+        """Remove a concept and return it."""
         concept = self[tag]
         del self._concepts[key(tag)]
         return concept
 
     def rename(self, tag: str, name: str, new_tag: str | None = None) -> Concept:
-        """Give a concept another name, and the tag made from it (or `new_tag`); the order stays."""
+        """Give a concept another name, and the tag made from it (or `new_tag`); the order is kept."""
         renamed = replace(self[tag], name=name, tag=new_tag or f"<{' '.join(name.split())}>")
         old, new = key(tag), key(renamed.tag)
         if new != old and new in self._concepts:
@@ -196,16 +199,17 @@ def _read_json(path: Path) -> Any:
         counts = Counter(key for key, _ in pairs)
         twice = next((key for key in counts if counts[key] > 1 and key.startswith("<")), None)
         if twice is not None:
-            raise ConceptError(f"{path}, entry {twice!r}: the tag stands there twice: rename one of the two")
+            raise ConceptError(f"{path}, entry {twice!r}: the tag is used twice: rename one of the two")
         return dict(pairs)
 
     return read_json(path, ConceptError, object_pairs_hook=unique)
 
 
 def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
-    """A function from an image as written (and where it stands) to its resolved path under `root`."""
+    """A function that resolves an image path under `root`; its second argument says where, for messages."""
     real_root = os.path.realpath(root)
-    folders: dict[str, str] = {}  # most photos share a few: resolving each path anew takes most of the time
+    # Most photos share a few folders: to resolve each path by itself would take most of the time.
+    folders: dict[str, str] = {}
 
     def resolve(image: Any, where: str) -> str:
         if not isinstance(image, str) or not image or "\0" in image:
@@ -222,7 +226,7 @@ def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
             if not os.path.isfile(resolved):
                 raise ConceptError(
                     f"{where}: missing image {image!r} under {root}: give the folder that paths are relative to "
-                    "as root= (check_images=False skips this)"
+                    "as root= (check_images=False skips this check)"
                 )
             fault = image_fault(Path(resolved)) if read else None
             if fault:

@@ -1,4 +1,4 @@
-"""Find the names of concepts in text: the matching of protocol `span`, of the strict rewards and of the viewer."""
+"""Find the names of concepts in text, for the protocol `span`, the strict rewards and the viewer."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from repic_core.concepts.tags import TAG, bare, fold, folded_spans, key
 
 _CLOSING = re.compile(r"<\s*/([^<>]*)>")
 _BRACKETS = re.compile(r"<[^<>]*>")
-_JOINERS = "-\u2010.'"  # with a letter on their other side they go on with the word; \u2010: NFKC of hyphens
+# With a letter on their other side these continue the word. \u2010 is what NFKC makes of other hyphens.
+_JOINERS = "-\u2010.'"
 
 
 def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int, int, str]]:
     """Where `text` names a candidate (a concept, or a tag), as (start, end, tag), in order.
 
-    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, ignoring case
-    and Unicode compatibility forms, the longest first. White space in a name matches any white space, and
-    after a full stop none is needed ("Mr.Krabs", "Mr. Krabs").
+    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, folded as in
+    `tags.fold`, the longest first. White space in a name matches any white space, and after a full stop none is
+    needed ("Mr.Krabs", "Mr. Krabs").
 
-    Never inside another word or another ``<...>``: "Spider-Man", "U.S.", "H&M", "don't" and "anna@bo.com" do
-    not name <spider>, <U>, <H>, <Don> or <bo>; a possessive does ("Bo's", "James' hat"). Chinese characters,
-    hiragana and Hangul stand next to a name of two or more characters without bounds, as these scripts put no
+    A name never matches inside another word or another ``<...>``: "Spider-Man", "U.S.", "H&M", "don't" and
+    "anna@bo.com" do not name <spider>, <U>, <H>, <Don> or <bo>. A possessive does name ("Bo's", "James' hat").
+    Chinese characters, hiragana and Hangul may touch a name of two or more characters, as these scripts put no
     spaces between words or particles.
 
     A name that is a single letter or an ordinary English word matches only in brackets or written exactly as
-    stored. One exception: stored as plain English itself ("dog", "A") it matches only in brackets, since
-    "exactly as stored" would make a name of every ordinary use of the word.
+    stored. If it is stored as plain English ("dog", "A"), it matches only in brackets: otherwise every ordinary
+    use of the word would be a name.
 
     >>> find_names("Black Widow and <hulk> in the park", ["<black widow>", "<hulk>", "<Park>"])
     [(0, 11, '<black widow>'), (16, 22, '<hulk>')]
@@ -54,7 +55,9 @@ def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int
 
 
 def mentions(text: str, known: Iterable[str]) -> tuple[list[str], list[str], list[str], str]:
-    """Keys of all names in brackets, of the `known` ones without, of those in closing tags; the other text.
+    """What a text names: three lists of keys (`tags.key`), and the rest of the text.
+
+    The lists are of all names in brackets, of the `known` names without brackets, and of names in closing tags.
 
     >>> mentions("<bo> naps, Bo snores </mia>", ["<bo>"])
     (['bo'], ['bo'], ['mia'], ' |  naps,  |  snores  | ')
@@ -75,28 +78,34 @@ def ordinary_words() -> frozenset[str]:
 
     Colours, animals, plants, foods, weather, household things, virtues, trades, and function words that are
     spelt like a name; among them those of the published data (Moon, Park, Pearl, Sandy; DreamBooth's can, cat,
-    dog, vase, otter ...). No list is complete: a name that it lacks matches in any case.
+    dog, vase, otter ...). No list is complete: a name that is missing here matches in upper and lower case.
     """
     return frozenset(resources.files(__package__).joinpath("ordinary_words.txt").read_text().split())
 
 
 def is_ordinary(name: str) -> bool:
-    """Is this name a single letter or an ordinary English word?"""
+    """Whether this name is a single letter or an ordinary English word."""
     folded = fold(name)
     return len(folded) == 1 or folded in ordinary_words()
 
 
 def tag_of(candidate: Concept | str) -> str:
-    """The tag of a candidate, which may be the tag itself."""
+    """The tag of a candidate: a concept's, or the candidate itself if it is a tag."""
     return candidate.tag if isinstance(candidate, Concept) else candidate
 
 
 @lru_cache(maxsize=256)
 def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str, str]]:
-    """(pattern on folded text, tag, exact text that plain writing needs or "") of all forms, longest first."""
+    """The patterns of all candidates, longest first.
+
+    Each is (pattern for folded text, tag, exact text): where the exact text is not "", the match must be written
+    exactly so.
+    """
     forms: dict[tuple[str, bool], tuple[str, str]] = {}
-    written = [(tag, name, bare(tag)) for tag, name in candidates]  # a tag goes before another's alias
-    for tag, name, form in [*written, *((tag, name, name) for tag, name in candidates)]:
+    # A tag takes precedence over the name of another concept.
+    written = [(tag, name, bare(tag)) for tag, name in candidates]
+    written += [(tag, name, name) for tag, name in candidates]
+    for tag, name, form in written:
         folded, ordinary = fold(form), is_ordinary(form)
         if not folded:
             continue
@@ -110,22 +119,22 @@ def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str
         phrase = "".join(re.escape(p) + (r"\s*" if p.endswith(".") else r"\s+") for p in parts[:-1])
         phrase += re.escape(parts[-1])
         full = rf"<\s*{phrase}\s*>" if bracketed else phrase
-        # looking ahead: what stands at every place is seen, also where an earlier place was refused
+        # A lookahead, so that a match is also found where it overlaps one that is refused.
         patterns.append((len(folded) + 2 * bracketed, re.compile(f"(?=({full}))"), tag, exact))
     return [(p, tag, exact) for _, p, tag, exact in sorted(patterns, key=lambda item: -item[0])]
 
 
 def _stands_alone(text: str, first: int, last: int, tags: list[tuple[int, int]]) -> bool:
-    """Is ``text[first:last]`` a phrase of its own, neither inside another word nor inside one of `tags`?"""
+    """Whether ``text[first:last]`` is a phrase by itself, neither inside another word nor inside one of `tags`."""
     before, after = text[max(0, first - 2) : first][::-1], text[last : last + 3]
-    if after[:2] == "'s" and not _goes_on(after[2:], last - first):  # a possessive
+    if after[:2] == "'s" and not _continues_word(after[2:], last - first):  # a possessive
         after = ""
     inside = any(start < last and first < end for start, end in tags)
-    return not (inside or _goes_on(before, last - first) or _goes_on(after, last - first))
+    return not (inside or _continues_word(before, last - first) or _continues_word(after, last - first))
 
 
-def _goes_on(neighbours: str, size: int) -> bool:
-    """Do these characters, outwards from a name of `size` characters, belong to the name's word?
+def _continues_word(neighbours: str, size: int) -> bool:
+    """Whether these characters, outwards from a name of `size` characters, belong to the name's word.
 
     A vowel sign or an accent belongs to the letter before it; the variation selectors of emoji do not.
     """

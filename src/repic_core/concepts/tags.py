@@ -1,16 +1,17 @@
-"""Tags and when two are the same: one notion for databases, prompts, rewards, evaluation and indexes."""
+"""Tags, and when two are the same: one rule for databases, prompts, rewards, evaluation and indexes."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-TAG = re.compile(r"<[^<>/|][^<>]*>")  # a name in brackets: <bo>, but not </bo>, </s> or <|im_end|>
+# A name in brackets: <bo>, but not </bo>, </s> or <|im_end|>.
+TAG = re.compile(r"<[^<>/|][^<>]*>")
 _QUOTES = str.maketrans("\u2018\u2019\u02bc\u201c\u201d\u201e", "'''\"\"\"")
 
 
 def key(tag: str) -> str:
-    """What is equal for two spellings of one tag: its name without brackets, folded.
+    """The same text for all spellings of a tag: its name without brackets, folded.
 
     >>> key(" < O\u2019Brien > "), key("<o'brien>"), key("<O Brien>")
     ("o'brien", "o'brien", 'o brien')
@@ -51,7 +52,7 @@ def folded_spans(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _joins(piece: str, following: str) -> bool:
-    """Does the next character make up one letter with the piece before it: an accent, a Hangul vowel?"""
+    """Whether the next character forms one letter with the piece before it, as an accent or a Hangul vowel does."""
     if following < "\u0300":
         return False
     if unicodedata.combining(following):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,7 +80,10 @@ def _read_text(path: Path, error: type[Exception], kind: str) -> str:
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[BinaryIO]:
-    """A temporary file beside `path` to write to; at the end it is fsynced and replaces `path`, not on an error."""
+    """Context manager that gives a temporary file beside `path` to write to.
+
+    At the end the file is flushed to disk and replaces `path`. On an error it is deleted, and `path` is as before.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -99,12 +102,20 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` (UTF-8) as `path`, whole or not at all."""
+    """Write `text` to `path` in UTF-8, completely or not at all; returns the path."""
     with replaced(path) as file:
         file.write(text.encode())
     return Path(path)
 
 
 def write_json_atomic(path: str | Path, value: Any, indent: int | None = 2) -> Path:
-    """`write_text_atomic` of `value` as JSON, Unicode kept readable."""
+    """Write `value` to `path` as JSON with readable Unicode, completely or not at all; returns the path."""
     return write_text_atomic(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_records(path: str | Path, records: Sequence[Any]) -> Path:
+    """Write what `read_records` reads: JSON Lines if the name ends in ``.jsonl``, else one JSON list."""
+    if Path(path).suffix != ".jsonl":
+        return write_json_atomic(path, records, indent=1)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    return write_text_atomic(path, "".join(lines))

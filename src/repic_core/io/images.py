@@ -1,4 +1,4 @@
-"""Photos: opened as a model is to see them, checked before use, put side by side."""
+"""Photos: opened as a model should see them, checked before use, put side by side."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Any
 
 from repic_core.io.files import replaced
 
-MAX_ASPECT = 200  # of the longer side to the shorter: what the processors take
-COLLAGE_HEIGHT = 448  # pixels at most; that of the authors' DreamBooth photos
+MAX_ASPECT = 200  # longer side / shorter side: what the processors accept
+COLLAGE_HEIGHT = 448  # pixels at most; the height of the authors' DreamBooth photos
 
 
 def open_image(image: Any) -> Any:
-    """`image` (path or PIL image) as an RGB PIL image, upright by its EXIF orientation, on white where it is
-    transparent (as the processors do it).
+    """`image` (path or PIL image) as an RGB PIL image, turned upright by its EXIF orientation.
+
+    Transparent parts become white, as in the processors.
 
     Raises:
-        ValueError: naming the file that is missing or that is no readable image.
+        ValueError: the file is missing or is not a readable image, or it is too long for a model; names the file.
     """
     from PIL import Image, ImageOps
 
     in_memory = isinstance(image, Image.Image)
     name = (getattr(image, "filename", "") or "the image") if in_memory else image
     try:
-        with nullcontext(image) if in_memory else Image.open(image) as opened:
+        opening = nullcontext(image) if in_memory else Image.open(image)
+        with opening as opened:
             upright = ImageOps.exif_transpose(opened)
             if max(upright.size) >= MAX_ASPECT * min(upright.size):
                 raise ValueError(f"{upright.width} x {upright.height} is too long for the model; crop it")
@@ -43,28 +45,33 @@ def open_image(image: Any) -> Any:
 
 
 def image_fault(path: Path) -> str | None:
-    """What is wrong with a photo, if something is; it is read to its end, JPEGs at a fraction of their size."""
+    """What is wrong with a photo, to be put after its name in a message; None if nothing is wrong.
+
+    The file is read to its end; JPEGs are decoded at a fraction of their size.
+    """
     from PIL import Image
 
+    if not path.exists():
+        return f"does not exist under {path.parent}"
     if not path.is_file():
-        return f"is no file under {path.parent}"
+        return "is not a file: give a photo"
     try:
         with Image.open(path) as image:
             size = image.size
             image.draft(None, (64, 64))
             image.load()
     except Exception as error:  # Pillow's decoders raise many kinds
-        return f"is no readable image ({error}): replace the file"
+        return f"is not a readable image ({error}): replace the file"
     if max(size) >= MAX_ASPECT * min(size):
         return f"is too long for the model ({size[0]} x {size[1]} pixels): crop it"
     return None
 
 
 def image_hash(image: Any) -> str:
-    """What tells a photo from others: a hash of the file's bytes, or of an image's size and pixels.
+    """A hash that identifies a photo: of the file's bytes, or of the size and pixels of a PIL image.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file can't be read.
     """
     if isinstance(image, str | Path):
         return hashlib.sha256(Path(image).read_bytes()).hexdigest()
@@ -73,10 +80,14 @@ def image_hash(image: Any) -> str:
 
 
 def write_collage(root: str | Path, files: Sequence[str], folder: str | Path) -> str:
-    """Write photos side by side, at one height, as a JPEG named for its pixels; its path relative to `root`.
+    """Write photos side by side, at one height, as a JPEG that is named for its pixels.
 
     Args:
-        files: relative to `root`.
+        files: the photos' paths relative to `root`.
+        folder: where the JPEG is written.
+
+    Returns:
+        The JPEG's path relative to `root`.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""One table as Markdown, LaTeX or CSV: a list of cells for its head, one for each row."""
+"""A table as Markdown, LaTeX or CSV, from a list of cells for the head and one for each row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a ``|`` in a cell is escaped. ValueError for a row that is not as long as the head."""
+    """A Markdown table; a ``|`` in a cell is escaped. `ValueError` if a row is not as long as the head."""
     if any(len(row) != len(head) for row in rows):
         raise ValueError(f"each row must have {len(head)} cells, as the head has")
     lines = (head, ["---"] * len(head), *rows)
@@ -17,7 +17,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A LaTeX tabular with booktabs' rules; the first `left` columns are aligned left, the others right."""
+    """A LaTeX tabular with the rules of booktabs; the first `left` columns are aligned left, the rest right."""
     lines = [" & ".join(map(_escaped, line)) + r" \\" for line in (head, *rows)]
     columns = "l" * left + "r" * (len(head) - left)
     top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
@@ -35,4 +35,5 @@ def _escaped(cell: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
     text = re.sub(r"[\\~^<>|±&%$#_{}]", lambda found: special.get(found[0], "\\" + found[0]), cell)
-    return re.sub(r"^(?=[\[*])", "{}", text)  # else it would be an argument of the line's end before it
+    # LaTeX would take a leading [ or * for an argument of the line break before it.
+    return re.sub(r"^(?=[\[*])", "{}", text)

@@ -1,4 +1,4 @@
-"""Photos that come from strangers: checked by their content before anything decodes them, stored without EXIF."""
+"""Photos from strangers: checked by their content before anything decodes them, and stored without EXIF."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from repic_core.io.files import replaced
 from repic_core.io.images import MAX_ASPECT, open_image
 
 MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 50_000_000  # what the file says of itself, before it is decoded
-MOST_SCANS = 100  # of a JPEG: each takes as long as the whole photo, and needs a few bytes
-STORED_PIXELS = 2048  # longest side of a photo that was uploaded; a larger one is shrunk
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no other decoder of Pillow ever sees the file
+MAX_PIXELS = 50_000_000  # by the file's header, before it is decoded
+MOST_SCANS = 100  # of a JPEG: a scan is a few bytes, and decoding it takes as long as the whole photo
+STORED_PIXELS = 2048  # longest side of an uploaded photo; a larger one is shrunk
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's other decoders never see the file
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _decoding = threading.Semaphore(2)  # photos at a time: one may take half a gigabyte
 KIND_HINT = "give a JPEG, PNG, WebP, BMP, TIFF or still GIF"
 
 
 class UploadError(ValueError):
-    """A photo that is not taken; the message names the file, what is wrong with it and the mend."""
+    """A photo that is refused; the message names the file, what is wrong with it and how to fix it."""
 
 
 def open_upload(file: str | Path | bytes, name: str = "") -> Any:
-    """An uploaded photo as an RGB PIL image, upright by its EXIF orientation, with nothing of its metadata, and
-    shrunk to `STORED_PIXELS`.
+    """An uploaded photo as an RGB PIL image: upright, without metadata, shrunk to `STORED_PIXELS`.
 
     Args:
         file: path or content.
-        name: what to call it in messages; by default the path's last part.
+        name: what messages call it; by default the path's last part.
 
     Raises:
         UploadError: more than `MAX_BYTES` or `MAX_PIXELS`, a kind of file that is not in `KINDS`, several
@@ -40,15 +39,7 @@ def open_upload(file: str | Path | bytes, name: str = "") -> Any:
     from PIL import Image
 
     name = (name or ("the photo" if isinstance(file, bytes) else Path(file).name))[:80]
-    try:
-        size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
-        content = file if isinstance(file, bytes) else Path(file).read_bytes() if size <= MAX_BYTES else b""
-    except OSError as error:
-        raise UploadError(f"{name}: can't be read ({error.strerror}): upload it again") from None
-    if not size:
-        raise UploadError(f"{name}: is empty: upload it again")
-    if size > MAX_BYTES:
-        raise UploadError(f"{name}: has {size / 2**20:.0f} MB, more than {MAX_BYTES >> 20}: shrink it")
+    content = _content(file, name)
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif"):
         raise UploadError(f"{name}: is a HEIC or AVIF photo: save it as JPEG")
     if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MOST_SCANS:
@@ -62,7 +53,7 @@ def open_upload(file: str | Path | bytes, name: str = "") -> Any:
     except Image.DecompressionBombError:
         raise UploadError(f"{name}: has far more than {MAX_PIXELS:,} pixels: shrink it") from None
     except Image.UnidentifiedImageError:
-        raise UploadError(f"{name}: is no photo that can be read: {KIND_HINT}") from None
+        raise UploadError(f"{name}: is not a photo that can be read: {KIND_HINT}") from None
     except Exception as error:  # Pillow's decoders raise many kinds; `open_image` says what is wrong
         reason = str(error).rpartition("unreadable image (")[2].removesuffix("): replace the file")
         raise UploadError(
@@ -73,9 +64,10 @@ def open_upload(file: str | Path | bytes, name: str = "") -> Any:
 
 
 def store_photo(photo: Any, folder: str | Path) -> Path:
-    """Write a photo (path or PIL image) into `folder`, upright, without EXIF, named for its pixels; its path.
+    """Write a photo (path or PIL image) into `folder`, upright and without EXIF; returns its path.
 
-    It is shrunk to `STORED_PIXELS`; small drawings stay exact (PNG), photos become JPEG.
+    The file is named for its pixels, so the same photo is stored once. It is shrunk to `STORED_PIXELS`; small
+    drawings stay exact (PNG), photos become JPEG.
     """
     photo = open_image(photo)
     photo.thumbnail((STORED_PIXELS, STORED_PIXELS))
@@ -88,12 +80,25 @@ def store_photo(photo: Any, folder: str | Path) -> Path:
     return path
 
 
+def _content(file: str | Path | bytes, name: str) -> bytes:
+    """The bytes of an upload of at most `MAX_BYTES`; a larger file is not read."""
+    try:
+        size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+        if not size:
+            raise UploadError(f"{name}: is empty: upload it again")
+        if size > MAX_BYTES:
+            raise UploadError(f"{name}: has {size / 2**20:.0f} MB, more than {MAX_BYTES >> 20}: shrink it")
+        return file if isinstance(file, bytes) else Path(file).read_bytes()
+    except OSError as error:
+        raise UploadError(f"{name}: can't be read ({error.strerror}): upload it again") from None
+
+
 def _shrunk(opened: Any) -> Any:
-    """An image of at most `STORED_PIXELS`, before several copies of it are made; JPEGs are decoded small."""
+    """The image at most `STORED_PIXELS` large, before it is copied several times; JPEGs are decoded small."""
     if max(opened.size) <= STORED_PIXELS:
         return opened
     opened.draft("RGB", (STORED_PIXELS, STORED_PIXELS))
-    if opened.mode in ("1", "P", "PA"):  # which can only be shrunk by leaving pixels out
+    if opened.mode in ("1", "P", "PA"):  # Pillow could only drop pixels of these
         opened = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
     opened.thumbnail((STORED_PIXELS, STORED_PIXELS))
     return opened
