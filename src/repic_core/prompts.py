@@ -4,10 +4,10 @@ Messages follow ``processor.apply_chat_template`` and ``qwen_vl_utils.process_vi
 a list of ``{"role", "content"}`` in which user content is a list of
 ``{"type": "image", "image": path or PIL.Image}`` and ``{"type": "text", "text": str}``.
 
-Wording is upstream's (RePIC, ``inference_example.ipynb``, ``caption_eval_*.py`` and
-``grpo_multitask_multi_img_no_format.py``), except the line of a reference, in which upstream's own scripts differ:
-``Name: <bo>, Info: ...`` here; ``Name : <bo>, Info: ...`` in its notebook; in its evaluation numbered, and with the
-database's name, ``1. Name: <Bo>, Info: ...``.
+The wording is upstream's (RePIC, ``inference_example.ipynb``, ``caption_eval_*.py`` and
+``grpo_multitask_multi_img_no_format.py``), except for the line of a reference, in which upstream's scripts differ.
+Here it is ``Name: <bo>, Info: ...``; in upstream's notebook ``Name : <bo>, Info: ...``; in its evaluation it is
+numbered and has the database's name, ``1. Name: <Bo>, Info: ...``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ QUERY_PREFIX = "This is the query image."
 # Upstream asks an untuned model for the name outright (`caption_eval_*.py`, model `zero_shot`).
 ZERO_SHOT_SUFFIX = "Output the final answer including its name."
 
-# Questions of the rows that the kit builds itself (upstream's rows bring theirs in `problem`).
+# Questions of the rows that the kit builds itself (upstream's rows have their own in `problem`).
 OCT_QUESTION = "Do these two images show the same object?"
 VLT_QUESTION = "Give the bounding box of {description}."
 
@@ -71,7 +71,7 @@ ICT_SUFFIXES = (
     ("", 3),
 )
 
-IMAGE_PLACEHOLDER = "<image>"  # where an image stands inside a row's `problem`
+IMAGE_PLACEHOLDER = "<image>"  # marks the place of an image in a row's `problem`
 
 
 def reference_text(concept: Concept) -> str:
@@ -106,10 +106,10 @@ def caption_messages(
         question: the request, shown after ``This is the query image.``
         system: a key of `SYSTEM_PROMPTS`, the text itself, or None for no system message (the chat
             template then adds its own default, if it has one).
-        reference_photos: False leaves the references' photos out: names and infos only.
+        reference_photos: False leaves out the references' photos: names and infos only.
 
     Raises:
-        ValueError: if the question or a reference holds a control token of the chat template.
+        ValueError: the question or a reference holds a control token of the chat template.
     """
     check_no_control_tokens(question, "the question")
     content: list[dict[str, Any]] = []
@@ -128,7 +128,7 @@ def caption_messages(
 
 
 def caption_problem(references: Sequence[Concept], question: str = CAPTION_QUESTIONS["single"][0]) -> str:
-    """The text of `caption_messages` as one training-row `problem`, an ``<image>`` where each image stands.
+    """The text of `caption_messages` as the `problem` of a training row, with ``<image>`` in place of each image.
 
     >>> caption_problem([Concept("<bo>", "bo", "bo.jpg", "a dog")], "Give a caption of the image.")
     '<image>Name: <bo>, Info: a dog<image>This is the query image. Give a caption of the image.'
@@ -140,8 +140,8 @@ def caption_problem(references: Sequence[Concept], question: str = CAPTION_QUEST
 def with_task_suffix(problem: str, method: str, rng: random.Random) -> str:
     """`problem` with upstream's answer instruction for `method`.
 
-    OCT (``yes_no``) and VLT (``iou``) have one each; the two ICT methods draw from `ICT_SUFFIXES`
-    with weights 1/5, 1/5, 3/5 from `rng`.
+    OCT (``yes_no``) and VLT (``iou``) have one each; for the two ICT methods, `rng` draws one of `ICT_SUFFIXES`
+    with the weights 1/5, 1/5 and 3/5.
     """
     if method == OCT:
         suffix = OCT_SUFFIX
@@ -157,13 +157,13 @@ def with_task_suffix(problem: str, method: str, rng: random.Random) -> str:
 def task_messages(
     images: Sequence[Any], problem: str, method: str, rng: random.Random
 ) -> list[dict[str, Any]]:
-    """Messages of one tuning row: one user turn, no system message, as upstream trains.
+    """Messages of one tuning row: one user turn and no system message, as in upstream's training.
 
-    Images come first, then the text (upstream's order), unless `problem` holds exactly one
-    ``<image>`` an image: then each image stands where its placeholder stands.
+    Images come first, then the text (upstream's order). If `problem` holds ``<image>`` placeholders, each image
+    takes the place of one.
 
     Raises:
-        ValueError: if the problem holds a control token, or an ``<image>`` count that fits no image list.
+        ValueError: the problem holds a control token, or placeholders and images differ in number.
     """
     check_no_control_tokens(problem.replace(IMAGE_PLACEHOLDER, ""), "the problem")
     text = with_task_suffix(problem, method, rng)

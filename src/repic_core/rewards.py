@@ -34,6 +34,7 @@ from typing import Any
 
 from repic_core.concepts.names import mentions
 from repic_core.concepts.tags import TAG, fold, key
+from repic_core.models.boxes import iou, paper_iou
 from repic_core.tasks import ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
@@ -42,19 +43,19 @@ _PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 _CLAUSE_END = re.compile(r"[,.;:!?/()\n\u2013\u2014\u2026]+|\s-+\s")
-_NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and all that ends in n't
+_NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and every word that ends in n't
 _AFTER_NO = {"it", "they", "this", "that", "these", "those", "there", "the", "he", "she", "we", "i", "not"}
 _WORD = re.compile(r"[^\W_]+")
-WORDS_PER_NAME = 2  # a caption with fewer other words (different ones) a name is a list of names
-COPY_WORDS = 6  # a run of this many words of an info, or a whole info of at least 4 words, is a copy
-COPY_CHARACTERS = 24  # so is a run of this many letters and digits, for scripts and tricks without spaces
+WORDS_PER_NAME = 2  # with fewer distinct other words per name, a caption is only a list of names
+COPY_WORDS = 6  # a run of this many words of an info is a copy, and so is a whole info of at least 4 words
+COPY_CHARACTERS = 24  # so is a run of this many letters and digits, for scripts without spaces
 
 
 def oct_reward(completion: str, solution: str, profile: str = "strict") -> float:
     """1 if the answer is the right one of yes and no.
 
-    `paper`: the first "yes" or "no" anywhere, also inside a word. `strict`: the answer's verdict (`_verdict`) is
-    the solution's; an answer without one gets 0.
+    `paper`: the first "yes" or "no" anywhere counts, even inside a word. `strict`: the verdict (`_verdict`) of the
+    answer must be that of the solution; an answer without a verdict gets 0.
 
     >>> [oct_reward(text, "yes", p) for text in ("I know, yes.", "yes or no") for p in ("strict", "paper")]
     [1.0, 0.0, 0.0, 1.0]
@@ -67,11 +68,11 @@ def oct_reward(completion: str, solution: str, profile: str = "strict") -> float
 
 
 def _verdict(answer: str) -> str:
-    """ "yes", "no" or "": the first or the last word of an answer, where that is yes or no.
+    """The verdict of an answer, "yes" or "no": its first or its last word; "" if there is none.
 
-    If both are, they must agree, and so must any other yes or no that ends a clause. "" also where one that
-    ends a clause stands at most two words after a negation ("not yes", "isn't a yes", "yes or no"). A "no" that
-    opens a longer clause must be followed by "it", "they", "the" ...: "No doubt" is no verdict.
+    If both words are a yes or no, they must agree, and so must every other yes or no that ends a clause. There is
+    no verdict where one that ends a clause comes at most two words after a negation ("not yes", "isn't a yes", "yes
+    or no"). A "no" that opens a longer clause must be followed by "it", "they" ...: "No doubt" has no verdict.
     """
     parts = _CLAUSE_END.split(answer.lower().replace("\u2019", "'"))
     clauses = [words for part in parts if (words := re.findall(r"[^\W_]+(?:['-][^\W_]+)*", part))]
@@ -87,8 +88,8 @@ def _verdict(answer: str) -> str:
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
     """1 if the answer's box ``[x1, y1, x2, y2]`` has an IoU of at least 0.5 with the solution's (same frame).
 
-    `paper`: the first box of integers, upstream's inclusive-pixel IoU. `strict`: the answer must hold exactly
-    one box (a JSON object may hold it), which must not be degenerate; end-exclusive IoU.
+    `paper`: the first box of integers counts, with upstream's IoU of inclusive pixels (`paper_iou`). `strict`: the
+    answer must hold exactly one box, perhaps inside a JSON object, and it must not be empty (`models.boxes.iou`).
 
     >>> vlt_reward('[{"bbox_2d": [0, 0, 10, 10]}]', [0, 0, 10, 12])
     1.0
@@ -98,7 +99,7 @@ def vlt_reward(completion: str, solution: Sequence[float], profile: str = "stric
     if profile == "paper":
         found = _PAPER_BOX.search(completion)
         box = [v.lstrip("0") or "0" for v in found.groups()] if found else []
-        if not box or max(map(len, box)) > 18:  # no coordinate; int() refuses the longest
+        if not box or max(map(len, box)) > 18:  # too long for a coordinate, and int() refuses the longest
             return 0.0
         return float(paper_iou([int(v) for v in box], solution) >= IOU_THRESHOLD)
     box = stated_box(completion)
@@ -106,7 +107,7 @@ def vlt_reward(completion: str, solution: Sequence[float], profile: str = "stric
 
 
 def stated_box(completion: str) -> list[float] | None:
-    """The one box ``[x1, y1, x2, y2]`` in an answer; None where there is none, or several.
+    """The one box ``[x1, y1, x2, y2]`` in an answer; None if there is no box, or more than one.
 
     >>> stated_box("It is at [1, 2, 3, 4.5]."), stated_box("[1, 2, 3, 4] or [5, 6, 7, 8]")
     ([1.0, 2.0, 3.0, 4.5], None)
@@ -115,35 +116,8 @@ def stated_box(completion: str) -> list[float] | None:
     return [float(v) for v in boxes[0]] if len(boxes) == 1 else None
 
 
-def paper_iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Upstream's IoU: the overlap's far sides are one pixel nearer and inclusive, the areas are not.
-
-    >>> paper_iou([0, 0, 10, 10], [0, 0, 10, 10]), paper_iou([0, 0, 10, 1], [0, 0, 10, 1])
-    (1.0, 0.0)
-    """
-    x1, y1 = max(a[0], b[0]), max(a[1], b[1])
-    x2, y2 = min(a[2] - 1, b[2] - 1), min(a[3] - 1, b[3] - 1)
-    both = (x2 - x1 + 1) * (y2 - y1 + 1) if x1 < x2 and y1 < y2 else 0
-    areas = sum(max(0, box[2] - box[0]) * max(0, box[3] - box[1]) for box in (a, b))
-    return both / max(1, areas - both)
-
-
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two end-exclusive boxes; 0 if one is degenerate.
-
-    >>> iou([0, 0, 10, 10], [5, 0, 15, 10])
-    0.3333333333333333
-    """
-    if not all(box[0] < box[2] and box[1] < box[3] for box in (a, b)):
-        return 0.0
-    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    both = wide * high
-    return both / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - both)
-
-
 def paper_ict_single_reward(completion: str, solution: str, min_length: int = PAPER_MIN_LENGTH) -> float:
-    """Upstream's single ICT: long enough and the solution is in it; 0 if ``</name>`` is too (for ``<name>``)."""
+    """Upstream's single ICT: long enough, with the solution in it and, for ``<name>``, without ``</name>``."""
     if len(completion) < min_length or solution not in completion:
         return 0.0
     return float(not (solution.startswith("<") and solution.replace("<", "</") in completion))
@@ -152,7 +126,7 @@ def paper_ict_single_reward(completion: str, solution: str, min_length: int = PA
 def paper_ict_multi_reward(
     completion: str, solution: Sequence[str], min_length: int = PAPER_MIN_LENGTH
 ) -> float:
-    """Upstream's multi ICT: long enough, then the fraction of the solutions that are in it."""
+    """Upstream's multi ICT: if long enough, the fraction of the solutions that are in it."""
     if len(completion) < min_length or not solution:
         return 0.0
     return sum(name in completion for name in solution) / len(solution)
@@ -167,22 +141,22 @@ def ict_reward(
     penalty: float = 0.5,
     max_repeats: int = 1,
 ) -> float:
-    """Strict identity consistency, single or multi: the right names, each once, in a sentence of its own.
+    """Strict identity consistency, single or multi: the right names, each once, in a real sentence.
 
-    (different right names - `penalty` x (wrong names + repeats)) / names shown, at least -1; and at most 0 for
-    a caption below `min_length`, a list of names (`WORDS_PER_NAME`), a copied info, or a right name's closing
-    tag such as ``</bo>``.
+    The reward is (distinct right names - `penalty` x (wrong names + repeats)) / names shown, and at least -1. It
+    is at most 0 for a caption below `min_length`, a list of names (`WORDS_PER_NAME`), a copied info, or the closing
+    tag of a right name such as ``</bo>``.
 
     Args:
-        completion: the caption. A name counts as a whole tag, in any case; only a solution that is written
-            without brackets counts without them, as a whole phrase.
+        completion: the caption. A name counts if it is written as a tag, in any spelling (`tags.key`); only a
+            solution without brackets also counts without them, as a whole phrase.
         solution: the tags that the query shows, such as ``["<bo>", "<black widow>"]``.
-        candidates: all tags in the prompt; a wrong one also counts when written without its brackets, by the
-            rules of `names.find_names`. Any other name in brackets is wrong, too, also as ``</mia>``.
+        candidates: all tags in the prompt; a wrong one also counts without its brackets, by the rules of
+            `names.find_names`. Every other name in brackets is wrong as well, also as ``</mia>``.
         infos: the references' infos; none may be copied (`COPY_WORDS`, `COPY_CHARACTERS`).
-        min_length: the length floor in characters, padding not counted (`_condensed`).
-        penalty: what a wrong name or a repeat takes away from the names that are right.
-        max_repeats: how often a right name may stand in the caption, with or without brackets.
+        min_length: the least length in characters, not counting padding (`_condensed`).
+        penalty: of a wrong name or a repeat, in right names.
+        max_repeats: how often a right name may occur in the caption, with or without brackets.
 
     >>> caption = "<bo> sleeps in the sun, <mia> watches."
     >>> ict_reward(caption, ["<bo>", "<mia>"], min_length=20), ict_reward(caption, ["<bo>"], min_length=20)
@@ -207,19 +181,24 @@ def ict_reward(
 
 
 def _condensed(text: str) -> str:
-    """`text` without padding: of a run of white space and punctuation its first two characters, and once each
-    what is said several times in a row (up to four words)."""
+    """`text` without padding.
+
+    A run of white space and punctuation is cut to two characters; what is repeated directly (up to four words) is
+    kept once.
+    """
     text = re.sub(r"([\W_]{2})[\W_]+", r"\1", text.strip())
     return re.sub(r"\b(\w+(?:\W+\w+){0,3})\b(?:\W+\1\b)+", r"\1", text, flags=re.IGNORECASE)
 
 
 def _copies(text: str, info: str) -> bool:
-    """Does the text hold a run of `COPY_WORDS` words or `COPY_CHARACTERS` characters of the info, or the whole of
-    a shorter info (4 words up)?"""
-    words, told = (_WORD.findall(fold(TAG.sub(" ", t))) for t in (info, text))
+    """Whether the text copies the info: `COPY_WORDS` words, `COPY_CHARACTERS` characters, or all of a shorter info.
+
+    An info of fewer than 4 words is not enough for a copy by words.
+    """
+    words, said = (_WORD.findall(fold(TAG.sub(" ", t))) for t in (info, text))
     size = min(COPY_WORDS, len(words))
-    by_letters = _share_a_run("".join(words), "".join(told), COPY_CHARACTERS)
-    return by_letters or (size >= 4 and _share_a_run(words, told, size))
+    by_letters = _share_a_run("".join(words), "".join(said), COPY_CHARACTERS)
+    return by_letters or (size >= 4 and _share_a_run(words, said, size))
 
 
 def _share_a_run(a: Sequence[str], b: Sequence[str], size: int) -> bool:
@@ -238,7 +217,7 @@ def personalization_reward(
     penalty: float = 0.5,
     **kwargs: Any,
 ) -> list[float | None]:
-    """The reward of each completion by its row's method; None where the method is none of the published ones.
+    """The reward of each completion by its row's method; None for a method that is not in `tasks.TASKS`.
 
     Args:
         completions: plain texts, or conversational (``[{"role": "assistant", "content": ...}]``).
@@ -246,7 +225,7 @@ def personalization_reward(
         accu_reward_method: per row: ``yes_no``, ``iou``, ``yes_no_name`` or ``yes_no_name_multi``.
         profile: ``paper`` or ``strict``.
         min_length: characters below which ICT gets 0 (`strict`: at most 0); by default 100, as in the paper.
-        candidates, infos: per row, for `strict` (`ict_reward`); a row's may be empty or None.
+        candidates, infos: per row, for `strict` (`ict_reward`); empty or None for a row without them.
         penalty: of a wrong name or a repeat, for `strict`.
 
     >>> personalization_reward(["yes"], ["yes"], ["yes_no"])
@@ -261,7 +240,7 @@ def personalization_reward(
     rewards: list[float | None] = []
     none: list[Sequence[str]] = [()] * len(completions)
     rows = zip(completions, solution, accu_reward_method, candidates or none, infos or none, strict=True)
-    for completion, raw, method, known, told in rows:
+    for completion, raw, method, tags_in_prompt, infos_in_prompt in rows:
         text, answer = completion_text(completion), read_solution(raw, method)
         if method == OCT:
             rewards.append(oct_reward(text, answer, profile))
@@ -271,7 +250,9 @@ def personalization_reward(
             rewards.append(None)
         elif profile == "strict":
             tags = [answer] if isinstance(answer, str) else answer
-            rewards.append(ict_reward(text, tags, known or (), told or (), floor, penalty))
+            rewards.append(
+                ict_reward(text, tags, tags_in_prompt or (), infos_in_prompt or (), floor, penalty)
+            )
         elif method == SINGLE_ICT:
             rewards.append(paper_ict_single_reward(text, answer, floor))
         else:
@@ -280,7 +261,7 @@ def personalization_reward(
 
 
 def make_reward(profile: str, min_length: int) -> Callable[..., list[float | None]]:
-    """`personalization_reward` with its settings, which also logs the mean reward of each method."""
+    """`personalization_reward` with these settings; it also logs the mean reward of each method."""
 
     def personalization(
         completions: Sequence[Any], accu_reward_method: Sequence[str], log_metric: Any = None, **columns: Any
@@ -292,12 +273,14 @@ def make_reward(profile: str, min_length: int) -> Callable[..., list[float | Non
             min_length=min_length,
             **columns,
         )
-        for method in TASKS if log_metric else ():
-            mine = [
-                r for r, m in zip(rewards, accu_reward_method, strict=True) if m == method and r is not None
-            ]
-            if mine:
-                log_metric(f"reward/{method}", sum(mine) / len(mine))
+        if log_metric:
+            of_method: dict[str, list[float]] = {}
+            for method, reward in zip(accu_reward_method, rewards, strict=True):
+                if reward is not None:
+                    of_method.setdefault(method, []).append(reward)
+            for method in TASKS:
+                if method in of_method:
+                    log_metric(f"reward/{method}", sum(of_method[method]) / len(of_method[method]))
         return rewards
 
     return personalization

@@ -40,7 +40,7 @@ TASKS = {
 
 
 def check_solution(solution: Any, method: str) -> str | None:
-    """What the solution of a row must be, if it is not; None where it is right.
+    """What the solution of a row must be, if it is not so; None if it is right.
 
     >>> check_solution([1, 2, 3, 4], "iou"), check_solution("maybe", "yes_no")
     (None, "must be 'yes' or 'no'")
@@ -65,7 +65,7 @@ def check_solution(solution: Any, method: str) -> str | None:
 
 
 def write_solution(solution: Any) -> str:
-    """A solution as text, since a dataset's column has one type: a text as it is, a list as JSON.
+    """A solution as text, since a column of a dataset has one type: text is unchanged, a list becomes JSON.
 
     >>> write_solution("yes"), write_solution(["<bo>", "<mia>"])
     ('yes', '["<bo>", "<mia>"]')
@@ -74,7 +74,7 @@ def write_solution(solution: Any) -> str:
 
 
 def read_solution(solution: Any, method: str) -> Any:
-    """A solution as its method wants it: text, a list of tags, or a list of four numbers.
+    """A solution in the form that its method needs: text, a list of tags, or a list of four numbers.
 
     >>> read_solution('["<bo>", "<mia>"]', "yes_no_name_multi"), read_solution("<bo>", "yes_no_name_multi")
     (['<bo>', '<mia>'], ['<bo>'])

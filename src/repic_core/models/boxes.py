@@ -1,12 +1,12 @@
-"""Boxes between the frame of the original photo and the frame that the model sees.
+"""Boxes: from the frame of the original photo to the frame that the model sees and back, and their overlap.
 
-A model answers in the frame of its family (`families.FAMILIES`), so a VLT solution must be given in it (upstream skips this: its boxes are those
-of the original file, whatever the processor's resize does):
+A model answers in the frame of its family (`families.FAMILIES`), so a VLT solution must be given in that frame.
+(Upstream does not convert: its boxes are those of the original file, whatever the processor's resize does.)
 
 - ``resized``: Qwen2.5-VL; absolute pixels of the photo as the processor resizes it;
 - ``thousandths``: Qwen2-VL and Qwen3-VL; 0 to 1000 of the photo's width and height.
 
-Boxes are ``(x1, y1, x2, y2)``, origin at the top left, end exclusive.
+Boxes are ``(x1, y1, x2, y2)`` with the origin at the top left; x2 and y2 are exclusive.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 
 
 def resized_size(width: int, height: int, image_processor: Any) -> tuple[int, int]:
-    """(width, height) in pixels of a photo of this size after the processor's resize: multiples of patch x merge
-    size, within its limits on pixels."""
+    """(width, height) in pixels of a photo of this size after the processor's resize.
+
+    Both are multiples of patch size x merge size, and their product respects the processor's limits on pixels.
+    """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     size = dict(image_processor.size)
@@ -34,8 +36,7 @@ def resized_size(width: int, height: int, image_processor: Any) -> tuple[int, in
 def to_model_frame(
     box: Sequence[float], size: tuple[int, int], frame: str = "resized", image_processor: Any = None
 ) -> list[int]:
-    """A box in original pixels as the model is to say it: rounded to whole numbers, inside the frame, and at
-    least one wide and high.
+    """A box in original pixels as the model should state it: whole numbers inside the frame, at least 1 x 1.
 
     Args:
         size: (width, height) of the original photo in pixels.
@@ -45,7 +46,7 @@ def to_model_frame(
     [50, 50, 300, 200]
 
     Raises:
-        ValueError: an unknown frame, or a box that is degenerate or not inside the photo.
+        ValueError: an unknown frame, or a box that is empty or not inside the photo.
     """
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]):
@@ -60,12 +61,39 @@ def to_model_frame(
 def to_original_frame(
     box: Sequence[float], size: tuple[int, int], frame: str = "resized", image_processor: Any = None
 ) -> list[float]:
-    """A box as the model said it, in pixels of the original photo (clipped to it): for drawing."""
+    """A box that the model stated, in pixels of the original photo and clipped to it, for drawing."""
     width, height = _extent(size, frame, image_processor)
     x1, y1, x2, y2 = box
     xs = [min(max(x * size[0] / width, 0.0), float(size[0])) for x in (x1, x2)]
     ys = [min(max(y * size[1] / height, 0.0), float(size[1])) for y in (y1, y2)]
     return [xs[0], ys[0], xs[1], ys[1]]
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes; 0 if one is empty.
+
+    >>> iou([0, 0, 10, 10], [5, 0, 15, 10])
+    0.3333333333333333
+    """
+    if not all(box[0] < box[2] and box[1] < box[3] for box in (a, b)):
+        return 0.0
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    both = wide * high
+    return both / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - both)
+
+
+def paper_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Upstream's IoU: in the overlap, x2 and y2 are one pixel less and inclusive; in the areas they are not.
+
+    >>> paper_iou([0, 0, 10, 10], [0, 0, 10, 10]), paper_iou([0, 0, 10, 1], [0, 0, 10, 1])
+    (1.0, 0.0)
+    """
+    x1, y1 = max(a[0], b[0]), max(a[1], b[1])
+    x2, y2 = min(a[2] - 1, b[2] - 1), min(a[3] - 1, b[3] - 1)
+    both = (x2 - x1 + 1) * (y2 - y1 + 1) if x1 < x2 and y1 < y2 else 0
+    areas = sum(max(0, box[2] - box[0]) * max(0, box[3] - box[1]) for box in (a, b))
+    return both / max(1, areas - both)
 
 
 def _extent(size: tuple[int, int], frame: str, image_processor: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The model families of this kit: one table of their traits, by the ``model_type`` of their configuration."""
+"""The model families that this kit supports, by the ``model_type`` of their configuration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Family:
     """One family of models.
 
     Args:
-        name: as people call it.
+        name: what people call it.
         frame: the frame in which its models state boxes (`models.boxes`): ``resized`` pixels or ``thousandths``.
-        shared_prefix: whether the packed pass of a group is proven equal to the stock one (`tests/training`).
+        shared_prefix: whether tests show that the packed pass of a group equals the stock one (`tests/training`).
     """
 
     name: str

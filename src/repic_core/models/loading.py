@@ -1,4 +1,4 @@
-"""Load a model and its processor: a 7B one from the hub, a local folder, the toy base; with or without adapter."""
+"""Load a model and its processor from the hub or from a local folder, with or without an adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from repic_core.models.families import FAMILIES
 
 logger = logging.getLogger(__name__)
 
-# Adapters saved with transformers < 4.52 call the layers by the names of that time.
+# Adapters saved with transformers < 4.52 use the layer names of that time.
 OLD_ADAPTER_KEYS = {
     r"^visual": "model.visual",
     r"^model(?!\.(language_model|visual))": "model.language_model",
@@ -24,7 +24,7 @@ PAPER_MAX_PIXELS = 1024 * 28 * 28  # upstream's evaluation scripts
 
 
 class ModelError(ValueError):
-    """A model that can't be loaded, said in one line."""
+    """A model that can't be loaded; the message is one line."""
 
 
 def load_model(
@@ -38,7 +38,7 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model and its processor, ready to generate.
 
-    Weights are read from safetensors only and no code from the model's folder is run.
+    Weights are read from safetensors only, and no code from the model's folder is run.
 
     Args:
         name_or_path: a hub id such as ``Qwen/Qwen2.5-VL-7B-Instruct``, or a local folder.
@@ -47,17 +47,17 @@ def load_model(
             an implementation that `transformers` knows.
         dtype: ``auto`` (bfloat16 on CUDA that has it, else float32), or a torch dtype or its name.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda:1``, ...
-        max_pixels: images are shrunk to at most this many pixels; by default the processor's own setting.
+        max_pixels: images are shrunk to at most this many pixels; by default as the processor is configured.
             The authors evaluate with `PAPER_MAX_PIXELS`.
-        load_in_4bit: the language model's layers in 4 bits (NF4, bitsandbytes), for tuning an adapter on a small
-            card; the vision tower and the head stay in `dtype`.
+        load_in_4bit: load the language model's layers in 4 bits (NF4, bitsandbytes), to tune an adapter on a small
+            GPU; the vision tower and the head stay in `dtype`.
 
     Returns:
         (model in eval mode, processor whose tokenizer pads on the left).
 
     Raises:
-        ModelError: wrong path, unreachable hub, another family, pickled or broken weights, an adapter that is
-            missing or that was made for another model, a dtype, attention or device that is not to be had.
+        ModelError: a wrong path, an unreachable hub, an unsupported family, pickled or broken weights, an adapter
+            that is missing or was made for another model, or a dtype, attention or device that is not available.
     """
     import torch
     from safetensors import SafetensorError
@@ -93,9 +93,9 @@ def load_model(
         raise ModelError(f"{name}: {_in_a_line(error)}") from None
     for part in ("tokenizer", "image_processor", "chat_template"):
         if not getattr(processor, part, None):
-            raise ModelError(f"{name}: its processor has no {part}: copy that of the model it was made from")
+            raise ModelError(f"{name}: its processor has no {part}: copy it from the model it was made from")
     missing = sorted(report["missing_keys"])
-    if missing:  # they would stay random
+    if missing:  # these weights would be random
         raise ModelError(f"{name}: {len(missing)} weights are missing in its files, first {missing[0]}")
     processor.tokenizer.padding_side = "left"
     if adapter is not None:
@@ -106,7 +106,7 @@ def load_model(
 
 
 def _four_bits(dtype: Any) -> Any:
-    """QLoRA's settings (arXiv 2305.14314): NF4, the constants quantised, too."""
+    """QLoRA's settings (arXiv 2305.14314): NF4 with quantised constants."""
     from importlib.util import find_spec
 
     from transformers import BitsAndBytesConfig
@@ -123,7 +123,11 @@ def _four_bits(dtype: Any) -> Any:
 
 
 def existing(name_or_path: str | Path, what: str) -> str:
-    """A folder that exists, or a hub id; what looks like a path is never looked for on the hub."""
+    """The folder `name_or_path` if it exists, else the hub id; what looks like a path is never sent to the hub.
+
+    Raises:
+        ModelError: it is neither, or the folder is not a saved `what` ("model" or "adapter").
+    """
     text = os.fspath(name_or_path)
     folder = Path(text).expanduser()
     if text and folder.is_dir():
@@ -147,7 +151,7 @@ def _check_folder(folder: Path, what: str) -> None:
 
 
 def load_config(name: str) -> Any:
-    """The configuration of a hub id or folder that `existing` gave; `ModelError` where there is none."""
+    """The configuration of a hub id or folder that `existing` returned; `ModelError` if it has none."""
     from transformers import AutoConfig
 
     try:
@@ -155,13 +159,13 @@ def load_config(name: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         if not Path(name).is_dir():
             raise ModelError(
-                f"{name}: no such folder, and the hub does not give it ({_in_a_line(error)})"
+                f"{name}: no such folder, and it can't be loaded from the hub ({_in_a_line(error)})"
             ) from None
         raise ModelError(f"{name}: {_in_a_line(error)}") from None
 
 
 def _add_adapter(model: Any, adapter: str) -> Any:
-    """`model` with the adapter on top; only its configuration and safetensors are fetched or read."""
+    """`model` with the adapter on top; only the adapter's configuration and safetensors are downloaded and read."""
     from huggingface_hub import snapshot_download
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -172,11 +176,12 @@ def _add_adapter(model: Any, adapter: str) -> Any:
             wanted = ["adapter_config.json", "adapter_model.safetensors"]
             folder = snapshot_download(adapter, allow_patterns=wanted)
             _check_folder(Path(folder), "adapter")
-        with warnings.catch_warnings():  # else an adapter of another layout would load as no adapter at all
+        with warnings.catch_warnings():
+            # PEFT only warns if an adapter of another layout changes nothing; here that is an error.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, folder, key_mapping=OLD_ADAPTER_KEYS)
     except UserWarning:
-        reason = "its weights are not those that its configuration asks for in this model"
+        reason = "its weights are not the ones that its configuration needs in this model"
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = _in_a_line(error)
     raise ModelError(f"adapter {adapter}: {reason}")

@@ -1,15 +1,15 @@
-"""What is inside a loaded model: the model within its wrappers, positions of its tokens, a hash of its weights."""
+"""Parts of a loaded model: the model inside its wrappers, the positions of its tokens, a hash of its weights."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
-HASHED_VALUES = 65536  # of a weight, evenly spread; the toy's are no larger, so all of them count
+HASHED_VALUES = 65536  # per tensor, evenly spread; no tensor of the toy is larger, so all its values count
 
 
 def conditional_model(model: Any) -> Any:
-    """The ``...ForConditionalGeneration`` model within wrappers (DDP, PEFT)."""
+    """The ``...ForConditionalGeneration`` model inside its wrappers (DDP, PEFT)."""
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -18,7 +18,7 @@ def conditional_model(model: Any) -> Any:
 def rope_positions(
     model: Any, input_ids: Any, attention_mask: Any, fields: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """Qwen's rope positions (3, n, L) of padded prompts, and by how much they lag behind the token count (n, 1).
+    """Qwen's rope positions (3, n, L) of padded prompts, and how far they lag behind the token count (n, 1).
 
     Args:
         model: the ``...ForConditionalGeneration`` model.
@@ -38,8 +38,11 @@ def rope_positions(
 
 
 def hash_weights(model: Any) -> str:
-    """A hash of the weights: every tensor's name, shape and type, up to `HASHED_VALUES` of its values, evenly
-    spread (all of the toy's; of 7B about one in 200, in a second or so), and how adapters are applied."""
+    """A hash of the weights and of how adapters are applied.
+
+    It covers the name, shape and type of every tensor and up to `HASHED_VALUES` of its values, evenly spread: all
+    values of the toy, about one in 200 of a 7B model (which takes about a second).
+    """
     import torch
 
     digest = hashlib.sha256()

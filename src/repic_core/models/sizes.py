@@ -1,4 +1,4 @@
-"""Sizes of published models and of the benchmark's, as configurations; nothing is fetched."""
+"""Configurations with the sizes of published models and of the benchmark's models; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 QWEN_VISION = (1280, 3420, 32, 16)  # hidden, inner, layers, heads
-# cpu: 7.6M parameters; the others: config.json of Qwen/Qwen2.5-VL-{3B,7B}-Instruct
+# "cpu" has 7.6M parameters; the other two are as in the config.json of Qwen/Qwen2.5-VL-{3B,7B}-Instruct.
 SIZES: dict[str, dict[str, Any]] = {
     "cpu": {
         "hidden": 256,
@@ -39,15 +39,15 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 PUBLISHED = {"Qwen/Qwen2.5-VL-3B-Instruct": "3b-random", "Qwen/Qwen2.5-VL-7B-Instruct": "7b-random"}
 QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct"
-# where only the sizes count, not the token ids
+# For uses in which only the sizes count, not the token ids.
 NO_TOKENS = SimpleNamespace(convert_tokens_to_ids=lambda _: 0, eos_token_id=0, pad_token_id=0)
 
 
 def sized_config(model: str | Path) -> Any:
-    """The configuration of a local folder or of a published model; nothing is fetched.
+    """The configuration of a local folder or of a published model; nothing is downloaded.
 
     Raises:
-        ValueError: neither.
+        ValueError: `model` is neither.
     """
     from transformers import AutoConfig
 
@@ -63,7 +63,7 @@ def sized_config(model: str | Path) -> Any:
     if str(model) == QWEN3_VL_8B:
         return _qwen3_vl_8b_config()
     known = ", ".join([*PUBLISHED, QWEN3_VL_8B])
-    raise ValueError(f"{model}: no such folder, and not a model whose sizes are known here ({known})")
+    raise ValueError(f"{model}: no such folder, and not one of the models whose sizes are known ({known})")
 
 
 def qwen2_5_vl_config(name: str, tokenizer: Any = NO_TOKENS) -> Any:
@@ -108,7 +108,7 @@ def qwen2_5_vl_config(name: str, tokenizer: Any = NO_TOKENS) -> Any:
 
 
 def _qwen3_vl_8b_config() -> Any:
-    """From the model's published config.json."""
+    """As in the model's published config.json."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(

@@ -1,9 +1,9 @@
-"""Qwen's vision towers without flash-attn, in few large calls instead of many small ones.
+"""Qwen's vision towers without flash-attn, in a few large calls instead of many small ones.
 
-`transformers`' sdpa path runs one attention call per image and, in Qwen2.5-VL, 112-pixel window. Those of equal
-length are independent rows of one batch, so they are grouped and attended in one call; and the Conv3d patch
-embedding, whose stride equals its kernel, is one matrix product. The results are equal (fp32 within 2e-6), only
-faster; `tests/models/test_vision.py` compares them with stock.
+The sdpa path of `transformers` makes one attention call per image and, in Qwen2.5-VL, per 112-pixel window. Windows
+of equal length are independent, so here they are rows of one batch and take one call. The Conv3d patch embedding,
+whose stride equals its kernel, becomes one matrix product. The results are the same (up to 2e-6 in fp32);
+`tests/models/test_vision.py` compares them with the stock ones.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 def _attention_forward(
     self: Any, hidden_states: Any, cu_seqlens: Any, position_embeddings: Any = None, **kwargs: Any
 ) -> Any:
-    """Drop-in for the vision attentions' ``forward``, which is one in the three families; hidden_states
-    (patches, hidden)."""
+    """Replaces the ``forward`` of the vision attention, which is the same in the three families.
+
+    `hidden_states` has the shape (patches, hidden).
+    """
     import torch
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
@@ -41,10 +43,13 @@ def _attention_forward(
 
 
 def _patch_embed_forward(self: Any, hidden_states: Any) -> Any:
-    """Drop-in for the patch embeddings' ``forward``; hidden_states (patches, 3 * 2 * patch**2)."""
+    """Replaces the ``forward`` of the patch embedding.
+
+    `hidden_states` has the shape (patches, 3 * 2 * patch size**2).
+    """
     import torch
 
-    if type(self.proj) is not torch.nn.Conv3d:  # an adapter sits on it
+    if type(self.proj) is not torch.nn.Conv3d:  # an adapter wraps it
         return type(self).forward(self, hidden_states)
     weight = self.proj.weight
     return torch.nn.functional.linear(
@@ -53,9 +58,9 @@ def _patch_embed_forward(self: Any, hidden_states: Any) -> Any:
 
 
 def use_batched_vision(model: Any) -> Any:
-    """Give the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL the batched path, in place; returns `model`.
+    """Let the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL use the batched path, in place; returns `model`.
 
-    Other towers, and the attention of towers that run flash-attn (which is batched already), stay as they are.
+    Other towers are not changed, nor is attention that runs flash-attn, which is batched already.
     """
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
     from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
