@@ -259,7 +259,7 @@ def test_writes_while_it_runs_but_not_too_often(captioner, items, tmp_path, monk
         (lambda rows: [rows[0][:3]], r"row 1: not \[query path, tags, caption, question\]"),
         (lambda rows: [[*rows[0][:2], None, rows[0][3]]], "row 1: not "),
         (lambda rows: rows + rows, "holds 8 rows, but 4 are asked for"),
-        (lambda rows: {"rows": rows}, "holds no list of caption rows"),
+        (lambda rows: {"rows": rows}, "is not a list of caption rows"),
     ],
 )
 def test_a_file_of_other_items_is_refused(captioner, items, tmp_path, monkeypatch, change, message):
@@ -285,13 +285,13 @@ def begun(captioner, items, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("weights", "made with other weights (was '"),
-        ("system", "made with other system (was 'You are a captioning"),
-        ("length", "made with other generation (was {"),
-        ("image size", "made with other image size (was {"),
-        ("info", "row 2: made with another photo, reference, info or question"),
-        ("photo", "row 1: made with another photo, reference, info or question"),
-        ("reference", "row 1: made with another photo, reference, info or question"),
+        ("weights", "made with different settings (weights was '"),
+        ("system", "made with different settings (system was 'You are a captioning"),
+        ("length", "made with different settings (generation was {"),
+        ("image size", "made with different settings (image size was {"),
+        ("info", "row 2: made with a different photo, reference, info or question"),
+        ("photo", "row 1: made with a different photo, reference, info or question"),
+        ("reference", "row 1: made with a different photo, reference, info or question"),
         ("no settings", "no captions.settings.json beside it"),
         ("half", "not the settings of captions.json's captions"),
     ],

@@ -86,5 +86,5 @@ def test_probe_of_the_toy_base(tmp_path):
     rows = json.loads((tmp_path / "probes" / "1_wrong.json").read_text())
     assert [row[1] for row in rows] == [q["shown"] for q in queries]
     assert probe(captioner, items, database, tmp_path / "probes", wrong=1) == found  # from the files
-    with pytest.raises(ValueError, match="row 1: made with another photo, reference, info or question"):
+    with pytest.raises(ValueError, match="row 1: made with a different photo, reference, info or question"):
         captioner.caption_many(items, out=tmp_path / "probes" / "no_photos.json")

@@ -1,7 +1,7 @@
-"""Caption files: what is captioned, the rows that are written, how they are read, checked and resumed.
+"""Caption files: what is captioned, which rows are written, and how a file is read, checked and resumed.
 
-A caption file is a JSON list of rows ``[query path, tags, caption, question]`` (the authors' format). Beside it,
-``<name>.settings.json`` says what its captions were made with, so that only the same run resumes it.
+A caption file is a JSON list of rows ``[query path, tags, caption, question]`` (the authors' format). The file
+``<name>.settings.json`` beside it records what its captions were made with, so that only the same run resumes it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ class CaptionItem:
     Args:
         query: path or PIL image.
         references: the concepts in the prompt, in order.
-        tags: the row's tags (the concepts that the query shows); by default all references'.
-        label: the row's query path; by default `query` (empty for a PIL image).
+        tags: the row's tags (the concepts that the query shows); by default those of all references.
+        label: the row's query path; by default `query` ("" for a PIL image).
         reference_photos: False leaves the references' photos out of the prompt.
+
+    Raises:
+        ValueError: `tags` is one text instead of a list.
     """
 
     query: Any
@@ -55,7 +58,7 @@ class CaptionItem:
 
 
 class CaptionFileError(ValueError):
-    """A caption file that can't be used; the message names the file, the row and the mend."""
+    """A caption file that can't be used; the message names the file, the row and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,11 @@ class CaptionRecord:
 
 
 def load_captions(path: str | Path) -> list[CaptionRecord]:
-    """Read a caption file in the authors' row format (a fifth field and further ones are ignored).
+    """Read a caption file in the authors' row format; a fifth field and all after it are ignored.
 
     Raises:
-        CaptionFileError: no file, no JSON (half a file, say), or a row of another form; names file and row.
+        CaptionFileError: the file is missing, is not JSON (perhaps cut off) or holds a row of another form; names
+            the file and the row.
     """
     path = Path(path)
     rows = read_json(path, CaptionFileError)
@@ -85,11 +89,8 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
             raise CaptionFileError(f"{where}: must be [query, tags, caption, question], not {str(row)[:80]}")
         query, tags, caption, question = [*row, ""][:4]
         tags = [tags] if isinstance(tags, str) else tags
-        if (
-            not isinstance(tags, list)
-            or not tags
-            or not all(isinstance(t, str) and bare(t).strip() for t in tags)
-        ):
+        named = isinstance(tags, list) and all(isinstance(tag, str) and bare(tag).strip() for tag in tags)
+        if not named or not tags:
             raise CaptionFileError(f"{where}, tags: must be a list of tags like <bo>, not {str(tags)[:80]}")
         for field, value in (("query", query), ("caption", caption), ("question", question)):
             if not isinstance(value, str):
@@ -99,13 +100,13 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
 
 
 def settings_path(out: str | Path) -> Path:
-    """Where the settings stand with which the caption file `out` was made."""
+    """The path of the settings that the caption file `out` was made with."""
     out = Path(out)
     return out.with_name(f"{out.stem}{SETTINGS_SUFFIX}")
 
 
 def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
-    """`ValueError` where the first `finished` rows of `out` were made with other settings."""
+    """Raise `ValueError` if the first `finished` rows of `out` were made with different settings."""
     path = settings_path(out)
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -120,15 +121,17 @@ def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
     if changed:
         name = changed[0]
         was, now = (f"{s['model']}, {s[name]}" if name == "weights" else s[name] for s in (old, settings))
-        raise ValueError(f"{out}: made with other {name} (was {was!r}, is {now!r}): {START_AFRESH}")
+        raise ValueError(
+            f"{out}: made with different settings ({name} was {was!r}, is {now!r}): {START_AFRESH}"
+        )
     if row is not None:
         raise ValueError(
-            f"{out}, row {row + 1}: made with another photo, reference, info or question: {START_AFRESH}"
+            f"{out}, row {row + 1}: made with a different photo, reference, info or question: {START_AFRESH}"
         )
 
 
 def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
-    """A hash an item: the bytes of its photos (each file is read once) and its texts."""
+    """A hash for each item, of the bytes of its photos (each file is read once) and of its texts."""
     files: dict[str, str] = {}
 
     def hash_once(image: Any) -> str:
@@ -137,7 +140,7 @@ def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
         if str(image) not in files:
             try:
                 files[str(image)] = image_hash(image)
-            except OSError:  # captioning says so when it comes to it
+            except OSError:  # reported when the item is captioned
                 files[str(image)] = "unreadable"
         return files[str(image)]
 
@@ -155,22 +158,24 @@ def caption_row(item: CaptionItem, caption: str) -> list[Any]:
     >>> caption_row(CaptionItem("a.jpg", [], tags=["<bo>"]), "<bo> naps.")
     ['a.jpg', ['<bo>'], '<bo> naps.', 'Give a personalized caption of this image.']
     """
-    label = item.label if item.label is not None else item.query if isinstance(item.query, str | Path) else ""
+    label = item.label
+    if label is None:
+        label = str(item.query) if isinstance(item.query, str | Path) else ""
     return [str(label), item.shown, caption, item.question]
 
 
 def finished_rows(items: Sequence[CaptionItem], out: Path, settings: dict[str, Any]) -> list[list[Any]]:
-    """The rows that `out` holds already, checked against the first of `items` and against `settings`.
+    """The rows that `out` already holds, checked against the first of `items` and against `settings`.
 
     Raises:
-        ValueError: the file is cut off, or its rows are not those of `items` or were made with other settings.
+        ValueError: the file is cut off, or its rows are not those of `items` or were made with different settings.
     """
     try:
         rows = json.loads(out.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{out}: not valid JSON ({error}): was it cut off? delete it") from None
     if not isinstance(rows, list):
-        raise ValueError(f"{out}: holds no list of caption rows: {START_AFRESH}")
+        raise ValueError(f"{out}: is not a list of caption rows: {START_AFRESH}")
     if len(rows) > len(items):
         raise ValueError(f"{out}: holds {len(rows)} rows, but {len(items)} are asked for: {START_AFRESH}")
     for number, (row, item) in enumerate(zip(rows, items, strict=False), 1):

@@ -54,10 +54,10 @@ class Captioner:
     def caption(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
     ) -> str:
-        """The caption of one photo (path or PIL image). `generation` goes to ``model.generate``.
+        """The caption of one photo (path or PIL image). `generation` is passed to ``model.generate``.
 
         Raises:
-            ValueError: an image that can't be read (named), or a control token in a text.
+            ValueError: an image that can't be read (the message names it), or a control token in a text.
         """
         return self._generate([CaptionItem(query, references, question)], **generation)[0]
 
@@ -71,15 +71,14 @@ class Captioner:
     ) -> list[list[Any]]:
         """Rows ``[query path, tags, caption, question]`` of all items, in order.
 
-        With `out`, the rows are written there as they come (atomically, every `SAVE_SECONDS` and at the end,
-        also where it ends early), and a file that is there already is gone on with. What the captions depend on
-        stands beside it, in ``<name>.settings.json`` (`_settings`). With ``resume=False`` an old file is replaced
-        as soon as there are new rows.
+        With `out`, the rows are written there during the run: atomically, every `SAVE_SECONDS` and at the end, even
+        if the run ends early. If the file exists, it is resumed. What the captions depend on is written beside it,
+        to ``<name>.settings.json`` (`_settings`). With ``resume=False`` the first new rows replace an old file.
 
         Raises:
-            ValueError: the file's rows are not those of `items`, were made with other settings, or it is cut off
-                (named; delete it or change `out`); an image that can't be read (named; the rows before its
-                batch are kept).
+            ValueError: the file is cut off, or its rows are not those of `items` or were made with different
+                settings (delete it or change `out`); or an image can't be read (the rows before its batch are
+                kept). The message names the file.
         """
         from tqdm import tqdm
 
@@ -92,7 +91,7 @@ class Captioner:
             nonlocal saved
             if out is None or len(rows) == saved:
                 return
-            if saved == finished:  # the first time; at no moment do old rows stand beside new settings
+            if saved == finished:  # the first time: old rows must never be found beside new settings
                 if not finished:
                     out.unlink(missing_ok=True)
                 write_json_atomic(settings_path(out), settings)
@@ -105,14 +104,12 @@ class Captioner:
                 while len(rows) < len(items):
                     batch = items[len(rows) : len(rows) + self.batch_size]
                     captions = self._generate(batch, **generation)
-                    rows += [
-                        caption_row(item, caption) for item, caption in zip(batch, captions, strict=True)
-                    ]
+                    rows += [caption_row(*pair) for pair in zip(batch, captions, strict=True)]
                     bar.update(len(batch))
                     if time.monotonic() - written > SAVE_SECONDS:
                         save()
                         written = time.monotonic()
-            finally:  # also what was done before an unreadable photo or an interrupt
+            finally:  # keeps what was finished before an unreadable photo or an interrupt
                 save()
         return rows
 
@@ -121,7 +118,7 @@ class Captioner:
     ) -> Iterator[str]:
         """The caption as it grows, word by word; the last text is what `caption` returns.
 
-        The model runs in a thread. Closing the iterator stops it; an error in it is raised here.
+        The model runs in a thread. Closing the iterator stops the model; an error in the thread is raised here.
         """
         from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -190,20 +187,15 @@ class Captioner:
         return inputs.to(self.model.device)
 
     def _prepare(self, items: Sequence[CaptionItem], **generation: Any) -> Any:
-        """What ``model.generate`` gets for a batch, beside `generation`."""
+        """The inputs of ``model.generate`` for a batch; subclasses may need `generation` for them."""
         return self.inputs(items)
 
     def _generate(self, items: Sequence[CaptionItem], **generation: Any) -> list[str]:
         inputs = self._prepare(items, **generation)
         out = self._run(inputs, **generation)
-        return [
-            text.strip()
-            for text in self.processor.batch_decode(
-                out[:, inputs["input_ids"].shape[1] :],
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            )
-        ]
+        new = out[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
 
     def _run(self, inputs: Any, **generation: Any) -> Any:
         import torch
@@ -213,7 +205,7 @@ class Captioner:
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
         options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, **generation}
-        if not options["do_sample"]:  # the defaults of an instruct model sample; say plainly that we do not
+        if not options["do_sample"]:  # an instruct model's defaults for sampling would cause warnings
             options = {"temperature": None, "top_p": None, "top_k": None, **options}
         return options
 

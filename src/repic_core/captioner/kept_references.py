@@ -1,8 +1,8 @@
-"""Captions of photo after photo with the same concepts: their photos and texts are encoded once and kept.
+"""Captions of many photos with the same concepts, whose photos and texts are encoded once and kept.
 
-A prompt is the system prompt, the references' photos and lines, then the query's photo and the question. All before
-the query's photo, the *prefix*, is the same for every query, and a token sees only what stands before it: so its
-keys and values are computed once, and a further query costs its own photo and question.
+A prompt is the system prompt, the references' photos and lines, then the query's photo and the question. Everything
+before the query's photo is the *prefix*, which is the same for every query. A token sees only what comes before it,
+so the keys and values of the prefix are computed once. Each further query costs only its own photo and question.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from repic_core.io.images import image_hash, open_image
 from repic_core.models.parts import conditional_model, rope_positions
 from repic_core.prompts import caption_messages
 
-PHOTO = "<|vision_start|>"  # before every photo of a prompt, in all families; user text never holds it
+PHOTO = "<|vision_start|>"  # comes before every photo of a prompt, in all families; user text can't hold it
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Encoded references, `P` tokens and `n` photos.
+    """Encoded references of P tokens and n photos.
 
-    fields: ``input_ids``, ``attention_mask``, ``mm_token_type_ids`` (1, P), ``image_grid_thw`` (n, 3);
-    cache: the model's keys and values of them.
+    Args:
+        fields: ``input_ids``, ``attention_mask`` and ``mm_token_type_ids`` (1, P), ``image_grid_thw`` (n, 3).
+        cache: the model's keys and values of the tokens.
     """
 
     fields: dict[str, Any]
@@ -38,16 +39,16 @@ class Prefix:
 class PrefixCaptioner(Captioner):
     """A `Captioner` that keeps the encoded references of the last prompts; the captions are the same.
 
-    Used for prompts by themselves (`caption`, `stream`, batches of one); larger batches, and prompts without
-    reference photos, are generated as ever. A replaced photo, another info, order, adapter or image size is seen;
-    where the weights themselves were changed, call `forget`.
+    Prefixes are kept for single prompts (`caption`, `stream`, batches of one). Larger batches, and prompts without
+    reference photos, are generated as usual. A prefix is encoded again after a change of a photo, an info, the
+    order, the adapter or the image size. After a change of the weights themselves, call `forget`.
 
     Args:
-        keep: prefixes kept, the least recently used is dropped. A token takes 56 KiB with 7B in bf16, four
-            photos of 512 x 512 about 80 MiB.
+        keep: how many prefixes are kept; the least recently used is dropped. With 7B in bf16, a token takes 56 KiB,
+            and four photos of 512 x 512 take about 80 MiB.
 
     Attributes:
-        reused: whether the last prompt's prefix was there already; None where there was none to reuse.
+        reused: whether the last prompt's prefix had been kept; None if the prompt had no prefix to keep.
     """
 
     def __init__(self, *arguments: Any, keep: int = 4, **options: Any) -> None:
@@ -63,10 +64,10 @@ class PrefixCaptioner(Captioner):
             self._kept.clear()
 
     def _prepare(self, items: Sequence[CaptionItem], **generation: Any) -> Any:
-        """As inputs for a cache that holds the prefix already.
+        """Inputs for a cache that already holds the prefix.
 
-        ``position_ids`` are given for the whole prompt, so `generate` neither reads nor writes the positions that
-        the model remembers (``rope_deltas``), and captions under way at once don't mix.
+        ``position_ids`` are given for the whole prompt. So `generate` neither reads nor writes the positions that
+        the model remembers (``rope_deltas``), and captions that run at the same time do not disturb each other.
         """
         import torch
 
@@ -95,7 +96,7 @@ class PrefixCaptioner(Captioner):
         }
 
     def _prefix(self, text: str, photos: Sequence[Any]) -> Prefix:
-        """The kept prefix, or a new one, which is then kept."""
+        """The kept prefix, or a new one, which is kept from now on."""
         key = (text, *map(photo_hash, photos), *self._state())
         with self._lock:
             self.reused = key in self._kept
@@ -131,19 +132,19 @@ class PrefixCaptioner(Captioner):
         return rope_positions(conditional_model(self.model), ids, mask, fields)[0]
 
     def _state(self) -> list[str]:
-        """What a prefix depends on beside its text and photos, and what may be switched between two captions."""
+        """What a prefix depends on, besides its text and photos, that may change between two captions."""
         layers = [m for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict)]  # LoRA
         adapters = [f"{m.active_adapters} {m.disable_adapters} {m.scaling}" for m in layers]
         return [str(self.processor.image_processor.size), *adapters]
 
     def _rows(self, generation: dict[str, Any]) -> int:
-        """Sequences that `generate` makes of one prompt: beams, or several answers."""
+        """How many sequences `generate` makes of one prompt: beams, or several answers."""
         names, default = ("num_beams", "num_return_sequences"), self.model.generation_config
         return max(generation.get(name) or getattr(default, name, None) or 1 for name in names)
 
 
 def photo_hash(photo: Any) -> str:
-    """`image_hash`; ``ValueError`` as of `open_image` where the file can't be read."""
+    """`image_hash`, but with the `ValueError` of `open_image` if the file can't be read."""
     try:
         return image_hash(photo)
     except OSError:
@@ -152,7 +153,7 @@ def photo_hash(photo: Any) -> str:
 
 
 def copied(cache: Any) -> Any:
-    """A cache that grows without changing `cache`: its layers replace their tensors, they don't write in them."""
+    """A copy of `cache` that can grow on its own: layers replace their tensors instead of writing into them."""
     twin = copy(cache)
     twin.layers = [copy(layer) for layer in cache.layers]
     return twin

@@ -1,15 +1,14 @@
-"""Training rows: what GRPO is asked and how its answer is checked.
+"""Training rows: what a model is asked in GRPO, and how its answer is checked.
 
 The public format is the authors' JSON or JSONL: ``image`` (path or list of paths), ``problem``, and
 ``accu_reward_method`` with its ``solution`` (`repic_core.tasks`).
 
 Rows built by this kit may also hold ``candidates`` (all tags in the prompt) and ``infos``, with which the strict
-rewards see wrong names and copied text. Builders from photos are in `repic_core.data.builders`.
+rewards recognise wrong names and copied text. `data.builders` and `data.coco` build rows from photos.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
-from repic_core.io.files import read_records, write_text_atomic
+from repic_core.io.files import read_records, write_records
 from repic_core.io.images import image_fault
 from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
 from repic_core.tasks import TASKS, check_solution, write_solution
@@ -29,7 +28,7 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One tuning row; image paths are relative to a root that the reader is given."""
+    """One tuning row; image paths are relative to a root folder that is given when the row is used."""
 
     images: tuple[str, ...]
     problem: str
@@ -46,10 +45,10 @@ def read_rows(
 
     Args:
         root: the folder that image paths are relative to; by default the file's.
-        check_images: also read each photo once, to its end (a minute for ten thousand).
+        check_images: also read each photo once, to its end (takes a minute for ten thousand).
 
     Raises:
-        RowError: for the first bad row: file, line (JSONL) or row number (JSON), field, and the mend.
+        RowError: for the first bad row; names the file, the line (JSONL) or row (JSON), the field, how to fix it.
     """
     path = Path(path)
     root = Path(root) if root is not None else path.parent
@@ -57,19 +56,21 @@ def read_rows(
     checked: set[str] = set()
     for where, record in read_records(path, RowError):
         row = _parse(record, where)
-        for image in set(row.images) - checked if check_images else ():
+        rows.append(row)
+        for image in row.images:
+            if not check_images or image in checked:
+                continue
             fault = image_fault(root / image)
             if fault:
                 raise RowError(f"{where}, field 'image': {image!r} {fault}")
             checked.add(image)
-        rows.append(row)
     if not rows:
-        raise RowError(f"{path}: holds no row")
+        raise RowError(f"{path}: holds no rows")
     return rows
 
 
 def write_rows(path: str | Path, rows: Iterable[TrainingExample]) -> Path:
-    """Write rows in the public format, atomically; JSONL if the name ends so, else one JSON list."""
+    """Write rows in the public format, atomically: JSONL if the name ends in ``.jsonl``, else one JSON list."""
     records = []
     for row in rows:
         record: dict[str, Any] = {
@@ -83,9 +84,7 @@ def write_rows(path: str | Path, rows: Iterable[TrainingExample]) -> Path:
         if row.infos:
             record["infos"] = list(row.infos)
         records.append(record)
-    if Path(path).suffix == ".jsonl":
-        return write_text_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-    return write_text_atomic(path, json.dumps(records, ensure_ascii=False, indent=1) + "\n")
+    return write_records(path, records)
 
 
 def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: int = 0) -> Any:
@@ -143,10 +142,10 @@ def _parse(record: Any, where: str) -> TrainingExample:
         raise RowError(f"{where}, field 'problem': {error}") from None
     method = record.get("accu_reward_method", "iou")  # upstream's default
     if not isinstance(method, str) or method not in TASKS:
-        raise RowError(f"{where}, field 'accu_reward_method': {method!r} is none of {', '.join(TASKS)}")
-    mend = check_solution(solution, method)
-    if mend:
-        raise RowError(f"{where}, field 'solution': {mend}, not {solution!r}")
+        raise RowError(f"{where}, field 'accu_reward_method': {method!r} is not one of {', '.join(TASKS)}")
+    needed = check_solution(solution, method)
+    if needed:
+        raise RowError(f"{where}, field 'solution': {needed}, not {solution!r}")
     extras = {}
     for field in ("candidates", "infos"):
         values = record.get(field) or []
