@@ -41,9 +41,8 @@ def test_the_card_says_what_is_known(adapter, tmp_path):
 def test_what_is_unknown_is_not_recorded(adapter, merged, tmp_path):
     for number, source in enumerate((adapter, merged)):
         card = ModelCard.load(export(source, tmp_path / str(number)) / "README.md")
-        assert (
-            not {"license", "datasets", "base_model"} & card.data.to_dict().keys()
-        )  # "tiny" is not a hub id
+        # the base, "tiny", is not a hub id
+        assert not {"license", "datasets", "base_model"} & card.data.to_dict().keys()
         for line in ("Revision", "License", "Data", "Recipe", "Rewards", "Run"):
             assert f"- {line}: not recorded" in card.text
         assert "Evaluation: not recorded." in card.text

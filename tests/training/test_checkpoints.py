@@ -115,9 +115,8 @@ def test_only_whole_checkpoints_count(tmp_path, caplog):
     assert "checkpoint-12: skipped (part/rng.pth has 4 bytes, not the 6 that were saved)" in caplog.text
     assert "checkpoint-10: skipped (adapter_model.safetensors is missing)" in caplog.text
     assert "checkpoint-4: skipped (whole.json does not list its files)" in caplog.text
-    checkpoints.set_aside(
-        tmp_path, torn_only=True
-    )  # they will be written again: an old marker must not fit the new files
+    # They will be written again, and an old marker must not fit the new files.
+    checkpoints.set_aside(tmp_path, torn_only=True)
     (twelve / "part" / "rng.pth").write_text("random")
     assert checkpoints.last_whole(tmp_path) == two
     checkpoints.delete_older(tmp_path, None)

@@ -98,9 +98,8 @@ def test_two_steps_with_the_tiny_model(name, data, tmp_path):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2 and all(loss == loss for loss in losses)
     moved = [p for n, p in trainer.model.named_parameters() if "lora_B" in n]
-    cut_off = values[
-        "mask_truncated_completions"
-    ]  # DAPO leaves cut-off captions out, and all are cut off here
+    # DAPO leaves cut-off captions out, and all are cut off here.
+    cut_off = values["mask_truncated_completions"]
     assert moved and cut_off != any(p.abs().sum() > 0 for p in moved)
     for key, value in values.items():
         if key not in NOT_HERE | SHORT and hasattr(trainer.args, key):
