@@ -1,7 +1,7 @@
-"""Trainings that are killed (SIGKILL) at chosen points and resumed, for `test_failures.py`.
+"""Trainings that are killed (SIGKILL) at chosen points and resumed, for `test_checkpoints.py`.
 
-``killed_run.py BASE DATA OUT`` prints a JSON object: for each case what its sessions ended with. This process
-imports and never trains; each session is a process forked from it, so it begins as a fresh one does.
+``killed_run.py BASE DATA OUT`` writes ``found.json``: for each case how its sessions ended. This process imports
+but never trains; each session is a process forked from it, so it starts like a fresh one.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SETTINGS = {
     "per_device_train_batch_size": 4,
     "num_generations": 4,
     "max_completion_length": 6,
-    "max_steps": 6,  # of 3 rows: two epochs
+    "max_steps": 6,  # with 3 rows: two epochs
     "save_steps": 2,
     "save_total_limit": 1,
     "lora_dropout": 0.1,
@@ -36,7 +36,7 @@ SETTINGS = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-CASES = {  # of each session of a case, the function at whose n-th call it is killed
+CASES = {  # for each session of a case: the function, and at which of its calls the session is killed
     "unbroken": [None],
     "in the first rollout": [("multinomial", 3), None],
     "in a rollout of the second epoch": [("multinomial", 5 * 6 + 2), None],
@@ -57,7 +57,7 @@ def kill():
 
 
 def at_call(owner, name, number, before=None):
-    """Let the n-th call of a function kill the process instead."""
+    """Make the n-th call of a function kill the process."""
     stock, calls = getattr(owner, name), []
 
     def counted(*args, **kwargs):
@@ -72,7 +72,7 @@ def at_call(owner, name, number, before=None):
 
 
 def tear(trainer, folder, **_):
-    """Weights of the result half written."""
+    """Leave the result's weights half written."""
     Path(folder, "adapter_model.safetensors").write_bytes(b"\x10")
 
 
@@ -116,7 +116,7 @@ def session(base, data, out, point, resume):
     rows = read_rows(data / "rows.jsonl")[:3]
     settings = {"root": data, "rewards": [(varied, 1.0)], "resume": resume, **SETTINGS}
     if point == ("backward", 5):
-        settings["save_steps"] = 3  # the checkpoint lies between two epochs
+        settings["save_steps"] = 3  # the checkpoint is between two epochs
     grpo.train(*load_model(base), rows, out, **settings)
 
 

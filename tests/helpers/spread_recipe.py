@@ -1,8 +1,8 @@
-"""``python -m repic_core.training.grpo`` with made-up completions, in as many processes as it is launched in, and with what
-goes wrong on one of them, for `test_distributed.py`: ``spread_recipe.py FAULT ARGUMENTS...``
+"""GRPO from the command line with made-up completions, and with a fault in one process, for `test_distributed.py`.
 
-Sampled completions differ from process to process (each has its own random state), so they are made up here: a
-completion depends on its prompt and on its place in the group, however the rows are spread.
+``spread_recipe.py FAULT ARGUMENTS...`` runs in as many processes as it is launched in; the arguments are those of
+`training.grpo`. Sampled completions differ from process to process, since each has its own random state. Those made
+up here depend on the prompt and on the place in the group, however the rows are spread.
 """
 
 import os
@@ -19,7 +19,7 @@ PROCESS = int(os.environ.get("RANK", 0))
 
 
 def made_up(self, prompt_ids, *_, **__):
-    """Also checks that a whole group has one prompt, over the processes."""
+    """Completions; also checks that each group has one prompt, across the processes."""
     start = self.accelerator.process_index * len(prompt_ids)
     tokenizer = self.processing_class.tokenizer
     completions = []
@@ -33,7 +33,7 @@ def made_up(self, prompt_ids, *_, **__):
 
 
 def fail(kind, step):
-    """On the last of two processes, in the step after `step`."""
+    """Make the second of two processes fail in the step after `step`."""
     make_reward = grpo.make_reward
 
     def failing(*settings):

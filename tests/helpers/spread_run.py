@@ -1,6 +1,6 @@
 """A training step on made-up completions, in as many processes as it is launched in, for `test_trainer.py`.
 
-``spread_run.py BASE DATA OUT SIZE ...`` writes what each size of the batch trains to ``OUT_SIZE.safetensors``.
+``spread_run.py BASE DATA OUT SIZE ...`` writes, for each batch size, the weights to ``OUT_SIZE.safetensors``.
 """
 
 import os
@@ -47,7 +47,7 @@ def main(base, data, out, *batch_sizes):
             trained = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
             trained = {name: p.detach().contiguous() for name, p in trained if p.requires_grad}
             save_file(trained, f"{out}_{batch_size}.safetensors")
-    if torch.distributed.is_initialized():  # else a process that ends with gloo's threads alive may abort
+    if torch.distributed.is_initialized():  # a process that ends while gloo's threads run may abort
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""A short GRPO run with stock TRL and with the shared prefix, compared step by step."""
+"""A short GRPO run with stock TRL and with the shared prefix, compared step by step; one batch of such a run."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ SETTINGS = {
     "max_steps": 3,
     "logging_steps": 1,
     "warmup_steps": 0,
-    "optim": "sgd",  # Adam's first steps are as long as its rate, however small (and rounded) the gradient
+    "optim": "sgd",  # Adam's first steps are as long as its rate, even for a tiny gradient that is mostly rounding
     "learning_rate": 1e-2,
     "report_to": "none",
     "disable_tqdm": True,
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def make(kind, base, data, out, rows=None, eval=None, prepare=None, lora=None, **settings):
-    """A trainer of `kind` on tuning rows or a dataset; `prepare` changes the model, `lora` is for the recipe's."""
+    """A trainer of `kind` on tuning rows or a dataset; `prepare` changes the model, `lora` is used instead."""
     tune, config = read_recipe("toy", GRPOConfig, {**SETTINGS, "output_dir": str(out), **settings})
     config.remove_unused_columns = False
     model, processor = load_model(base)
@@ -43,7 +43,7 @@ def make(kind, base, data, out, rows=None, eval=None, prepare=None, lora=None, *
         processing_class=processor,
         peft_config=lora or peft_config,
     )
-    if kind is GRPOTrainer:  # which bans image tokens only
+    if kind is GRPOTrainer:  # it bans only image tokens
         found.generation_config.suppress_tokens = [model.config.image_token_id, model.config.video_token_id]
     return found
 
@@ -58,10 +58,9 @@ def run(kind, *args, **settings):
 
 
 def same_run(*args, **settings):
-    """Both runs must have the same samples, losses and gradients, and end at the same parameters; ours' logs."""
-    (logs, stock), (own_logs, own) = (
-        run(kind, *args, **settings) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer)
-    )
+    """Both runs must have the same samples, losses, gradients and final parameters; returns the kit's logs."""
+    logs, stock = run(GRPOTrainer, *args, **settings)
+    own_logs, own = run(SharedPrefixGRPOTrainer, *args, **settings)
     assert len(logs) == len(own_logs) == settings.get("max_steps", SETTINGS["max_steps"])
     for one, two in zip(logs, own_logs, strict=True):
         for key in ("reward", "completions/mean_length"):  # the same samples
@@ -75,3 +74,22 @@ def same_run(*args, **settings):
     for name, parameter in stock.items():
         torch.testing.assert_close(own[name], parameter, rtol=1e-4, atol=1e-5, msg=name)
     return own_logs
+
+
+def batch_of(found):
+    """One generated and scored batch, before it is split."""
+    torch.manual_seed(3)
+    return found._generate_and_score_completions(next(iter(found.get_train_dataloader())))
+
+
+def log_probs(found, batch, batch_size=None):
+    """Log-probabilities and entropies of all completions of a batch."""
+    return found._get_per_token_logps_and_entropies(
+        found.model,
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+        batch["completion_ids"].shape[1],
+        batch_size=batch_size,
+        compute_entropy=True,
+        **{k: batch.get(k) for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
+    )

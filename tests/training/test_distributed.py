@@ -1,4 +1,4 @@
-"""The toy recipe in two processes (gloo, CPU): the parameters of one process; an end where one of them fails."""
+"""The toy recipe in two processes (gloo, CPU): the same parameters as in one; the run ends if one of them fails."""
 
 import dataclasses
 import os
@@ -19,11 +19,19 @@ from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 LAUNCH += " --main_process_port 0"  # a free one
-LIMIT = 300  # seconds, after which a run hangs
+LIMIT = 300  # seconds; a run that takes longer hangs
 SETTINGS = {
-    "config": "toy", "max_steps": 4, "save_steps": 2, "save_total_limit": 2, "num_generations": 4,
-    "logging_steps": 1, "warmup_steps": 0, "report_to": "none", "disable_tqdm": "true", "use_cpu": "true",
-}  # fmt: skip
+    "config": "toy",
+    "max_steps": 4,
+    "save_steps": 2,
+    "save_total_limit": 2,
+    "num_generations": 4,
+    "logging_steps": 1,
+    "warmup_steps": 0,
+    "report_to": "none",
+    "disable_tqdm": "true",
+    "use_cpu": "true",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(data):
-    """Five: two or three are no divisor of them."""
+    """Five rows, which neither two nor three divides."""
     found = [row for row in read_rows(data / "rows.jsonl") if row.method == "yes_no"]
     found += [dataclasses.replace(row, problem=f"{row.problem} Really?") for row in found]
     return write_rows(data / "five.jsonl", found[:5])
@@ -45,7 +53,7 @@ def arguments(base, rows, out, **more):
 
 
 def launched(fault, *given):
-    """(exit status, all that was printed) of two processes; fails where they hang."""
+    """(exit status, all that was printed) of two processes; fails if they hang."""
     script = ROOT / "tests" / "helpers" / "spread_recipe.py"
     command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), script, fault, *given]
     done = subprocess.run(
@@ -65,7 +73,7 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def two(base, rows, tmp_path_factory):
-    """Folder of a run in two processes: four rows each, a whole group."""
+    """Folder of a run in two processes, each with four rows, a whole group."""
     out = tmp_path_factory.mktemp("two") / "out"
     status, said = launched("none", *arguments(base, rows, out, per_device_train_batch_size=4))
     assert status == 0, said[-3000:]
@@ -73,7 +81,7 @@ def two(base, rows, tmp_path_factory):
 
 
 def same_as_one(base, rows, out, monkeypatch, tmp_path, **settings):
-    """Tolerance: the sums of two processes round otherwise, and Adam divides by them where they are small. Each
+    """Tolerance: the sums of two processes round differently, and Adam divides by them where they are small. Each
     value is within a tenth of one of its steps, each tensor within 1e-3 of its length (measured: 3e-5, 4e-5)."""
     monkeypatch.setattr(SharedPrefixGRPOTrainer, "_generate_single_turn", spread_recipe.made_up)
     grpo.main(arguments(base, rows, tmp_path / "one", **settings))
@@ -87,12 +95,12 @@ def same_as_one(base, rows, out, monkeypatch, tmp_path, **settings):
 
 
 def test_two_processes_train_what_one_does(base, rows, two, monkeypatch, tmp_path):
-    """Five rows, two a step: the fifth of each epoch is left out, in both."""
+    """Five rows, two a step: both runs leave out the fifth of each epoch."""
     same_as_one(base, rows, two, monkeypatch, tmp_path, per_device_train_batch_size=8)
 
 
 def test_groups_over_both_processes(base, rows, monkeypatch, tmp_path):
-    """Six completions a process in groups of four: the second of three groups lies in both."""
+    """Six completions a process in groups of four: the second of three groups is in both."""
     out = tmp_path / "two"
     status, said = launched("none", *arguments(base, rows, out, per_device_train_batch_size=6, max_steps=2))
     assert status == 0, said[-3000:]
@@ -112,13 +120,13 @@ def test_a_batch_that_would_cut_a_group_is_refused(base, rows, tmp_path):
 
 
 def test_a_process_that_is_killed_ends_the_run(base, rows, two, tmp_path):
-    """And it resumes, in two processes, to what it would have been."""
+    """Resumed in two processes, it gives what it would have given."""
     given = arguments(base, rows, tmp_path, per_device_train_batch_size=4)
     status, said = launched("kill", *given)
     assert status != 0 and "Signal 9 (SIGKILL)" in said
-    wanted = "repic_core.training.grpo: ended after process 0 of 2, step 3 of 4: "
+    wanted = "repic_core.training.grpo: training stopped after step 3 of 4 (process 0 of 2): "
     (line,) = [line for line in said.splitlines() if line.startswith(wanted)]
-    assert line.endswith(f"with resume (--resume true) the run goes on from {tmp_path / 'checkpoint-2'}")
+    assert line.endswith(f"with resume (--resume true) it continues from {tmp_path / 'checkpoint-2'}")
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
     status, said = launched("none", *given, "--resume", "true")
     assert status == 0, said[-3000:]
@@ -129,17 +137,14 @@ def test_a_process_that_is_killed_ends_the_run(base, rows, two, tmp_path):
 def test_a_reward_that_raises_in_one_process_ends_the_run(base, rows, tmp_path):
     status, said = launched("raise", *arguments(base, rows, tmp_path, per_device_train_batch_size=4))
     assert status != 0
-    message = (
-        "ended after process 1 of 2, step 3 of 4: reward 'personalization' raised ZeroDivisionError: on one"
-    )
-    assert (
-        f"repic_core.training.grpo: {message}" in said and f"goes on from {tmp_path / 'checkpoint-2'}" in said
-    )
+    stopped = "repic_core.training.grpo: training stopped after step 3 of 4 (process 1 of 2): "
+    assert f"{stopped}reward 'personalization' raised ZeroDivisionError: on one" in said
+    assert f"it continues from {tmp_path / 'checkpoint-2'}" in said
     assert not (tmp_path / "adapter_config.json").exists()
 
 
 def test_processes_that_were_asked_for_and_not_started(base, rows, monkeypatch, tmp_path):
-    """``accelerate launch --cpu --num_processes 2`` starts one, with these variables."""
+    """``accelerate launch --cpu --num_processes 2`` starts one process, with these variables."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(SystemExit, match="only this one was started"):

@@ -14,6 +14,7 @@ from repic_core.models.loading import load_model
 from repic_core.prompts import task_messages
 from repic_core.training import grpo
 from repic_core.training.recipe import read_recipe, recipe_path, recipe_values
+from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 SMALL = {
     "per_device_train_batch_size": 4,
@@ -47,16 +48,14 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize(
     ("count", "steps", "settings"),
     [
-        (3, 6, {"tune": "full"}),  # 3 rows: the checkpoint lies in the second epoch
+        (3, 6, {"tune": "full"}),  # 3 rows: the checkpoint is in the second epoch
         (12, 4, {"tune": "lora", "lora_dropout": 0.1, "gradient_accumulation_steps": 2}),
     ],
 )
 def test_resume_is_exact(base, data, tmp_path, count, steps, settings):
     rows = read_rows(data / "rows.jsonl")[:count]
-    settings = {
-        "root": data, "rewards": [(varied, 1.0)], "max_steps": steps, "learning_rate": 1e-3, **SMALL, **settings
-    }  # fmt: skip
-    settings |= {"save_steps": steps - 2, "save_total_limit": 3}
+    settings = {"root": data, "rewards": [(varied, 1.0)], "learning_rate": 1e-3, **SMALL, **settings}
+    settings |= {"max_steps": steps, "save_steps": steps - 2, "save_total_limit": 3}
     whole = trained(grpo.train(*load_model(base), rows, tmp_path / "whole", **settings).model)
     parts = tmp_path / "parts"
     grpo.train(*load_model(base), rows, parts, callbacks=[StopAt(steps - 2)], **settings)
@@ -81,7 +80,7 @@ def test_rollout_and_log_probabilities_are_those_of_the_processors_inputs(
     """
     from trl import GRPOTrainer
 
-    kind = grpo.SharedPrefixGRPOTrainer if shared_prefix else GRPOTrainer
+    kind = SharedPrefixGRPOTrainer if shared_prefix else GRPOTrainer
     rows = [row for row in read_rows(data / "rows.jsonl") if row.method != "iou"][:4]
     assert len({len(row.images) for row in rows}) > 1
     sampled, passes = [], []
@@ -95,8 +94,8 @@ def test_rollout_and_log_probabilities_are_those_of_the_processors_inputs(
         out = log_probs_of(self, model, input_ids, attention_mask, logits_to_keep, **fields)
         passes.append(
             {
-                tuple(ids[mask.bool()].tolist()): told[mask[-logits_to_keep:].bool()].detach()
-                for ids, mask, told in zip(input_ids, attention_mask, out[0], strict=True)
+                tuple(ids[mask.bool()].tolist()): row[mask[-logits_to_keep:].bool()].detach()
+                for ids, mask, row in zip(input_ids, attention_mask, out[0], strict=True)
             }
         )
         return out
@@ -138,9 +137,8 @@ def test_reward_is_logged_by_method():
     solutions = ["yes", "yes", "<bo>", '["<bo>", "<mia>"]', "[0, 0, 10, 10]"]
     columns = {"accu_reward_method": methods, "solution": solutions, "log_metric": logged.__setitem__}
     assert reward(texts, trainer_state=None, images=[None] * 5, **columns) == [1, 0, 1, 0.5, 1]
-    assert logged == {
-        "reward/yes_no": 0.5, "reward/yes_no_name": 1, "reward/yes_no_name_multi": 0.5, "reward/iou": 1
-    }  # fmt: skip
+    means = {"yes_no": 0.5, "yes_no_name": 1, "yes_no_name_multi": 0.5, "iou": 1}
+    assert logged == {f"reward/{method}": mean for method, mean in means.items()}
     assert grpo.make_reward("strict", min_length=13)(texts, **columns)[3] == 0
     assert grpo.make_reward("paper", min_length=100)(texts, **columns)[2] == 0
 
@@ -170,22 +168,43 @@ def test_kl_is_measured_from_the_model_that_was_given(base, data, tmp_path):
     model, processor = load_model(base)
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
-    with pytest.raises(ValueError, match=r"differs from .*, its files"):
+    with pytest.raises(ValueError, match=r"differs from its files in .*, which the KL term compares"):
         grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="full", **SMALL)
     grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="lora", **SMALL)
-    with pytest.raises(ValueError, match="has an adapter already: merge it"):
+    with pytest.raises(ValueError, match="already has an adapter: merge it"):
         grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="lora", **SMALL)
 
 
 PUBLISHED = {  # the paper's appendix B.1, upstream's run script and trainer
-    "tune": "lora", "lora_r": 64, "lora_alpha": 128, "lora_dropout": 0.05, "learning_rate": 1e-5, "beta": 0.04,
-    "num_generations": 8, "gradient_accumulation_steps": 2, "num_train_epochs": 2, "num_iterations": 1,
-    "loss_type": "grpo", "scale_rewards": "group", "epsilon": 0.2, "use_bias_correction_kl": False,
-    "importance_sampling_level": "token", "mask_truncated_completions": False, "temperature": 1.0, "top_p": 1.0,
-    "top_k": 50, "max_completion_length": 256, "bf16": True, "optim": "adamw_torch", "lr_scheduler_type": "linear",
-    "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "reward_profile": "paper",
+    "tune": "lora",
+    "lora_r": 64,
+    "lora_alpha": 128,
+    "lora_dropout": 0.05,
+    "learning_rate": 1e-5,
+    "beta": 0.04,
+    "num_generations": 8,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 2,
+    "num_iterations": 1,
+    "loss_type": "grpo",
+    "scale_rewards": "group",
+    "epsilon": 0.2,
+    "use_bias_correction_kl": False,
+    "importance_sampling_level": "token",
+    "mask_truncated_completions": False,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 50,
+    "max_completion_length": 256,
+    "bf16": True,
+    "optim": "adamw_torch",
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "reward_profile": "paper",
     "reward_min_length": 100,
-}  # fmt: skip
+}
 
 
 def test_paper_recipe_writes_every_published_value():
@@ -216,7 +235,7 @@ def test_recipe_mistakes_are_named(tmp_path):
 
 def test_no_rows_is_an_error(base, tmp_path):
     model, processor = load_model(base)
-    with pytest.raises(ValueError, match="rows: there is none"):
+    with pytest.raises(ValueError, match="rows: there are none"):
         grpo.train(model, processor, [], tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Lengths of prompts against the processors' own inputs; too long ones are named before anything is trained."""
+"""Lengths of prompts against the processors' own inputs; too long ones are named before training starts."""
 
 import pytest
 from PIL import Image
@@ -19,7 +19,7 @@ def loaded(request, tmp_path_factory):
 def photos(folder, *sizes):
     for number, size in enumerate(sizes):
         image, exif = Image.new("RGB", size), Image.Exif()
-        exif[0x0112] = 6 if number == 1 else 1  # the second lies on its side
+        exif[0x0112] = 6 if number == 1 else 1  # the second is turned by 90 degrees
         image.save(folder / f"{number}.jpg", exif=exif)
     return [f"{number}.jpg" for number in range(len(sizes))]
 
@@ -41,7 +41,7 @@ def test_lengths_are_the_processors_own(loaded, data, tmp_path):
         assert prompt_lengths(dataset.select([1, 0]), processor) == [own[1], own[0]]
 
 
-def test_long_prompts_are_named_with_the_mend(loaded, data):
+def test_long_prompts_are_named_with_how_to_fix_them(loaded, data):
     _, processor = loaded
     dataset = to_dataset(read_rows(data / "rows.jsonl"), data, 0)
     lengths = prompt_lengths(dataset, processor)
@@ -51,7 +51,7 @@ def test_long_prompts_are_named_with_the_mend(loaded, data):
         check_prompts(dataset, processor, max(lengths) - 1)
     longest = lengths.index(max(lengths)) + 1
     assert f"row {longest} ({max(lengths)} tokens)" in str(error.value)
-    with pytest.raises(ValueError, match=r"and \d+ more: smaller photos do not suffice"):
+    with pytest.raises(ValueError, match=r"and \d+ more: smaller photos are not enough"):
         check_prompts(dataset, processor, 5)
     with pytest.raises(ValueError, match=r"with max_pixels \d+ they fit") as error:
         check_prompts(dataset, processor, max(lengths) - 20)
@@ -65,7 +65,7 @@ def test_long_prompts_are_named_with_the_mend(loaded, data):
     processor.image_processor.size["longest_edge"] = before["longest_edge"]
 
 
-def test_training_does_not_begin(data, tmp_path):
+def test_training_does_not_start(data, tmp_path):
     model, processor = load_model("assets/toy-base")
     rows = read_rows(data / "rows.jsonl")
     with pytest.raises(ValueError, match="prompts longer than 60 tokens"):
@@ -79,7 +79,7 @@ def test_training_does_not_begin(data, tmp_path):
         grpo.train(model, processor, rows, tmp_path / "out", root=data, report_to="none")
 
 
-def test_a_photo_that_is_gone_is_named(data, tmp_path):
+def test_a_missing_photo_is_named(data, tmp_path):
     _, processor = load_model("assets/toy-base")
     (tmp_path / "a.png").write_bytes((data / read_rows(data / "rows.jsonl")[0].images[0]).read_bytes())
     dataset = to_dataset([TrainingExample(("a.png",), "Who?", "<bo>", "yes_no_name")], tmp_path, 0)

@@ -1,4 +1,4 @@
-"""Every recipe in the package: it is parsed, fits its model, and its flags train the tiny model for two steps."""
+"""Every recipe in the package is parsed, fits its model, and trains a tiny model for two steps."""
 
 import importlib.util
 
@@ -15,7 +15,7 @@ from repic_core.training.grpo import ScriptArguments
 from repic_core.training.recipe import LORA_TARGETS, read_recipe, recipe_names, recipe_path, recipe_values
 
 RECIPES = [name for name in recipe_names() if not name.startswith("toy")]
-# What needs a GPU or several machines, and what takes its place here; everything else runs as it is written.
+# Values that need a GPU or several machines, and what replaces them here; all other values are used as written.
 NOT_HERE = {
     "bf16": False,  # CUDA
     "deepspeed": None,  # CUDA; not installed here
@@ -39,11 +39,11 @@ SHORT = {
 
 
 def cpu(values: dict) -> dict:
-    """The values of a recipe that can't be had on a CPU, replaced."""
+    """Replacements for a recipe's values that a CPU can't use."""
     return {name: other for name, other in NOT_HERE.items() if name in values}
 
 
-def test_there_are_all_that_the_readme_names():
+def test_the_recipes_that_the_readme_names_exist():
     assert set(RECIPES) >= {
         "paper",
         "paper-7b-8gpu",
@@ -98,7 +98,8 @@ def test_two_steps_with_the_tiny_model(name, data, tmp_path):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2 and all(loss == loss for loss in losses)
     moved = [p for n, p in trainer.model.named_parameters() if "lora_B" in n]
-    cut_off = values["mask_truncated_completions"]  # DAPO leaves them out, and these captions are all cut off
+    # DAPO leaves cut-off captions out, and all are cut off here.
+    cut_off = values["mask_truncated_completions"]
     assert moved and cut_off != any(p.abs().sum() > 0 for p in moved)
     for key, value in values.items():
         if key not in NOT_HERE | SHORT and hasattr(trainer.args, key):
@@ -130,7 +131,7 @@ def test_four_bits_need_an_adapter_and_the_library(monkeypatch):
 
 
 def test_four_bits(data, tmp_path):
-    """GRPO on a base in 4 bits, with and without checkpointing: the same steps (bitsandbytes runs on CPUs, too)."""
+    """GRPO on a base in 4 bits: the same steps with and without checkpointing (bitsandbytes also runs on CPUs)."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install bitsandbytes)")
     from repic_core.benchmarks.presets import build_model
 
@@ -192,7 +193,7 @@ def test_lora_targets_are_the_language_models_linear_layers(tmp_path):
         assert len(hit) == 7 * layers and not any("visual" in name for name in hit)
 
 
-def test_what_would_end_without_a_model_is_refused(data, tmp_path, capsys):
+def test_runs_that_would_save_no_model_are_refused(data, tmp_path, capsys):
     rows = ["--rows", str(data / "rows.jsonl"), "--image_root", str(data), "--model", "assets/toy-base"]
     here = [*rows, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false"]
     wrong = {
@@ -209,8 +210,8 @@ def test_what_would_end_without_a_model_is_refused(data, tmp_path, capsys):
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_a_save_without_weights_is_told_and_changes_nothing(data, tmp_path, monkeypatch):
-    """FSDP saves no adapter of sharded states, and one of 0 tensors with its own checkpointing, both in silence."""
+def test_a_save_without_weights_is_an_error_and_changes_nothing(data, tmp_path, monkeypatch):
+    """FSDP saves no adapter from sharded states, and an empty one with its own checkpointing, without a warning."""
     from safetensors.torch import save_file
 
     from repic_core.training.failures import TrainingError
@@ -220,7 +221,7 @@ def test_a_save_without_weights_is_told_and_changes_nothing(data, tmp_path, monk
     base = save_family("qwen2_5_vl", tmp_path / "base")
     settings = {**SHORT, "root": data, "warmup_steps": 0, "rewards": [(varied, 1.0)]}
     grpo.train(*load_model(base), rows, out, "toy", **settings)
-    assert not (out / "README.md").exists()  # TRL's, which names folders of this machine
+    assert not (out / "README.md").exists()  # TRL's card would name folders of this machine
     files = [out / "adapter_model.safetensors", out / "adapter_config.json"]
     before = [file.read_bytes() for file in files]
 

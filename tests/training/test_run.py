@@ -1,4 +1,4 @@
-"""What GRPO tunes, on a random tiny model: the language model, as an adapter or whole, and nothing else."""
+"""What GRPO tunes, on a random tiny model: only the language model, as an adapter or whole."""
 
 import pytest
 import torch
@@ -42,10 +42,9 @@ def rows_of(train, count=8):
 def test_only_the_language_model_is_tuned(world, tmp_path, tune):
     model, processor = load_model(world[0])
     before = parameters(model)
-    trainer = grpo.train(
-        model, processor, rows_of(world[1]), tmp_path, root=world[1], tune=tune, max_steps=1, learning_rate=1e-2,
-        warmup_steps=0, lr_scheduler_type="constant", reward_min_length=0, beta=0.04, **SMALL,
-    )  # fmt: skip
+    settings = {**SMALL, "max_steps": 1, "learning_rate": 1e-2, "warmup_steps": 0, "beta": 0.04}
+    settings |= {"lr_scheduler_type": "constant", "reward_min_length": 0, "root": world[1], "tune": tune}
+    trainer = grpo.train(model, processor, rows_of(world[1]), tmp_path, **settings)
     trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert trained and not any("visual" in name for name in trained)
     if tune == "lora":

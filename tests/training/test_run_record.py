@@ -1,4 +1,4 @@
-"""``run.json``: what stands in it, what is refused, and that a run is repeated from it to the bit."""
+"""``run.json``: what it holds, what is refused, and that a run is repeated from it bit for bit."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def command(base, rows, out, **more):
 
 @pytest.fixture(scope="module")
 def done(base, rows, tmp_path_factory):
-    """Folder of a run from the command line, in which the file of rows is known."""
+    """Folder of a run from the command line, whose record names the file of rows."""
     out = tmp_path_factory.mktemp("run") / "out"
     command(base, rows, out, beta=0.1)
     return out
@@ -58,15 +58,13 @@ def repeated(arguments):
     return end.value.code
 
 
-def test_what_stands_in_it(base, rows, data, done):
+def test_what_the_record_holds(base, rows, data, done):
     record = read_record(done / "run.json")
     assert record["recipe"] == "toy" and record["kind"] == "grpo" and record["seeds"]["seed"] == 0
     settings = record["settings"]
     assert (settings["beta"], settings["max_steps"], settings["lora_r"]) == (0.1, 2, 32)
-    assert record["data"] == {
-        "rows": str(rows), "root": str(data), "count": 3,
-        "sha256": hash_data(to_dataset(read_rows(rows), data, 0)),
-    }  # fmt: skip
+    digest = hash_data(to_dataset(read_rows(rows), data, 0))
+    assert record["data"] == {"rows": str(rows), "root": str(data), "count": 3, "sha256": digest}
     assert record["model"]["name"] == str(base) and record["model"]["dtype"] == "float32"
     (session,) = record["sessions"]
     assert session["from"] is None and session["seconds"] >= 0 and session["processes"] == 1
@@ -88,10 +86,10 @@ def test_the_settings_give_the_same_configuration_again(tmp_path):
         assert again == tune and same.to_dict() == config.to_dict()
 
 
-def test_a_run_is_repeated_to_the_bit(done, tmp_path, capsys):
+def test_a_run_is_repeated_bit_for_bit(done, tmp_path, capsys):
     assert repeated([done / "run.json", "--out", tmp_path / "again"]) == 0
     said = capsys.readouterr().out
-    assert "weights: the same to the bit" in said and "metric" not in said
+    assert "weights: equal bit for bit" in said and "metric" not in said
     assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == (
         done / "adapter_model.safetensors"
     ).read_bytes()
@@ -100,7 +98,7 @@ def test_a_run_is_repeated_to_the_bit(done, tmp_path, capsys):
     )
 
 
-def test_a_run_of_other_settings_is_not_said_to_be_the_same(done, tmp_path, capsys):
+def test_a_run_with_other_settings_is_not_called_the_same(done, tmp_path, capsys):
     record = json.loads((done / "run.json").read_text())
     record["settings"]["seed"] = 3  # the suffixes of the prompts are drawn from it
     record["sessions"][0]["versions"]["trl"] = "0.1"
@@ -122,15 +120,15 @@ def test_other_data_or_another_model_is_refused(done, base, rows, data, tmp_path
     fewer = write_rows(data / "two.jsonl", read_rows(rows)[:2])
     out = ["--out", tmp_path / "out"]
     said = repeated([done / "run.json", *out, "--model", other])
-    assert "not the run's own: the model" in said and "--anyway" in said
-    assert f"the rows of {fewer} or their photos are others (2; were 3)" in repeated(
+    assert "not what the run was trained on: the model" in said and "--anyway" in said
+    assert f"the rows of {fewer} or their photos differ (2 rows; were 3)" in repeated(
         [done / "run.json", *out, "--rows", fewer]
     )
     photo = data / read_rows(rows)[0].images[0]
     kept = photo.read_bytes()
     try:
         photo.write_bytes(kept + b"\x00")
-        assert "or their photos are others (3; were 3)" in repeated([done / "run.json", *out])
+        assert "or their photos differ (3 rows; were 3)" in repeated([done / "run.json", *out])
     finally:
         photo.write_bytes(kept)
     assert not (tmp_path / "out").exists()
@@ -148,7 +146,7 @@ def test_a_run_with_rewards_and_rows_in_memory(base, rows, data, tmp_path):
     assert reproduce.repeat(
         out / "run.json", tmp_path / "again", rows=rows, rewards=[(varied, 0.5)], tell=told.append
     )
-    assert told[-1] == "weights: the same to the bit"
+    assert told[-1] == "weights: equal bit for bit"
 
 
 def test_supervised_runs_are_repeated(base, rows, data, tmp_path, capsys):
@@ -167,7 +165,7 @@ def test_sessions_and_what_changed_between_them(base, rows, data, tmp_path, capl
     grpo.train(*load_model(base), examples, tmp_path, **settings)
     with caplog.at_level(logging.WARNING):
         grpo.train(*load_model(base), examples[::-1], tmp_path, resume=True, **settings | {"max_steps": 3})
-    assert "run.json: resumed with other settings, data" in caplog.text
+    assert "run.json: resumed with different settings, data" in caplog.text
     record = read_record(tmp_path / "run.json")
     assert [session["from"] for session in record["sessions"]] == [None, "checkpoint-2"]
     assert record["sessions"][1]["changed"] == ["settings", "data"] and record["result"]["steps"] == 3
@@ -208,7 +206,7 @@ def without(record, *names):
         (lambda r: [r], "must hold an object"),
         (lambda r: without(r, "settings"), "field 'settings': missing"),
         (lambda r: r | {"format": 2}, "field 'format': 2; this version reads 1"),
-        (lambda r: r | {"format": "1"}, "field 'format': missing, or no int"),
+        (lambda r: r | {"format": "1"}, "field 'format': missing, or not of type int"),
         (lambda r: r | {"kind": "dpo"}, "field 'kind': 'dpo' is neither"),
         (lambda r: without(r, "data", "sha256"), "field 'data.sha256': missing"),
         (lambda r: without(r, "model", "weights"), "field 'model.weights': missing"),
@@ -217,7 +215,7 @@ def without(record, *names):
         (lambda r: r | {"result": {"weights": 3}}, "field 'result'"),
     ],
 )
-def test_a_record_that_is_none_is_said_so(done, tmp_path, spoil, message):
+def test_a_broken_record_is_named(done, tmp_path, spoil, message):
     record = copy.deepcopy(read_record(done / "run.json"))
     (tmp_path / "run.json").write_text(json.dumps(spoil(record)))
     with pytest.raises(RecordError, match=f"run.json.*{message}"):

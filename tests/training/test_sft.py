@@ -43,9 +43,10 @@ def test_first_loss_is_that_of_the_captions_alone(world, tmp_path):
         full = processor.apply_chat_template([*messages, answer], **options)
         with torch.no_grad():
             log_probs = model(**full).logits[0, :-1].log_softmax(-1)
-        told = log_probs.gather(1, full["input_ids"][0, 1:, None])[prompt["input_ids"].shape[1] - 1 :, 0]
-        assert len(told) > 5
-        losses.append(-told)
+        start = prompt["input_ids"].shape[1] - 1
+        of_caption = log_probs.gather(1, full["input_ids"][0, 1:, None])[start:, 0]
+        assert len(of_caption) > 5
+        losses.append(-of_caption)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
 
 

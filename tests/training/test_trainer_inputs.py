@@ -1,4 +1,4 @@
-"""Prompts, photos, models and generation settings of other kinds than RePIC's: still what stock TRL does."""
+"""Prompts, photos, models and generation settings that RePIC does not use: still the same as stock TRL."""
 
 import logging
 
@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from helpers.families import save_family
 from helpers.stock import make, same_run
 from repic_core.models.parts import conditional_model
-from repic_core.training.groups import groups
+from repic_core.training.groups import find_groups
 from repic_core.training.photos import EachPhotoOnce, undecoded
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
@@ -93,7 +93,7 @@ def test_groups_are_found_in_them(base, photos, tmp_path, kind):
 
 
 def test_photos_that_look_different_are_different():
-    """Same pixels, other palette, mode, transparency or turn; equal photos in two objects."""
+    """The same pixels with another palette, mode, transparency or orientation; equal photos in two objects."""
     indices = np.tile(np.uint8([0, 1]), (8, 4))
     found = []
     for palette in ([255, 0, 0, 0, 0, 255], [0, 255, 0, 0, 0, 255], [255, 0, 0, 0, 0, 255]):
@@ -106,7 +106,9 @@ def test_photos_that_look_different_are_different():
     clear.info["transparency"] = 1
     colors = np.full((4, 4, 3), 90, np.uint8)
     found += [turned, clear, Image.fromarray(colors), Image.frombytes("HSV", (4, 4), colors.tobytes())]
-    index, first = groups([[{"role": "user", "content": [{"type": "image", "image": one}]}] for one in found])
+    index, first = find_groups(
+        [[{"role": "user", "content": [{"type": "image", "image": one}]}] for one in found]
+    )
     assert index == [0, 1, 0, 2, 3, 4, 5, 6] and first == [0, 1, 3, 4, 5, 6, 7]
 
     seen = []
@@ -137,7 +139,7 @@ def test_only_plain_photo_columns_are_left_to_the_trainer(photos):
 
 
 def frozen_vision_adapter(kind, *args, **settings):
-    """An adapter on the vision tower that says something and is not trained: the reference is without it."""
+    """An adapter on the vision tower that has an effect and is not trained; the reference is without it."""
     found = make(kind, *args, lora=LoraConfig(r=4, target_modules=r".*(q_proj|v_proj|qkv)"), **settings)
     torch.manual_seed(4)
     for name, parameter in found.model.named_parameters():
@@ -156,7 +158,7 @@ def other_tower(model):
 @pytest.mark.parametrize("case", ["adapter on the tower", "tower not that of the files"])
 def test_the_reference_sees_with_its_own_tower(base, data, tmp_path, case, monkeypatch):
     """The KL term of the first step is not 0, as it would be with the policy's features."""
-    import stock
+    from helpers import stock
 
     settings = {"tune": "full", "prepare": other_tower}
     if case == "adapter on the tower":
@@ -169,7 +171,7 @@ def test_the_reference_sees_with_its_own_tower(base, data, tmp_path, case, monke
 @pytest.mark.parametrize(
     "setting", [{"use_cache": False}, {"num_beams": 2}, {"cache_implementation": "static"}]
 )
-def test_generation_that_is_stocks(base, data, tmp_path, caplog, setting):
+def test_generation_that_is_left_to_stock(base, data, tmp_path, caplog, setting):
     with caplog.at_level(logging.WARNING):
         same_run(base, data, tmp_path, max_steps=1, generation_kwargs=setting)
     assert "not used (beam search, or generation without a plain cache)" in caplog.text
@@ -193,11 +195,11 @@ def test_without_an_image_processor(base, tmp_path, caplog):
     rows = DATASETS["texts only"](None)
     own = make(SharedPrefixGRPOTrainer, base, None, tmp_path, rows=rows)
     own.processing_class = own.processing_class.tokenizer
-    assert own._unproven() == "a tokenizer without image processor"
+    assert own._unsupported() == "a tokenizer without image processor"
 
 
 def test_rollouts_of_an_adapter_in_half_precision(base, data, tmp_path):
-    """Autocast is not on where stock generates with an adapter: the same samples."""
+    """The same samples: with an adapter, stock TRL generates outside of autocast."""
     rewards = []
     for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
         found = make(kind, base, data, tmp_path, bf16=True, use_cpu=True, max_steps=2)

@@ -1,15 +1,15 @@
-"""What kept references save: ``python -m repic_core.benchmarks.kept_references --preset cpu``.
+"""What kept references save: ``repic benchmark kept-references --preset cpu``.
 
-In each run new photos of noise are drawn, four references and two queries, and captions are timed:
+Each run draws new photos of noise, four references and two queries, and times captions:
 
-- without: the first query, by `Captioner`;
-- miss: the same, by `PrefixCaptioner`, which has not seen these references yet;
-- hit: the second query, whose references are there.
+- without: of the first query, by `Captioner`;
+- miss: of the same query, by `PrefixCaptioner`, which has not seen these references yet;
+- hit: of the second query, by `PrefixCaptioner`, which has kept the references.
 
-*First token* is the time from the call to the logits of the first token (a logits processor reads the clock there):
-of ``caption``, or *streamed*, in the thread that ``stream`` starts, which on a CPU begins with a new team of OpenMP
-threads. *Total* is that of ``caption``. All begin with the paths of the photos. Reported are medians over the runs
-and ratios of these.
+*First token* is the time from the call to the logits of the first token, where a logits processor reads the clock.
+It is that of ``caption`` or, *streamed*, that of the thread that ``stream`` starts, which on a CPU first makes a
+new team of OpenMP threads. *Total* is that of ``caption``. All times include opening the photos. The report has
+medians over the runs and their ratios.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def measure(write: Callable[..., Iterable[str]], *prompt: Any, **generation: Any
 
 
 def draw(folder: Path, seed: int, references: int, side: int) -> tuple[list[Concept], list[Path]]:
-    """References and two queries, photos of noise of `side` pixels or, for side 0, of the toy world's sizes."""
+    """References and two queries: photos of noise, `side` pixels wide and high (0: the toy world's sizes)."""
     import numpy as np
     from PIL import Image
 
@@ -69,38 +69,27 @@ def draw(folder: Path, seed: int, references: int, side: int) -> tuple[list[Conc
 
 
 def run(preset: str, repeats: int = 5, references: int = 4, tokens: int = 64) -> dict[str, Any]:
-    """Measure the three cases in turn, `repeats` times and once before to warm up.
+    """Measure the three cases one after the other, `repeats` times, after one round to warm up.
 
     Raises:
-        RuntimeError: a prefix was not reused where it should be, or the other way round.
+        RuntimeError: references were not reused in a hit, or were reused in a miss.
     """
     from repic_core.models.vision import use_batched_vision
 
     model, processor = build_model(preset)
     use_batched_vision(model.eval())
-    plain, keeping = (kind(model, processor, max_new_tokens=tokens) for kind in (Captioner, PrefixCaptioner))
-    never = [model.config.image_token_id, model.config.video_token_id]  # random weights do choose them
+    plain = Captioner(model, processor, max_new_tokens=tokens)
+    keeping = PrefixCaptioner(model, processor, max_new_tokens=tokens)
+    never = [model.config.image_token_id, model.config.video_token_id]  # random weights would choose them
     generation = {"min_new_tokens": tokens, "suppress_tokens": never}
     seconds: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats + 1):
             concepts, (one, two) = draw(Path(folder), repeat, references, PRESETS[preset]["side"])
-            for case, captioner, query in (
-                ("without", plain, one),
-                ("miss", keeping, one),
-                ("hit", keeping, two),
-            ):
-                spent = {}
-                for write in (captioner.caption, captioner.stream):
-                    if case == "miss":
-                        keeping.forget()
-                    first, total = measure(write, query, concepts, **generation)
-                    if captioner is keeping and keeping.reused is not (case == "hit"):
-                        raise RuntimeError(f"{case}: reused is {keeping.reused}")
-                    spent |= (
-                        {"streamed": first} if write == captioner.stream else {"first": first, "total": total}
-                    )
-                if repeat:  # the first is the warm-up
+            cases = {"without": (plain, one), "miss": (keeping, one), "hit": (keeping, two)}
+            for case, (captioner, query) in cases.items():
+                spent = _caption_times(case, captioner, query, concepts, generation)
+                if repeat:  # the first round is the warm-up
                     seconds[case].append(spent)
             prompt = plain.inputs([CaptionItem(one, concepts)])["input_ids"][0]
     medians = {
@@ -118,6 +107,21 @@ def run(preset: str, repeats: int = 5, references: int = 4, tokens: int = 64) ->
         "parameters": sum(p.numel() for p in model.parameters()),
         "machine": machine(),
     }
+
+
+def _caption_times(
+    case: str, captioner: Any, query: Path, concepts: list[Concept], generation: Any
+) -> dict[str, float]:
+    """Seconds of one case, by the keys of `TIMES`; RuntimeError if it did not reuse references as it should."""
+    times = []
+    for write in (captioner.caption, captioner.stream):
+        if case == "miss":
+            captioner.forget()
+        times.append(measure(write, query, concepts, **generation))
+        if case != "without" and captioner.reused is not (case == "hit"):
+            raise RuntimeError(f"{case}: reused is {captioner.reused}")
+    (first, total), (streamed, _) = times
+    return {"first": first, "total": total, "streamed": streamed}
 
 
 def report(found: dict[str, Any]) -> str:

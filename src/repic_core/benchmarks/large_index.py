@@ -1,10 +1,10 @@
-"""What a large `ConceptIndex` costs and finds: ``python -m repic_core.benchmarks.large_index``.
+"""What a large `ConceptIndex` costs and finds: ``repic benchmark large-index``.
 
-Vectors are made up, of 768 dimensions (CLIP ViT-L/14's): a concept is a point in `LATENT` dimensions, a photo that
-point with noise, turned into 768 and given the common direction that such embeddings have, so that photos of one
-concept have a cosine of 0.95 and different concepts of up to 0.9, as in the authors' index. ``spread`` concepts are
-drawn independently; those in ``categories`` lie around 2,000 centres. Queries are further photos of known concepts.
-Each size runs in a process of its own.
+The vectors are made up, with 768 dimensions like those of CLIP ViT-L/14. A concept is a point in `LATENT`
+dimensions. A photo is that point with noise, rotated into 768 dimensions and shifted in one common direction, which
+such embeddings have. So photos of one concept have a cosine of 0.95, and those of different concepts up to 0.9, as
+in the authors' index. ``spread`` concepts are drawn independently; those in ``categories`` are grouped around 2,000
+centres. Queries are further photos of known concepts. Each size runs in its own process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from repic_core.benchmarks.training_step import machine, peak_rss
@@ -32,7 +32,7 @@ CHUNK = 20_000
 
 
 class World:
-    """Vectors of made-up photos."""
+    """Made-up concepts, and vectors of their photos."""
 
     def __init__(self, kind: str, count: int, seed: int = 0) -> None:
         import numpy as np
@@ -46,7 +46,7 @@ class World:
         self._turn, self._common = turned[:-1].astype(np.float32), COMMON * turned[-1].astype(np.float32)
 
     def photos(self, concepts: Any) -> Any:
-        """A photo of each of these concepts, as unit vectors."""
+        """A photo of each of these concepts, as unit vectors (concepts, `DIMENSIONS`)."""
         import numpy as np
 
         from repic_core.retrieval.embedders import unit
@@ -56,13 +56,13 @@ class World:
         return unit((concepts + PHOTO_NOISE * noise) @ self._turn + self._common + 0.08 * small)
 
     def chunks(self) -> Iterator[tuple[int, Any]]:
-        """First number and photos of all concepts, a chunk at a time."""
+        """A photo of every concept, in chunks: the first concept's number, and the vectors."""
         for start in range(0, len(self.concepts), CHUNK):
             yield start, self.photos(self.concepts[start : start + CHUNK])
 
 
 def measure(kind: str, count: int) -> dict[str, Any]:
-    """Build an index of `count` photos, search it, compare with an exact search, edit it."""
+    """Build an index of `count` photos, search it, compare with an exact search, and edit it."""
     import numpy as np
     import psutil
 
@@ -72,50 +72,19 @@ def measure(kind: str, count: int) -> dict[str, Any]:
     process = psutil.Process()
     before = process.memory_info().rss
     index = ConceptIndex("made up")
-    seconds = 0.0
-    best = np.empty((QUERIES, 0), np.float32), np.empty((QUERIES, 0), np.int64)
-    for start, photos in world.chunks():
-        began = time.perf_counter()
-        index.add_many([f"<c{start + i}>" for i in range(len(photos))], photos)
-        seconds += time.perf_counter() - began
-        similar = np.concatenate([best[0], queries @ photos.T], 1)  # the exact neighbours, beside the index
-        names = np.concatenate(
-            [best[1], np.broadcast_to(np.arange(start, start + len(photos)), (QUERIES, len(photos)))], 1
-        )
-        order = np.argpartition(-similar, K - 1, axis=1)[:, :K]
-        best = np.take_along_axis(similar, order, 1), np.take_along_axis(names, order, 1)
-    began = time.perf_counter()
-    index.pack()
-    seconds += time.perf_counter() - began
+    build_seconds, nearest = _build(index, world, queries)
     resident = process.memory_info().rss
-    index.search(queries[:20], K)
-    times, found = [], []
-    for query in queries:
-        began = time.perf_counter()
-        hits = index.search(query[None], K)[0]
-        times.append(time.perf_counter() - began)
-        found.append({int(hit.tag[2:-1]) for hit in hits})
-    recall = np.mean([len(f & set(b)) / K for f, b in zip(found, best[1].tolist(), strict=True)])
+    query_seconds, found = _search(index, queries)
+    recall = np.mean([len(f & set(b)) / K for f, b in zip(found, nearest.tolist(), strict=True)])
     own = np.mean([c in f for c, f in zip(chosen.tolist(), found, strict=True)])
-    edits = []
-    rng = random.Random(0)
-    for number, vector in enumerate(world.photos(world.concepts[:EDITS])):
-        old = f"<c{rng.randrange(count // EDITS) + number * (count // EDITS)}>"  # each once
-        for edit in (
-            lambda v=vector, n=number: index.add(f"<new{n}>", v[None]),
-            lambda o=old, n=number: index.rename(o, f"<renamed{n}>"),
-            lambda n=number: index.remove(f"<renamed{n}>"),
-        ):
-            began = time.perf_counter()
-            edit()
-            edits.append(time.perf_counter() - began)
-    milliseconds = {name: 1000 * np.array(values) for name, values in (("query", times), ("edit", edits))}
+    edit_seconds = _edit(index, world)
+    milliseconds = {"query": 1000 * np.array(query_seconds), "edit": 1000 * np.array(edit_seconds)}
     return {
         "kind": kind,
         "vectors": count,
         "exact": index.exact,
         "index": repr(index),
-        "build_s": seconds,
+        "build_s": build_seconds,
         "resident_gib": (resident - before) / 2**30,
         "peak_gib": (peak_rss() - before) / 2**30,
         **{f"{n}_p{p}_ms": float(np.percentile(v, p)) for n, v in milliseconds.items() for p in (50, 95)},
@@ -124,20 +93,60 @@ def measure(kind: str, count: int) -> dict[str, Any]:
     }
 
 
+def _build(index: ConceptIndex, world: World, queries: Any) -> tuple[float, Any]:
+    """Fill `index` and pack it; the seconds for that, and each query's K nearest concepts by an exact search."""
+    import numpy as np
+
+    seconds = 0.0
+    similarities = np.empty((len(queries), 0), np.float32)
+    nearest = np.empty((len(queries), 0), np.int64)
+    for start, photos in world.chunks():
+        tags = [f"<c{start + i}>" for i in range(len(photos))]
+        seconds += _seconds(index.add_many, tags, photos)
+        similarities = np.concatenate([similarities, queries @ photos.T], 1)
+        numbers = np.arange(start, start + len(photos))
+        nearest = np.concatenate([nearest, np.broadcast_to(numbers, (len(queries), len(photos)))], 1)
+        order = np.argpartition(-similarities, K - 1, axis=1)[:, :K]
+        similarities = np.take_along_axis(similarities, order, 1)
+        nearest = np.take_along_axis(nearest, order, 1)
+    return seconds + _seconds(index.pack), nearest
+
+
+def _search(index: ConceptIndex, queries: Any) -> tuple[list[float], list[set[int]]]:
+    """The seconds of each query alone, and the K concepts that it finds."""
+    index.search(queries[:20], K)  # warm-up
+    seconds, found = [], []
+    for query in queries:
+        began = time.perf_counter()
+        hits = index.search(query[None], K)[0]
+        seconds.append(time.perf_counter() - began)
+        found.append({int(hit.tag[2:-1]) for hit in hits})
+    return seconds, found
+
+
+def _edit(index: ConceptIndex, world: World) -> list[float]:
+    """The seconds of each edit: a concept is added, another renamed, and that one removed, `EDITS` times."""
+    rng = random.Random(0)
+    step = len(world.concepts) // EDITS
+    seconds = []
+    for number, vector in enumerate(world.photos(world.concepts[:EDITS])):
+        old = f"<c{rng.randrange(step) + number * step}>"  # each concept at most once
+        seconds.append(_seconds(index.add, f"<new{number}>", vector[None]))
+        seconds.append(_seconds(index.rename, old, f"<renamed{number}>"))
+        seconds.append(_seconds(index.remove, f"<renamed{number}>"))
+    return seconds
+
+
+def _seconds(work: Callable[..., Any], *args: Any) -> float:
+    began = time.perf_counter()
+    work(*args)
+    return time.perf_counter() - began
+
+
 def report(found: list[dict[str, Any]]) -> str:
     """The measurements as a Markdown table."""
-    head = [
-        "vectors",
-        "kind",
-        "build",
-        "memory",
-        "peak",
-        "query p50",
-        "p95",
-        "edit p95",
-        "recall@10",
-        "own concept found",
-    ]
+    head = ["vectors", "kind", "build", "memory", "peak", "query p50", "p95", "edit p95", "recall@10"]
+    head.append("own concept found")
     rows = [
         [
             f"{one['vectors']:,}",

@@ -1,7 +1,6 @@
-"""Many visitors at once on the live page: is each answered, how soon, and does the server's memory stay flat?
+"""Many visitors at once on the live page: does each get answers, how soon, and does the server's memory stay flat?
 
-``python -m repic_core.benchmarks.page_load`` starts the page with the toy base in a process of its own (Linux only) and
-prints a table.
+``repic benchmark page-load`` starts the page with the toy base in its own process (Linux only) and prints a table.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from typing import Any
 from repic_core.benchmarks.training_step import machine
 from repic_core.io.tables import markdown
 
-LONGEST = 120  # seconds that a visitor waits for an answer before it counts as lost
+LONGEST = 120  # seconds that a visitor waits before an answer counts as lost
 
 
 def visit(address: str, photos: list[Path], tags: list[str], end: float, answers: list[float | str]) -> None:
-    """Ask for captions, one after another, until `end`; appends the seconds of each, or why it was lost."""
+    """Ask for captions, one after another, until `end`; `answers` gets the seconds of each, or why it was lost."""
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False)
@@ -36,8 +35,11 @@ def visit(address: str, photos: list[Path], tags: list[str], end: float, answers
         try:
             photo = handle_file(photos[number % len(photos)])
             html = client.submit(photo, tags, api_name="/caption").result(timeout=LONGEST)
-            answers.append(time.monotonic() - started if "whole after" in html else f"cut off: {html[-200:]}")
-        except Exception as error:  # whatever it is, the visitor got no caption
+            if "whole after" in html:
+                answers.append(time.monotonic() - started)
+            else:
+                answers.append(f"cut off: {html[-200:]}")
+        except Exception as error:  # any error means that the visitor got no caption
             answers.append(f"{type(error).__name__}: {error}")
         number += 1
 
@@ -45,7 +47,10 @@ def visit(address: str, photos: list[Path], tags: list[str], end: float, answers
 def load(
     address: str, process: int, photos: list[Path], tags: list[str], clients: int, minutes: float
 ) -> dict:
-    """Answers, losses and waiting of `clients` visitors, and the server's memory (MiB) every few seconds."""
+    """What `clients` visitors got in so many minutes: answers, losses and waiting times (seconds).
+
+    ``memory`` has pairs of seconds since the start and the server's memory (MiB), every two seconds.
+    """
     answers: list[list[float | str]] = [[] for _ in range(clients)]
     end = time.monotonic() + 60 * minutes
     threads = [
@@ -71,7 +76,7 @@ def load(
 
 
 def resident(process: int) -> float:
-    """A process's memory in MiB."""
+    """A process's resident memory in MiB."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
@@ -109,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def table(found: dict[str, Any], options: argparse.Namespace) -> str:
-    """What was measured, as Markdown, with the reasons of losses below."""
+    """What was measured as a Markdown table, with the reasons for losses below it."""
     after = [used for at, used in found["memory"] if at >= 60] or [found["memory"][-1][1]]
     row = {
         "visitors": options.clients,

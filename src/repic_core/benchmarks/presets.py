@@ -1,13 +1,15 @@
-"""What the benchmark runs on: a model (the toy's, or random weights in Qwen's sizes), prompts and a trainer."""
+"""What the benchmarks run on: a model (the toy, or random weights in Qwen's sizes), prompts and a trainer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from repic_core.models.sizes import qwen2_5_vl_config
 
-# prompts a step, completions a prompt, completion length, references, and the side of each photo in pixels
+# Prompts per step, completions per prompt, tokens per completion, references per prompt, and the side of each photo
+# in pixels (0: the toy world's sizes).
 PRESETS: dict[str, dict[str, int]] = {
     "toy": {"prompts": 6, "generations": 8, "completion": 30, "references": 4, "side": 0},
     "cpu": {"prompts": 1, "generations": 8, "completion": 64, "references": 4, "side": 280},
@@ -17,7 +19,7 @@ PRESETS: dict[str, dict[str, int]] = {
 
 
 def build_model(preset: str) -> tuple[Any, Any]:
-    """The preset's model and processor: the toy base, or random weights with the toy tokenizer (bf16 on CUDA)."""
+    """The preset's model and processor: the toy base, or random weights with the toy's tokenizer (bf16 on CUDA)."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
@@ -42,7 +44,7 @@ def build_model(preset: str) -> tuple[Any, Any]:
 
 
 def build_dataset(folder: Path, prompts: int, references: int, side: int, **_: Any) -> Any:
-    """Caption prompts with photos of noise, of `side` pixels or, for side 0, of the toy world's sizes."""
+    """Caption prompts with photos of noise, `side` pixels wide and high or, for 0, in the toy world's sizes."""
     import numpy as np
     from PIL import Image
 
@@ -62,15 +64,22 @@ def build_dataset(folder: Path, prompts: int, references: int, side: int, **_: A
         concepts = [Concept(name=f"mira{i}", image=n, info="a little toy") for i, n in enumerate(names[:-1])]
         problem = caption_problem(concepts, "Give a personalized caption of this image.")
         rows.append(TrainingExample(tuple(names), problem, "<mira0>", "yes_no_name"))
-    return to_dataset(rows * 100, folder, 0)  # a step takes all of them
+    return to_dataset(rows * 100, folder, 0)  # each step takes all of `rows`
 
 
 def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str, int], out: str) -> Any:
-    """A trainer with LoRA r 64 on the language model, which has done nothing yet; captions are greedy and run to
-    the full length, rewards alternate.
+    """A trainer with LoRA r 64 on the language model, before its first step.
 
-    contender: ``stock`` (TRL and `transformers` as they are), ``stock+vision`` (TRL with the kit's vision path),
-    ``shared`` (`SharedPrefixGRPOTrainer`), ``prefix_grouper`` (the same with that package's attention).
+    Captions are greedy and always have the full length; rewards alternate between 0 and 1.
+
+    Args:
+        contender: ``stock`` (TRL and `transformers` as they are), ``stock+vision`` (TRL with the kit's vision
+            path), ``shared`` (`SharedPrefixGRPOTrainer`) or ``prefix_grouper`` (with that package's attention).
+        settings: of `PRESETS`.
+        out: folder for the trainer's output.
+
+    Raises:
+        KeyError: an unknown contender.
     """
     import torch
     from trl import GRPOConfig, GRPOTrainer
@@ -79,8 +88,13 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
     from repic_core.training.recipe import prepare_tuning, read_recipe
     from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
-    stock, ours = GRPOTrainer, SharedPrefixGRPOTrainer
-    kind = {"stock": stock, "stock+vision": stock, "shared": ours, "prefix_grouper": ours}[contender]
+    trainers = {
+        "stock": GRPOTrainer,
+        "stock+vision": GRPOTrainer,
+        "shared": SharedPrefixGRPOTrainer,
+        "prefix_grouper": SharedPrefixGRPOTrainer,
+    }
+    trainer_class = trainers[contender]
     model, processor = build_model(preset)
     if contender != "stock":
         use_batched_vision(model)
@@ -102,42 +116,50 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
     }
     tune, config = read_recipe("toy", GRPOConfig, values)
     config.remove_unused_columns = False
-    trainer = kind(
+    trainer = trainer_class(
         model=model,
-        reward_funcs=[lambda completions, **_: [float(i % 2) for i in range(len(completions))]],
+        reward_funcs=[_alternating],
         args=config,
         train_dataset=dataset,
         processing_class=processor,
         peft_config=prepare_tuning(model, processor, tune),
     )
+    # Random weights would choose these tokens, and stock TRL would then fail.
     never = [model.config.image_token_id, model.config.video_token_id]
-    trainer.generation_config.suppress_tokens = never  # random weights do choose them, and stock then fails
+    trainer.generation_config.suppress_tokens = never
     return trainer
 
 
+def _alternating(completions: Sequence[Any], **_: Any) -> list[float]:
+    """A reward of 0, 1, 0, 1, ..."""
+    return [float(i % 2) for i in range(len(completions))]
+
+
 def _use_prefix_grouper() -> None:
-    """Let the package ``prefix_grouper`` do the packed row's attention; it takes one prompt a row."""
+    """Let the package ``prefix_grouper`` compute the packed row's attention; it takes one prompt per row."""
     import torch
     from prefix_grouper import PrefixGrouper
     from torch.nn.functional import scaled_dot_product_attention
 
     from repic_core.training import shared_prefix
 
-    known: dict[int, tuple[Any, Any]] = {}  # of the pass under way: its layout and its grouper
+    last_layout: Any = None
+    grouper: Any = None
 
     def attention(query: Any, key: Any, value: Any, layout: Any, scaling: float) -> Any:
-        def attend(q: Any, k: Any, v: Any, there: Any) -> Any:
+        nonlocal last_layout, grouper
+
+        def attend(q: Any, k: Any, v: Any, is_token: Any) -> Any:
             ones = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
-            mask = there[:, None, None].bool() & ones.tril(k.shape[2] - q.shape[2])
-            out = scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
-            )
+            mask = is_token[:, None, None].bool() & ones.tril(k.shape[2] - q.shape[2])
+            grouped = k.shape[1] != q.shape[1]
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
             return out.transpose(1, 2)
 
-        if known.get(0, (None,))[0] is not layout:
+        if layout is not last_layout:  # all layers of a pass have the same layout
             segments = (layout.segment_places // layout.segment_tokens.shape[1]).bincount()
             lengths = [len(layout.prompt_places), *segments.tolist()]
-            known[0] = layout, PrefixGrouper([lengths], device=query.device)
-        return known[0][1].forward(attend, query, key, value)
+            last_layout, grouper = layout, PrefixGrouper([lengths], device=query.device)
+        return grouper.forward(attend, query, key, value)
 
     shared_prefix.group_attention = attention

@@ -1,13 +1,14 @@
-"""Stock TRL against the shared prefix, phase by phase: ``python -m repic_core.benchmarks.training_step --preset cpu``.
+"""Stock TRL against the shared prefix, phase by phase: ``repic benchmark training-step --preset cpu``.
 
-The contenders (`presets.build_trainer`) run in turn, each in a process of its own, on the same model,
-prompts, completions and settings. Reported are medians over the repetitions, ratios (stock over ours), and the
-tokens that the language model computes in the policy pass against the minimum, P + G * C a prompt.
+The contenders (`presets.build_trainer`) run one after the other, each in its own process, with the same model,
+prompts, completions and settings. The report has medians over the repetitions, ratios (stock over shared), and the
+tokens that the language model computes in the policy pass, against the minimum of P + G * C per prompt.
 
-- prompts: `_tokenize_prompts`, photos to patches; ours also encodes frozen photos here, once for the other phases,
-  where stock does it in each;
-- rollout: `_generate_single_turn`, each with its own prompts and image inputs; greedy, to the full length;
-- reference: log-probabilities without gradient; policy: with gradient, and its backward;
+- prompts: `_tokenize_prompts`, from photos to patches. The shared trainer also encodes photos here, once for all
+  phases (with a frozen vision tower); stock TRL encodes them in each phase.
+- rollout: `_generate_single_turn`, each with its own prompts and image inputs; greedy, to the full length.
+- reference: log-probabilities without gradient.
+- policy: log-probabilities with gradient, and their backward pass.
 - step: a whole `training_step` with optimizer, from opening the photos to the update.
 """
 
@@ -38,82 +39,98 @@ SWEEPS = {"references": (1, 2, 4, 7), "generations": (2, 4, 8, 16, 32)}
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of `work`, with the device's queue empty before and after, and its result."""
-    import torch
-
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    wait()
+    """The seconds that `work` takes, with the device's queue empty before and after, and its result."""
+    _wait_for_device()
     started = time.perf_counter()
     result = work()
-    wait()
+    _wait_for_device()
     return time.perf_counter() - started, result
 
 
+def _wait_for_device() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def measure(trainer: Any, repeats: int) -> dict[str, Any]:
-    """Seconds of each phase, tokens through the language model in the policy pass, peak memory in bytes."""
+    """Seconds of each phase, tokens in the language model's policy pass, and peak memory in bytes."""
     import torch
 
     trainer.create_optimizer_and_scheduler(1000)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     loader = iter(trainer.get_train_dataloader())
-    seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    tokens: list[int] = []
-    passes, backward = trainer._get_per_token_logps_and_entropies, trainer.accelerator.backward
-
-    def phase(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def timed_work(*args: Any, **kwargs: Any) -> Any:
-            spent, out = timed(lambda: work(*args, **kwargs))
-            seconds[name].append(spent)
-            return out
-
-        return timed_work
-
-    def timed_pass(*args: Any, **kwargs: Any) -> Any:
-        spent, out = timed(lambda: passes(*args, **kwargs))
-        seconds["policy" if torch.is_grad_enabled() else "reference"].append(spent)
-        return out
-
-    def timed_backward(*args: Any, **kwargs: Any) -> None:
-        seconds["policy"][-1] += timed(lambda: backward(*args, **kwargs))[0]
+    phases = PhaseTimes(trainer)
 
     def step() -> None:
         trainer.training_step(trainer.model, next(loader), None)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
 
-    trainer._tokenize_prompts = phase("prompts", trainer._tokenize_prompts)
-    trainer._generate_single_turn = phase("rollout", trainer._generate_single_turn)
-    trainer._get_per_token_logps_and_entropies = timed_pass
-    trainer.accelerator.backward = timed_backward
-    language = next(m for n, m in trainer.model.named_modules() if n.endswith("language_model"))
-    hook = language.register_forward_pre_hook(
-        lambda module, args, kwargs: tokens.append(kwargs["inputs_embeds"].shape[:2].numel()),
-        with_kwargs=True,
-    )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     for repeat in range(repeats + 1):
         spent, _ = timed(step)
-        seconds["step"].append(spent)
-        if repeat == 0:  # warm-up
-            for values in seconds.values():
+        phases.seconds["step"].append(spent)
+        if repeat == 0:  # the first step is the warm-up
+            for values in phases.seconds.values():
                 values.clear()
-    hook.remove()
     return {
-        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "raw_seconds": seconds,
-        "policy_tokens": tokens[-1],
+        "seconds": {name: statistics.median(values) for name, values in phases.seconds.items()},
+        "raw_seconds": phases.seconds,
+        "policy_tokens": phases.tokens[-1],
         "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss(),
     }
 
 
+class PhaseTimes:
+    """Wraps a trainer's methods, so that each call adds its `seconds` to a phase, and each pass its `tokens`."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
+        self.tokens: list[int] = []
+        self._log_probs = trainer._get_per_token_logps_and_entropies
+        self._backward = trainer.accelerator.backward
+        trainer._tokenize_prompts = self._timed("prompts", trainer._tokenize_prompts)
+        trainer._generate_single_turn = self._timed("rollout", trainer._generate_single_turn)
+        trainer._get_per_token_logps_and_entropies = self._timed_log_probs
+        trainer.accelerator.backward = self._timed_backward
+        language = next(m for n, m in trainer.model.named_modules() if n.endswith("language_model"))
+        language.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+
+    def _timed(self, phase: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed_work(*args: Any, **kwargs: Any) -> Any:
+            spent, result = timed(lambda: work(*args, **kwargs))
+            self.seconds[phase].append(spent)
+            return result
+
+        return timed_work
+
+    def _timed_log_probs(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        phase = "policy" if torch.is_grad_enabled() else "reference"
+        return self._timed(phase, self._log_probs)(*args, **kwargs)
+
+    def _timed_backward(self, *args: Any, **kwargs: Any) -> None:
+        spent, _ = timed(lambda: self._backward(*args, **kwargs))
+        self.seconds["policy"][-1] += spent
+
+    def _count_tokens(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self.tokens.append(kwargs["inputs_embeds"].shape[:2].numel())
+
+
 def peak_rss() -> int:
-    """The largest resident size of this process so far, in bytes (on Linux, `getrusage` also has its parent's)."""
-    status = Path("/proc/self/status")
+    """The largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")  # on Linux, `getrusage` may report the parent's
     if status.exists():
         return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if platform.system() == "Darwin":  # in bytes there, elsewhere in KiB
+        return largest
+    return 1024 * largest
 
 
 def run(
@@ -122,7 +139,7 @@ def run(
     """Measure the contenders, one after the other; `changes` replace values of the preset.
 
     Raises:
-        RuntimeError: a contender's process failed, with its last lines.
+        RuntimeError: a contender's process failed; has its last lines.
     """
     settings = {**PRESETS[preset], **changes}
     if contenders is None:
@@ -147,7 +164,7 @@ def run(
 
 
 def in_a_process(preset: str, contender: str, settings: dict[str, int], repeats: int) -> dict[str, Any]:
-    """`measure` in a fresh process, so that none inherits another's memory."""
+    """`measure` in a fresh process, so that no contender's memory is counted for another."""
     with tempfile.TemporaryDirectory() as folder:
         task = [preset, contender, settings, repeats, str(Path(folder) / "measured.json")]
         command = [sys.executable, "-m", "repic_core.benchmarks.training_step", "--one", json.dumps(task)]
@@ -158,7 +175,7 @@ def in_a_process(preset: str, contender: str, settings: dict[str, int], repeats:
 
 
 def measure_one(preset: str, contender: str, settings: dict[str, int], repeats: int, out: str) -> None:
-    """What the fresh process does."""
+    """What the fresh process does: measure a contender and write the results to `out`."""
     from trl.data_utils import prepare_multimodal_messages
 
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +195,7 @@ def measure_one(preset: str, contender: str, settings: dict[str, int], repeats: 
 
 
 def machine() -> dict[str, Any]:
-    """Device, versions and date, as they are printed beside every figure."""
+    """Device, versions and date, which are printed with every measurement."""
     import torch
     import transformers
     import trl
@@ -211,7 +228,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def sweep(preset: str, repeats: int) -> list[dict[str, Any]]:
-    """`run` for each number of references and each group size of `SWEEPS`, stock and ours."""
+    """`run` with stock and shared for each number of references and each group size of `SWEEPS`."""
     points = []
     for name, values in SWEEPS.items():
         for value in values:

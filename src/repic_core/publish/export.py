@@ -1,9 +1,9 @@
-"""An adapter or a merged model as a folder that others can load, with its cards; to the hub where asked::
+"""Copy an adapter or a merged model to a folder that others can load, with its cards; upload it if asked::
 
-    python -m repic_core.publish.export runs/mine out --base Qwen/Qwen2.5-VL-7B-Instruct --facts facts.yaml --rows rows.json
-    python -m repic_core.publish.export merged out --captions test=captions.json --push someone/my-captioner
+    repic export runs/mine out --base Qwen/Qwen2.5-VL-7B-Instruct --facts facts.yaml --rows rows.json
+    repic export merged out --captions test=captions.json --push someone/my-captioner
 
-Loads again in plain `transformers` and `peft`, and in vLLM (`vllm_faults` says what would not).
+The folder loads in plain `transformers` and `peft`, and in vLLM (`vllm_faults` names exceptions).
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from repic_core.publish.merge import PROCESSOR_FILES, copy_processor, folder_bes
 from repic_core.publish.verify import merge_section
 from repic_core.training.run_record import hash_files
 
-# What `export` may be told about a model (a mapping, or --facts FILE.yaml); what is left out is "not recorded".
+# What a user can state about a model (a mapping, or --facts FILE.yaml); what is left out is "not recorded".
 FACTS = ("base", "base_revision", "license", "datasets", "data", "recipe", "rewards", "evaluation", "notes")
-OF_THE_RUN = ("disable_tqdm", "debug", "report_to", "logging_steps", "accelerator_config")  # not of the model
+# Settings that say nothing about the model.
+OF_THE_RUN = ("disable_tqdm", "debug", "report_to", "logging_steps", "accelerator_config")
+# Files that are copied besides the weights and the processor.
 OTHERS = ("config.json", "adapter_config.json", "merge_report.json", "metrics.csv")
 
 logger = logging.getLogger(__name__)
 
 
 class ExportError(ValueError):
-    """What can't be exported, or a folder that would not load; nothing was written."""
+    """Something can't be exported, or would not load; nothing was written."""
 
 
 def export(
@@ -48,20 +50,24 @@ def export(
 
     Args:
         source: a folder with ``adapter_model.safetensors`` or a saved (merged) model.
-        base: the model that the adapter belongs to, by default as its configuration says; the processor is taken
-            from there where `source` has none.
-        facts: what the card says, keys of `FACTS`; ``run.json`` and ``verify.json`` beside the weights are
-            read as well.
+        base: the model that the adapter belongs to, by default the one in its configuration; the processor is
+            copied from there if `source` has none.
+        facts: what the card says, with the keys of `FACTS`; ``run.json`` and ``merge_report.json`` beside the
+            weights are read too.
         rows: the training rows (`rows.read_rows`), for ``dataset_card.md``. The rows and photos are not copied.
-        push: a hub repository, ``name/model``; it is made (private unless told) and `out` uploaded to it.
+        push: a hub repository, ``name/model``; it is created if needed, and `out` is uploaded to it.
+        private: whether a created repository is private.
+
+    Returns:
+        `out`.
 
     Raises:
-        ExportError: no model there, `out` not empty, an unknown fact, a folder that lacks a part; nothing was
+        ExportError: `source` is no model, `out` is not empty, a fact is unknown, a part is missing; nothing was
             written.
     """
     source, out = Path(source).expanduser(), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out}: is there and not empty: give another folder")
+        raise ExportError(f"{out}: already exists and is not empty: give another folder")
     if push is not None and not cards.HUB_ID.fullmatch(push):
         raise ExportError(f"push {push!r}: must be a hub repository such as 'name/model'")
     facts = check_facts(facts or {})
@@ -71,11 +77,11 @@ def export(
         raise ExportError(f"{source}: neither an adapter nor a model in safetensors: give the folder of one")
     known = _recorded(source, adapter, base) | {key: value for key, value in facts.items() if value}
     with folder_beside(out) as folder:
-        for path in (*weights, *(source / name for name in (*OTHERS, *PROCESSOR_FILES))):
+        copied = [*weights, *source.glob("*.safetensors.index.json")]
+        copied += [source / name for name in (*OTHERS, *PROCESSOR_FILES)]
+        for path in copied:
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
-        for index in source.glob("*.safetensors.index.json"):
-            shutil.copyfile(index, folder / index.name)
         _complete_processor(folder, base or known.get("base_path"))
         if adapter:
             _clean_config(folder, known.get("base"))
@@ -91,15 +97,14 @@ def export(
 
 
 def check_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts, if all are known ones of the right kind; `ExportError` names the first that is not."""
+    """The facts, checked; `ExportError` names the first that is unknown or of the wrong type."""
     kinds = {"datasets": list, "evaluation": list, "data": Mapping, "recipe": Mapping, "rewards": list}
     for key, value in facts.items():
         if key not in FACTS:
-            raise ExportError(f"facts, {key!r}: is none of {', '.join(FACTS)}")
-        if value is not None and not isinstance(value, kinds.get(key, str)):
-            raise ExportError(
-                f"facts, {key!r}: must be a {kinds.get(key, str).__name__.lower()}, not {value!r}"
-            )
+            raise ExportError(f"facts, {key!r}: unknown; use {', '.join(FACTS)}")
+        kind = kinds.get(key, str)
+        if value is not None and not isinstance(value, kind):
+            raise ExportError(f"facts, {key!r}: must be a {kind.__name__.lower()}, not {value!r}")
     if not all(isinstance(row, Mapping) for row in facts.get("evaluation") or ()):
         raise ExportError("facts, 'evaluation': must be a list of rows, each a mapping of columns to values")
     if not all(isinstance(name, str) for name in facts.get("datasets") or ()):
@@ -108,9 +113,9 @@ def check_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recorded(source: Path, adapter: bool, base: str | Path | None) -> dict[str, Any]:
-    """What the files beside the weights say: base, revision, recipe, merge report."""
+    """What the files beside the weights say: base, revision, merge report, recipe and run."""
     known: dict[str, Any] = {}
-    merge, run = source / "merge_report.json", source / "run.json"
+    merge = source / "merge_report.json"
     if merge.is_file():
         report = read_json(merge, ExportError)
         try:
@@ -126,45 +131,56 @@ def _recorded(source: Path, adapter: bool, base: str | Path | None) -> dict[str,
         }
     if base or known.get("base_path"):
         known["base"] = cards.named(base or known["base_path"])
-    if run.is_file():
-        record = read_json(run, ExportError)
-        result = record.get("result") if isinstance(record, dict) else None
-        if isinstance(result, dict) and result.get("weights") == hash_files(source):
-            known |= _run_facts(record)
-        else:  # a later run was begun in this folder, say
-            logger.warning("%s: is not the record of these weights; left out of the card", run)
-    return known
+    return known | _recorded_run(source)
 
 
-def _run_facts(record: Any) -> dict[str, Any]:
-    """What a card says of ``run.json`` (`run_record`): no paths, which are of one machine."""
-    record = record if isinstance(record, dict) else {}
-    parts = {key: record[key] for key in ("data", "model") if isinstance(record.get(key), dict)}
-    sessions = [one for one in record.get("sessions") or [] if isinstance(one, dict)]
+def _recorded_run(source: Path) -> dict[str, Any]:
+    """What ``run.json`` says, if it is the record of these weights."""
+    run = source / "run.json"
+    if not run.is_file():
+        return {}
+    record = read_json(run, ExportError)
+    result = record.get("result") if isinstance(record, dict) else None
+    if not isinstance(result, dict) or result.get("weights") != hash_files(source):
+        # for example, because a later run was started in this folder
+        logger.warning("%s: is not the record of these weights; left out of the card", run)
+        return {}
+    return _run_facts(record)
+
+
+def _run_facts(record: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of a ``run.json`` (`run_record`); without paths, which only one machine has."""
+    data, model, settings = (_mapping(record.get(name)) for name in ("data", "model", "settings"))
+    sessions = [session for session in record.get("sessions") or [] if isinstance(session, dict)]
     last = sessions[-1] if sessions else {}
-    settings = record.get("settings") if isinstance(record.get("settings"), dict) else {}
-    profile = settings.get("reward_profile") if record.get("kind") == "grpo" else None
-    own = [[f"personalization ({profile})", 1.0]] if profile else []
-    run = {"seeds": record.get("seeds"), "image size": parts.get("model", {}).get("image_size")}
-    run |= {key: last.get(key) for key in ("commit", "versions", "device", "processes")}
-    found = {
-        "recipe": {
-            "name": Path(str(record.get("recipe") or cards.NOT_RECORDED)).name,
-            "settings": {
-                k: v for k, v in settings.items() if v not in (None, "", [], {}) and k not in OF_THE_RUN
-            },
-        },
-        "rewards": [*own, *(record.get("rewards") or [])],
-        "data": {key: parts.get("data", {}).get(key) for key in ("count", "sha256")},
-        "run": run,
+    rewards = list(record.get("rewards") or [])
+    if record.get("kind") == "grpo" and settings.get("reward_profile"):
+        rewards.insert(0, [f"personalization ({settings['reward_profile']})", 1.0])
+    shown = {key: value for key, value in settings.items() if key not in OF_THE_RUN}
+    recipe = {
+        "name": Path(str(record.get("recipe") or cards.NOT_RECORDED)).name,
+        "settings": {key: value for key, value in shown.items() if value not in (None, "", [], {})},
     }
+    run = {"seeds": record.get("seeds"), "image size": model.get("image_size")}
+    run |= {key: last.get(key) for key in ("commit", "versions", "device", "processes")}
+    counted = {key: data.get(key) for key in ("count", "sha256")}
+    found = {"recipe": recipe, "rewards": rewards, "data": counted, "run": run}
     return {key: value for key, value in found.items() if value}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def evaluation_rows(
     captions: Mapping[str, str | Path], database: str | Path | None = None
 ) -> list[dict[str, str]]:
-    """Precision, recall and F1 of names (`span`) in percent with 95% intervals by photo, a row a caption file."""
+    """Precision, recall and F1 of names (`span`) in percent with 95% intervals by photo, one row per caption file.
+
+    Args:
+        captions: caption files by the name that the table shows.
+        database: the concepts that they name.
+    """
     from repic_core.captioner.caption_files import load_captions
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.evaluation.intervals import score_intervals
@@ -175,19 +191,14 @@ def evaluation_rows(
         records = load_captions(path)
         scores = score_intervals(records, "span", concepts)
         photos = len({record.query for record in records})
-        rows.append(
-            {
-                "captions": name,
-                "n": f"{len(records)} of {photos} photos",
-                **{k: str(v) for k, v in scores.items()},
-            }
-        )
+        row = {"captions": name, "n": f"{len(records)} of {photos} photos"}
+        rows.append(row | {key: str(value) for key, value in scores.items()})
     return rows
 
 
 def _complete_processor(folder: Path, base: str | Path | None) -> None:
-    """Processor and tokenizer from the base where there are none, and ``preprocessor_config.json``, which vLLM and
-    older `transformers` read."""
+    """Add what is missing: processor and tokenizer from the base, and the ``preprocessor_config.json`` that vLLM
+    and older `transformers` read."""
     if not (folder / "tokenizer_config.json").is_file():
         if base is None:
             raise ExportError("no processor beside the weights: give base=, the model that it is copied from")
@@ -201,7 +212,7 @@ def _complete_processor(folder: Path, base: str | Path | None) -> None:
 
 
 def _clean_config(folder: Path, base: str | None) -> None:
-    """No path of this machine in a published adapter configuration."""
+    """Replace the base's path on this machine in the adapter's configuration by the base's name."""
     path = folder / "adapter_config.json"
     config = read_json(path, ExportError)
     if base:

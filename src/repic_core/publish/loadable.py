@@ -1,4 +1,4 @@
-"""Whether a folder would load: in `transformers`, and an adapter also in vLLM."""
+"""Would a folder load: a model or an adapter in `transformers` and `peft`, an adapter in vLLM?"""
 
 from __future__ import annotations
 
@@ -11,57 +11,68 @@ VLLM_MAX_RANK = 16  # vLLM's default; a larger r needs --max-lora-rank
 
 
 def folder_faults(folder: str | Path) -> list[str]:
-    """What a folder lacks to be loaded: weights, index, tokenizer, processor, chat template."""
+    """What a folder lacks to be loaded, one message each; [] if nothing."""
+    folder = Path(folder)
+    faults = _processor_faults(folder)
+    files, weight_faults = _weight_files(folder)
+    faults += weight_faults
+    if (folder / "adapter_config.json").is_file():
+        if not any(".lora_A." in name for name in files):
+            faults.append("adapter_model.safetensors holds no LoRA weights")
+        return faults
+    return faults + _model_faults(folder, files)
+
+
+def _processor_faults(folder: Path) -> list[str]:
+    faults = []
+    has_tokenizer = _any_file(folder, "tokenizer.json", "vocab.json")
+    if not has_tokenizer or not _any_file(folder, "tokenizer_config.json"):
+        faults.append("no tokenizer files")
+    if not _any_file(folder, "preprocessor_config.json", "processor_config.json"):
+        faults.append("no preprocessor_config.json")
+    has_template = _any_file(folder, "chat_template.jinja", "chat_template.json")
+    if not has_template and "chat_template" not in _json(folder / "tokenizer_config.json"):
+        faults.append("no chat template")
+    return faults
+
+
+def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """The file of each weight, by the weight's name; what is wrong with files that can't be read."""
     from safetensors import SafetensorError, safe_open
 
-    folder = Path(folder)
-    adapter = (folder / "adapter_config.json").is_file()
+    files: dict[str, str] = {}
     faults = []
-    tokenizer = ("tokenizer.json", "vocab.json")
-    if (
-        not any((folder / name).is_file() for name in tokenizer)
-        or not (folder / "tokenizer_config.json").is_file()
-    ):
-        faults.append("no tokenizer files")
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        faults.append("no preprocessor_config.json")
-    if not (
-        any((folder / n).is_file() for n in ("chat_template.jinja", "chat_template.json"))
-        or "chat_template" in _json(folder / "tokenizer_config.json")
-    ):
-        faults.append("no chat template")
-    keys: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
-                keys |= dict.fromkeys(file.keys(), path.name)
+                files |= dict.fromkeys(file.keys(), path.name)
         except SafetensorError as error:
             faults.append(f"{path.name}: {error}")
-    if adapter:
-        if not any(".lora_A." in key for key in keys):
-            faults.append("adapter_model.safetensors holds no LoRA weights")
-        return faults
+    return files, faults
+
+
+def _model_faults(folder: Path, files: dict[str, str]) -> list[str]:
+    faults = []
     if not _json(folder / "config.json").get("architectures"):
         faults.append("config.json names no architectures")
-    if not (folder / "generation_config.json").is_file():
+    if not _any_file(folder, "generation_config.json"):
         faults.append("no generation_config.json")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = _json(index).get("weight_map")
-        if wanted != keys:
-            differ = sorted(set((wanted or {}).items()) ^ set(keys.items()))
-            faults.append(f"model.safetensors.index.json does not fit the files, first at {differ[0][0]}")
-    elif len(set(keys.values())) != 1:
+        indexed = _json(index).get("weight_map") or {}
+        if indexed != files:
+            different = sorted(set(indexed.items()) ^ set(files.items()))
+            faults.append(f"model.safetensors.index.json does not fit the files, first at {different[0][0]}")
+    elif len(set(files.values())) != 1:
         faults.append("several weight files without model.safetensors.index.json")
     return faults
 
 
 def vllm_faults(folder: str | Path) -> list[str]:
-    """What vLLM would not load of an adapter, or what it has to be told; [] for a merged model that is whole.
+    """What vLLM would not load of an adapter, or which option it needs; [] for a model that is no adapter.
 
-    From vLLM's source (`vllm/lora/peft_helper.py`, `lora_model.py`): ``target_modules`` may be a regular
-    expression, what decides are the names in the safetensors file, and only r and lora_alpha of the whole adapter
-    are read.
+    Taken from vLLM's source (`vllm/lora/peft_helper.py`, `lora_model.py`): ``target_modules`` may be a regular
+    expression; the names in the safetensors file decide; only r and lora_alpha of the whole adapter are read.
     """
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
@@ -85,11 +96,18 @@ def vllm_faults(folder: str | Path) -> list[str]:
     if any("lm_head.lora_" in key for key in keys):
         faults.append("an adapted lm_head is refused for models that do not list it: merge the adapter")
     if any(re.match(r"base_model\.model\.(model\.)?visual\.", key) for key in keys):
-        faults.append("layers of the vision tower are adapted, which vLLM leaves out unless told otherwise")
+        faults.append(
+            "layers of the vision tower are adapted; vLLM ignores them unless it is configured otherwise"
+        )
     return faults
 
 
+def _any_file(folder: Path, *names: str) -> bool:
+    return any((folder / name).is_file() for name in names)
+
+
 def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,10 +1,11 @@
-"""Merge an adapter into its base and prove that the saved model is still the adapter's::
+"""Merge an adapter into its base and check that the saved model still answers as the adapter does::
 
-    python -m repic_core.publish.merge Qwen/Qwen2.5-VL-7B-Instruct runs/mine merged --dtype float32 \\
+    repic merge Qwen/Qwen2.5-VL-7B-Instruct runs/mine merged --dtype float32 \\
         --rows held_out.json --database database.json
 
-Merging computes W + s B A. Saved in bfloat16 (8 significant bits) a weight keeps its change only where that is at
-least half a step of its grid; which arithmetic was used before makes no difference (`merge_drift` measures both).
+Merging computes W + s B A. A weight that is saved in bfloat16 (8 significant bits) keeps its change only if that is
+at least half a step of bfloat16's grid; the precision of the arithmetic before makes no difference (`merge_drift`
+measures both).
 """
 
 from __future__ import annotations
@@ -34,15 +35,24 @@ from repic_core.publish.verify import (
 )
 
 PROCESSOR_FILES = (
-    *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
 )
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 class MergeError(ValueError):
-    """A merge that can't be done, or whose result is not the adapter's model; nothing was written."""
+    """A merge that can't be done, or whose result differs too much from the adapter; nothing was written."""
 
 
 def merge_adapter(
@@ -58,19 +68,22 @@ def merge_adapter(
 ) -> dict[str, Any]:
     """Merge `adapter` into `base` in float32, save it under `out` in `dtype`, and verify what was saved.
 
-    Adapter and merged model continue the same prompts; the report (returned, in ``verify.json`` and in the
-    model card) has differences of logits along the adapter's greedy captions, in both precisions, and with `items`
-    F1 of names (`span`) of both. In memory is one model at a time, in float32.
+    The adapter and the merged model answer the same prompts. The report has the differences of their logits along
+    the adapter's greedy captions, in both precisions, and with `items` the F1 of names (`span`) of both. One model
+    at a time is in memory, in float32.
 
     Args:
-        dtype: of the saved weights, one of `DTYPES`; by default as the base's configuration says.
-        items: held-out prompts; by default drawn photos with made-up names, which any model can be given.
+        dtype: of the saved weights, one of `DTYPES`; by default that of the base's configuration.
+        items: held-out prompts; by default drawn photos with made-up names, which work with any model.
         system, max_new_tokens: as for `Captioner`; the toy needs ``system=None``.
-        limits: past these the merge is refused.
+        limits: if the difference exceeds these, the merge is refused.
+
+    Returns:
+        The report, which is also in ``merge_report.json`` and in the model card.
 
     Raises:
-        MergeError: `out` is not empty, a quantised base, tied embeddings under an adapted head, weights that are
-            not finite, or a merged model past `limits`. There is no `out` then.
+        MergeError: `out` is not empty, the base is quantised, an adapted head is tied to the embeddings, weights
+            are not finite, or the merged model exceeds `limits`. Then `out` is not written.
         ModelError: base or adapter can't be loaded.
     """
     import torch
@@ -78,14 +91,14 @@ def merge_adapter(
     limits = limits or Limits()
     out, config = Path(out), check_base(base)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MergeError(f"{out}: is there and not empty: give another folder")
+        raise MergeError(f"{out}: already exists and is not empty: give another folder")
     dtype = dtype or _config_dtype(config)
     if dtype not in DTYPES:
         raise MergeError(f"dtype {dtype!r}: use one of {', '.join(DTYPES)}")
     own_items = items is None
     items = drawn_items() if own_items else list(items)
     if not items:
-        raise MergeError("items: there is no prompt to verify with")
+        raise MergeError("items: there are no prompts to verify with")
     verify = AdapterComparison(items, system, max_new_tokens, with_f1=not own_items)
 
     model, processor = models.load_model(base, adapter, dtype="float32", device=device)
@@ -94,7 +107,7 @@ def merge_adapter(
     weights = weight_changes(model, dtype)
     try:
         merged = model.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # not finite
+    except ValueError as error:  # weights that are not finite
         raise MergeError(f"adapter {adapter}: {error}") from None
     with folder_beside(out) as folder:
         merged.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="5GB")
@@ -121,11 +134,10 @@ def merge_adapter(
         }
         faults = faults_of(report, limits)
         if faults:
+            fix = "keep the adapter" if dtype == "float32" else "save in float32, or keep the adapter"
             raise MergeError(
-                f"merged in float32 and saved in {dtype}, the model is not that of the adapter: "
-                f"{'; '.join(faults)}. {report['weights']['lost']:.0%} of the adapter's changes vanish in {dtype}. "
-                "Nothing was written: "
-                + ("keep the adapter" if dtype == "float32" else "save in float32, or keep the adapter")
+                f"merged in float32 and saved in {dtype}, the model differs from the adapter: {'; '.join(faults)}. "
+                f"{weights['lost']:.0%} of the adapter's changes vanish in {dtype}. Nothing was written: {fix}"
             )
         write_json_atomic(folder / "merge_report.json", report)
         write_text_atomic(folder / "README.md", merge_card(report))
@@ -139,18 +151,20 @@ def check_base(base: str | Path) -> Any:
     if quantised:
         method = dict(quantised).get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
         raise MergeError(
-            f"{base}: is quantised ({method}): rounding to its few bits would take the adapter's changes with it. "
+            f"{base}: is quantised ({method}): rounding to its few bits would remove the adapter's changes. "
             "Merge into the model that it was quantised from, and quantise the result; or keep the adapter"
         )
     return config
 
 
 def rounding(weight: Any, delta: Any, dtype: Any) -> dict[str, float]:
-    """What of `delta` is left in ``(weight + delta)`` rounded to `dtype`; both are float32 tensors of one shape.
+    """How much of `delta` is left in ``weight + delta`` rounded to `dtype`; both are float32 tensors of one shape.
 
-    `relative`: ||delta|| / ||weight||; `error`: ||rounded - weight - delta|| / ||delta||; `kept`: the part along
-    delta, <rounded - weight, delta> / ||delta||^2, where weight is first rounded itself; `lost`: share of entries
-    whose change vanishes, of those that have one.
+    Returns:
+        ``relative``: ||delta|| / ||weight||.
+        ``error``: ||rounded - weight - delta|| / ||delta||.
+        ``kept``: the part along delta, <rounded - weight, delta> / ||delta||^2, where weight is rounded first too.
+        ``lost``: of the entries that delta changes, the share whose change vanishes.
     """
     grid = weight.to(dtype).float()
     merged = (weight + delta).to(dtype).float()
@@ -166,7 +180,7 @@ def rounding(weight: Any, delta: Any, dtype: Any) -> dict[str, float]:
 
 
 def weight_changes(model: Any, dtype: str) -> dict[str, float]:
-    """`rounding` of all LoRA layers of `model` (float32), as means over their layers."""
+    """`rounding` of the LoRA layers of `model` (float32), as means over the layers."""
     import torch
 
     rows = []
@@ -176,7 +190,9 @@ def weight_changes(model: Any, dtype: str) -> dict[str, float]:
             if names and hasattr(module, "get_delta_weight"):
                 delta = sum(module.get_delta_weight(name) for name in names)
                 rows.append(rounding(module.get_base_layer().weight, delta, getattr(torch, dtype)))
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]} if rows else {"lost": 0.0}
+    if not rows:
+        return {"lost": 0.0}
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
 def _config_dtype(config: Any) -> str:
@@ -185,18 +201,17 @@ def _config_dtype(config: Any) -> str:
 
 
 def _check_head(model: Any, adapter: str | Path) -> None:
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False) or getattr(
-        model.config, "tie_word_embeddings", False
-    )
+    configs = (model.config, model.config.get_text_config())
+    tied = any(getattr(config, "tie_word_embeddings", False) for config in configs)
     if tied and hasattr(model.get_output_embeddings(), "lora_A"):
         raise MergeError(
             f"adapter {adapter}: adapts lm_head, whose weights this base shares with its embeddings, so merging "
-            "would change those as well: keep the adapter"
+            "would change those too: keep the adapter"
         )
 
 
 def copy_processor(base: str | Path, folder: str | Path) -> None:
-    """Processor, tokenizer, chat template and generation settings, byte for byte."""
+    """Copy processor, tokenizer, chat template and generation settings of `base` (folder or hub id) to `folder`."""
     from huggingface_hub import snapshot_download
 
     source = Path(models.existing(base, "model"))
@@ -209,7 +224,7 @@ def copy_processor(base: str | Path, folder: str | Path) -> None:
 
 @contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out` at the end; on an error it is removed."""
+    """Context manager with a temporary folder that becomes `out` at the end; on an error it is removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:

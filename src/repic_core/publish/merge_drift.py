@@ -1,10 +1,10 @@
-"""What merging an adapter loses, and to what: ``python -m repic_core.publish.merge_drift`` prints three tables.
+"""What merging an adapter loses, and to what: ``repic benchmark merge-drift`` prints three tables.
 
 1. Layers of Qwen2.5-VL 7B's shapes with random weights and a LoRA of r 64 and alpha 128 (`paper`), for several
    sizes of B: how much of the adapter is left in the weights, and in the layer's output.
-2. The toy model with its adapter: F1 of names on held-out scenes of four references, merged in several ways.
-3. The toy with an eighth of its adapter and weights on ever coarser grids, which brings its large changes down to
-   the grid's step, where a 7B adapter's are in bfloat16.
+2. The toy model with its adapter: F1 of names on held-out scenes with four references, merged in several ways.
+3. The toy with an eighth of its adapter and weights on ever coarser grids. So the toy's large changes become as
+   small against the grid's step as those of a 7B adapter are in bfloat16.
 
 The ways: *merged in bf16* (base loaded in bfloat16, PEFT's `merge_and_unload`), *fp32, then bf16* (merged in
 float32, then rounded), *fp32* (saved in float32), *adapter, bf16* (base in bfloat16, not merged).
@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionItem, CaptionRecord
+from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.evaluation.scores import score
 from repic_core.io import tables
 from repic_core.models import loading as models
 from repic_core.publish.merge import rounding
+from repic_core.publish.verify import names_f1
 
 # (out, in) of Qwen2.5-VL-7B's language model: hidden 3584, 4 key/value heads of 128, inner 18944.
 LAYERS = {"q_proj": (3584, 3584), "k_proj": (512, 3584), "up_proj": (18944, 3584), "down_proj": (3584, 18944)}
@@ -33,22 +33,23 @@ WEIGHT_STD = 0.02  # `initializer_range` of that config.json
 RANK, ALPHA = 64, 128  # recipes/paper.yaml
 # Adam moves a parameter by about the learning rate a step. Over 1,000 steps of a rate that falls linearly from 1e-5
 # (recipes/paper.yaml), B's root mean square is 1e-5 * sqrt(1000 / 3) = 1.8e-4 if the signs of the steps are
-# independent, and 1e-5 * 1000 / 2 = 5e-3 if all agree. The toy's GRPO run (80 steps at 1e-3) ended at 8.4e-3, where
-# independent signs give 8.8e-3 and equal ones 7.5e-2: so 1.8e-4 is the likely size.
+# independent, and 1e-5 * 1000 / 2 = 5e-3 if all agree. The toy's GRPO run (80 steps at 1e-3) ended at 8.4e-3;
+# independent signs would give 8.8e-3, equal signs 7.5e-2. So 1.8e-4 is the likely size.
 B_SIZES = (6e-5, 1.8e-4, 5.4e-4, 1.6e-3, 5e-3)
 BITS = (8, 6, 5, 4, 3, 2)  # significant bits; bfloat16 has 8
-TOKENS = 64
-SCALE = 1 / 8  # of the toy's adapter, in table 3: with a tenth of it names are just still given
+TOKENS = 64  # random inputs of a layer
+SCALE = 1 / 8  # of the toy's adapter, in table 3; with less than a tenth of it, names are no longer given
 
 
 def layer_rows(
     sizes: Sequence[float] = B_SIZES, layers: Sequence[str] = tuple(LAYERS), seed: int = 0
-) -> list:
-    """A row a layer and size of B.
+) -> list[dict[str, Any]]:
+    """Table 1, one row per layer and size of B.
 
-    `merge.rounding` of the weights; ``equal``: share of weights alike in *merged in bf16* and *fp32, then bf16*;
-    and for each way, how much is left of the adapter's part p of the output: <output - base's output, p> / ||p||^2,
-    ``random`` for random inputs, ``aligned`` for inputs half of whose norm lies in A's row space.
+    Each row has `merge.rounding` of the weights; ``equal``, the share of weights that are the same in *merged in
+    bf16* and *fp32, then bf16*; and for each way, how much is left of the adapter's part p of the layer's output,
+    <output - base's output, p> / ||p||^2: ``random`` for random inputs, ``aligned`` for inputs with half of their
+    norm in the row space of A.
     """
     import torch
 
@@ -89,27 +90,24 @@ def _layer_row(base: Any, b: Any) -> dict[str, float]:
                 "fp32, then bf16": torch.nn.functional.linear(x, then_bf16),
             }
             for way, y in ways.items():
-                row[f"{way}, {kind}"] = (
-                    ((y.float() - without.float()) * part).sum() / part.pow(2).sum()
-                ).item()
+                left = ((y.float() - without.float()) * part).sum() / part.pow(2).sum()
+                row[f"{way}, {kind}"] = left.item()
         merged, exact = adapted.merge_and_unload()[0].weight, base.weight.double() + delta.double()
         row["error, fp32"] = ((merged - exact).norm() / delta.double().norm()).item()
     return row
 
 
 def _with_lora(layer: Any, b: Any) -> Any:
-    """PEFT's LoRA on one layer, A as PEFT initialises it; both stay float32, as when they are loaded."""
+    """PEFT's LoRA on one layer, with A as PEFT initialises it; A and B stay float32, as when they are loaded."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    model = get_peft_model(
-        torch.nn.Sequential(layer), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"])
-    )
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"])
+    model = get_peft_model(torch.nn.Sequential(layer), config)
     lora = model.base_model.model[0]
-    lora.lora_A["default"].weight.data = torch.empty(
-        RANK, layer.in_features
-    )  # else rounded to the layer's dtype
+    # PEFT made it in the layer's dtype.
+    lora.lora_A["default"].weight.data = torch.empty(RANK, layer.in_features)
     torch.nn.init.kaiming_uniform_(lora.lora_A["default"].weight, a=5**0.5)
     lora.lora_B["default"].weight.data = b.clone()
     return model.eval()
@@ -129,24 +127,22 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> str:
         "kept",
         *kept,
     ]
-    body = [
-        [
-            *(row["layer"], f"{row['B']:.1e}", f"{row['relative']:.2%}", f"{row['lost']:.0%}"),
-            *(
-                f"{row['error']:.2f}",
-                f"{row['error, fp32']:.0e}",
-                f"{row['equal']:.1%}",
-                f"{row['kept']:.0%}",
-            ),
-            *(f"{row[name]:.0%}" for name in kept),
+    body = []
+    for row in rows:
+        weights = [f"{row['relative']:.2%}", f"{row['lost']:.0%}"]
+        errors = [
+            f"{row['error']:.2f}",
+            f"{row['error, fp32']:.0e}",
+            f"{row['equal']:.1%}",
+            f"{row['kept']:.0%}",
         ]
-        for row in rows
-    ]
+        outputs = [f"{row[name]:.0%}" for name in kept]
+        body.append([row["layer"], f"{row['B']:.1e}", *weights, *errors, *outputs])
     return tables.markdown(head, body)
 
 
 def round_bits(tensor: Any, bits: int) -> Any:
-    """`tensor` (float32) with `bits` significant bits, to nearest; 8 are bfloat16's (ties apart).
+    """`tensor` (float32) rounded to `bits` significant bits; 8 are those of bfloat16 (except for ties).
 
     >>> import torch
     >>> round_bits(torch.tensor([1.0, 1.0625, 1.2, 100.0]), 3).tolist()
@@ -159,13 +155,13 @@ def round_bits(tensor: Any, bits: int) -> Any:
 
 
 def toy_rows(base: str | Path, adapter: str | Path, items: Sequence[CaptionItem]) -> list[dict[str, Any]]:
-    """F1 of names (`span`) of the toy, by way of merging."""
+    """Table 2: F1 of names (`span`) of the toy, one row per way of merging."""
     import torch
 
     rows = []
 
     def add(way: str, model: Any, processor: Any) -> None:
-        rows.append({"way": way, "F1": names_f1(model, processor, items)})
+        rows.append({"way": way, "F1": _toy_f1(model, processor, items)})
 
     add("base, fp32", *models.load_model(base, dtype="float32", device="cpu"))
     add("adapter, fp32", *models.load_model(base, adapter, dtype="float32", device="cpu"))
@@ -182,9 +178,11 @@ def toy_rows(base: str | Path, adapter: str | Path, items: Sequence[CaptionItem]
 def grid_rows(
     base: str | Path, adapter: str | Path, items: Sequence[CaptionItem], bits: Sequence[int] = BITS
 ) -> list[dict[str, Any]]:
-    """The toy with the adapted layers' weights on grids of so many significant bits, computed in float32: F1 of the
-    base, of the adapter (`SCALE` of it) on the rounded base, and of weights merged and then rounded; what is kept
-    of the changes."""
+    """Table 3: the toy with its adapted layers' weights rounded to so many significant `bits`, computed in float32.
+
+    Each row has F1 of names of the base, of the adapter (`SCALE` of it) on the rounded base, and of the weights
+    merged and then rounded; and how much of the changes is kept.
+    """
     rows = []
     for count in bits:
         model, processor = models.load_model(base, adapter, dtype="float32", device="cpu")
@@ -199,40 +197,34 @@ def grid_rows(
             kept.append((((merged[layer] - weight.data) * delta).sum() / delta.pow(2).sum()).item())
             relative.append((delta.norm() / weight.norm()).item())
         row = {"bits": count, "relative": sum(relative) / len(relative) * 2 ** (count - 8)}
-        row["adapter"] = names_f1(model, processor, items)
+        row["adapter"] = _toy_f1(model, processor, items)
         with model.disable_adapter():
-            row["base"] = names_f1(model, processor, items)
+            row["base"] = _toy_f1(model, processor, items)
         for layer in layers:
             layer.get_base_layer().weight.data = merged[layer]
         with model.disable_adapter():
-            row["merged"] = names_f1(model, processor, items)
+            row["merged"] = _toy_f1(model, processor, items)
         rows.append(row | {"kept": sum(kept) / len(kept)})
     return rows
 
 
-def names_f1(model: Any, processor: Any, items: Sequence[CaptionItem]) -> float:
-    """F1 of names of the toy's captions of `items`."""
+def _toy_f1(model: Any, processor: Any, items: Sequence[CaptionItem]) -> float:
     captioner = Captioner(model, processor, system=None, batch_size=50, max_new_tokens=64)
-    rows = captioner.caption_many(items, progress=False)
-    concepts = {concept.tag: concept for item in items for concept in item.references}
-    records = [CaptionRecord(row[0], tuple(row[1]), row[2]) for row in rows]
-    return score(records, "span", concepts.values(), unknown_tags=True).f1
+    return names_f1(captioner, items)
 
 
 def toy_items(
     folder: str | Path, sets: Sequence[str] = ("4",), limit: int | None = None
 ) -> list[CaptionItem]:
-    """The queries of a held-out split of the toy world (`toyworld.dataset.write_heldout`)."""
+    """The queries of a held-out split of the toy world (`toyworld.dataset.write_heldout`), up to `limit` a set."""
     folder = Path(folder)
     database = ConceptDatabase.load(folder / "database.json", root=folder)
     queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-    rows = [row for name in sets for row in queries[name][:limit]]
-    return [
-        CaptionItem(
-            folder / row["query"], database.select(*row["references"]), tags=row["shown"], label=row["query"]
-        )
-        for row in rows
-    ]
+    items = []
+    for row in (row for name in sets for row in queries[name][:limit]):
+        query, references = row["query"], database.select(*row["references"])
+        items.append(CaptionItem(folder / query, references, tags=row["shown"], label=query))
+    return items
 
 
 def main(arguments: list[str] | None = None) -> None:

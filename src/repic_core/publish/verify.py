@@ -1,6 +1,7 @@
-"""How far a model is from a base with its adapter, whether that is too far, and the report that says so.
+"""Does a merged model still answer as its base with the adapter? Compared, judged and reported.
 
-Compared are logits and greedy tokens on the same prompts, and F1 of names.
+`AdapterComparison` compares logits and greedy tokens on the same prompts, and F1 of names; `Limits` and `faults_of`
+judge whether the difference is too large; `report_table`, `merge_section` and `merge_card` show it.
 """
 
 from __future__ import annotations
@@ -19,23 +20,31 @@ from repic_core.evaluation.scores import score
 from repic_core.io.tables import markdown
 from repic_core.publish.cards import front_matter, text_line
 
-NOISE = 1.25  # two runs in one low precision differ: on the toy merged / unmerged drift is 0.8 to 1.02
-COMPARED_PROMPTS = 16  # whose logits are compared: of a 7B model 64 tokens are 39 MB a prompt
+# Two computations in one low precision differ: on the toy, drift merged / drift unmerged is 0.8 to 1.02.
+NOISE = 1.25
+COMPARED_PROMPTS = 16  # so many prompts' logits are compared: for a 7B model, 64 tokens are 39 MB a prompt
 
 
 def items_of(rows: str | Path, database: str | Path, root: str | Path | None = None) -> list[CaptionItem]:
-    """The photos of a caption file with its rows' concepts and questions; paths are relative to `root` (by default
-    the database's folder). `ValueError` for a file or a tag that can't be used."""
+    """The photos of a caption file as prompts, with its rows' concepts and questions.
+
+    Args:
+        root: what the paths of both files are relative to; by default the database's folder.
+
+    Raises:
+        ValueError: a file or a tag that can't be used.
+    """
     concepts = ConceptDatabase.load(database, root)
     folder = Path(root) if root is not None else Path(database).parent
-    return [
-        CaptionItem(folder / r.query, concepts.select(*r.tags), r.question, list(r.tags), r.query)
-        for r in load_captions(rows)
-    ]
+    items = []
+    for row in load_captions(rows):
+        references = concepts.select(*row.tags)
+        items.append(CaptionItem(folder / row.query, references, row.question, list(row.tags), row.query))
+    return items
 
 
 def drawn_items() -> list[CaptionItem]:
-    """Four prompts of one to three made-up concepts, drawn with Pillow: coloured shapes on a plain ground."""
+    """Four prompts with one to three made-up concepts, drawn with Pillow: coloured shapes on a plain background."""
     from PIL import Image, ImageDraw
 
     def photo(shapes: Sequence[tuple[str, str]], side: int) -> Any:
@@ -54,16 +63,23 @@ def drawn_items() -> list[CaptionItem]:
 
 
 class AdapterComparison:
-    """The adapter's greedy continuations in float32, and how far other models' logits along them are off."""
+    """The adapter's greedy captions in float32, and how much other models' logits along them differ.
+
+    `start` takes the adapter; each `add` compares a model with it. `rows` and `f1` hold the results.
+    """
 
     def __init__(
         self, items: list[CaptionItem], system: str | None, max_new_tokens: int, with_f1: bool
     ) -> None:
-        self.items, self.system, self.max_new_tokens, self.with_f1 = items, system, max_new_tokens, with_f1
+        self.items = items
+        self.system = system
+        self.max_new_tokens = max_new_tokens
+        self.with_f1 = with_f1
         self.rows: list[dict[str, Any]] = []
         self.f1: dict[str, float] = {}
 
     def start(self, model: Any, processor: Any) -> None:
+        """Caption the prompts with the adapter's `model` (float32), and measure the adapter's own effect."""
         import torch
 
         captioner = self._captioner(model, processor)
@@ -74,25 +90,32 @@ class AdapterComparison:
                 ids = model.generate(**inputs, **captioner._options({}))
             self.completions.append(ids[:, inputs["input_ids"].shape[1] :].cpu())
         self.n_tokens = sum(ids.shape[1] for ids in self.completions)
-        self.adapter = {"float32": self._logits(captioner)}
+        self.adapter_logits = {"float32": self._logits(captioner)}
         with model.disable_adapter():
-            self.effect = difference(self._logits(captioner), self.adapter["float32"])["mean"]
+            self.effect = difference(self._logits(captioner), self.adapter_logits["float32"])["mean"]
         self._score("adapter, float32", captioner)
 
     def add(self, what: str, model: Any, processor: Any) -> None:
-        """A row: `model` against the adapter in float32, and in its own precision."""
+        """Add a row: `model` against the adapter in float32, and against the adapter in the model's precision."""
         precision = str(model.dtype).removeprefix("torch.")
         captioner = self._captioner(model, processor)
         logits = self._logits(captioner)
-        row = {"model": what, "precision": precision, **difference(logits, self.adapter["float32"])}
-        row["drift"] = row["mean"] / self.effect if self.effect else math.inf if row["mean"] else 0.0
+        row = {"model": what, "precision": precision, **difference(logits, self.adapter_logits["float32"])}
+        row["drift"] = self._drift(row["mean"])
         if what == "adapter":
-            self.adapter[precision] = logits
-        elif precision in self.adapter:
-            row |= {f"own_{key}": value for key, value in difference(logits, self.adapter[precision]).items()}
+            self.adapter_logits[precision] = logits
+        elif precision in self.adapter_logits:
+            own = difference(logits, self.adapter_logits[precision])
+            row |= {f"own_{key}": value for key, value in own.items()}
         self.rows.append(row)
         if what == "merged" or precision != "float32":
             self._score(f"{what}, {precision}", captioner)
+
+    def _drift(self, mean: float) -> float:
+        """A mean difference of logits, in units of the adapter's own effect."""
+        if self.effect:
+            return mean / self.effect
+        return math.inf if mean else 0.0
 
     def _captioner(self, model: Any, processor: Any) -> Captioner:
         return Captioner(model, processor, self.system, max_new_tokens=self.max_new_tokens)
@@ -103,14 +126,24 @@ class AdapterComparison:
 
     def _score(self, name: str, captioner: Captioner) -> None:
         if self.with_f1:
-            rows = captioner.caption_many(self.items, progress=False)
-            records = [CaptionRecord(row[0], tuple(row[1]), row[2]) for row in rows]
-            concepts = {concept.tag: concept for item in self.items for concept in item.references}
-            self.f1[name] = score(records, "span", concepts.values(), unknown_tags=True).f1
+            self.f1[name] = names_f1(captioner, self.items)
+
+
+def names_f1(captioner: Captioner, items: Sequence[CaptionItem]) -> float:
+    """F1 of names (`span`) in the captions of `items`."""
+    rows = captioner.caption_many(items, progress=False)
+    records = [CaptionRecord(row[0], tuple(row[1]), row[2]) for row in rows]
+    concepts = {concept.tag: concept for item in items for concept in item.references}
+    return score(records, "span", concepts.values(), unknown_tags=True).f1
 
 
 def forced_logits(model: Any, inputs: Any, completion: Any) -> Any:
-    """Logits (tokens, vocabulary), on the CPU, with which `model` would give each token of `completion`."""
+    """The logits (tokens, vocabulary), on the CPU, from which `model` would choose the tokens of `completion`.
+
+    Args:
+        inputs: a prompt as `Captioner.inputs` gives it.
+        completion: token ids (1, tokens).
+    """
     import torch
 
     completion = completion.to(inputs["input_ids"].device)
@@ -125,9 +158,9 @@ def forced_logits(model: Any, inputs: Any, completion: Any) -> Any:
 
 
 def difference(logits: Sequence[Any], others: Sequence[Any]) -> dict[str, float]:
-    """Maximum and mean absolute difference of two models' logits, and the share of greedy tokens that differ.
+    """Maximum and mean absolute difference of two models' logits, and the share of changed greedy tokens.
 
-    Not a number counts as infinitely far off.
+    NaN counts as an infinite difference.
     """
     import torch
 
@@ -142,14 +175,18 @@ def difference(logits: Sequence[Any], others: Sequence[Any]) -> dict[str, float]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a merged model may differ by from its adapter, beyond what the unmerged adapter loses in that precision
-    (times `NOISE`).
+    """By how much a merged model may differ from its adapter, in addition to what the unmerged adapter loses in the
+    same precision (times `NOISE`).
 
-    `drift`: mean absolute difference of logits, in units of the adapter's own effect (adapter against base): 0 is
-    the adapter, 1 as far off as no adapter; `tokens`: share of greedy tokens that differ (one is always allowed);
-    `f1`: F1 of names lost. Measured on the toy: drift 2e-6 in float32, 0.01 in bfloat16, no token or F1 lost; an
-    eighth of its adapter merged on ever coarser grids (`merge_drift`, table 3) has a drift of 0.14 where 92% of
-    the changes are kept and F1 is whole, and 0.73, 2.6% of tokens and 6 points of F1 lost where 25% are kept.
+    drift: mean absolute difference of logits, in units of the adapter's own effect (adapter against base): 0 is the
+        adapter, 1 is as far from it as the base.
+    tokens: share of changed greedy tokens (one is always allowed).
+    f1: how much F1 of names may be lost.
+
+    Measured on the toy: the drift is 2e-6 in float32 and 0.01 in bfloat16, and no token and no F1 is lost. With an
+    eighth of its adapter, merged on ever coarser grids (`merge_drift`, table 3), the drift is 0.14 where 92% of the
+    changes are kept, without a loss of F1. Where 25% are kept, it is 0.73, with 2.6% of tokens and 6 points of F1
+    lost.
     """
 
     drift: float = 0.1
@@ -158,19 +195,19 @@ class Limits:
 
 
 def faults_of(report: dict[str, Any], limits: Limits) -> list[str]:
-    """Which limits a report is past, with the numbers."""
+    """The limits that a report exceeds, with the numbers, one message each."""
     rows = {(row["model"], row["precision"]): row for row in report["rows"]}
+    # One token that differs, at a near tie, is no fault.
+    allowed = {"drift": limits.drift, "tokens": max(limits.tokens, 1 / report["n_tokens"])}
+    names = {"drift": "drift of logits", "tokens": "share of changed greedy tokens"}
     faults = []
     for precision in dict.fromkeys(("float32", report["dtype"])):
         merged, adapter = rows["merged", precision], rows.get(("adapter", precision), {})
-        for name, what in (("drift", "drift of logits"), ("tokens", "share of other greedy tokens")):
-            limit, own = getattr(limits, name), adapter.get(name, 0.0)
-            allowed = (
-                max(limit, 1 / report["n_tokens"]) if name == "tokens" else limit
-            )  # one near tie is none
-            if not merged[name] <= allowed + NOISE * own:  # also where it is not a number
-                beside = f", the unmerged adapter {own:.3g}" if adapter else ""
-                faults.append(f"{what} {merged[name]:.3g} in {precision}{beside} (limit: {allowed:g} more)")
+        for key, name in names.items():
+            limit, own = allowed[key], adapter.get(key, 0.0)
+            if not merged[key] <= limit + NOISE * own:  # true for NaN, too
+                unmerged = f", the unmerged adapter {own:.3g}" if adapter else ""
+                faults.append(f"{name} {merged[key]:.3g} in {precision}{unmerged} (limit: {limit:g} more)")
         if report["f1"]:
             before, after = (report["f1"][f"{what}, {precision}"] for what in ("adapter", "merged"))
             if not before - after <= limits.f1:
@@ -180,7 +217,7 @@ def faults_of(report: dict[str, Any], limits: Limits) -> list[str]:
 
 def report_table(report: dict[str, Any]) -> str:
     """The report's rows as Markdown."""
-    head = ["model", "computed in", "max", "mean", "drift", "other greedy tokens", "F1 of names"]
+    head = ["model", "computed in", "max", "mean", "drift", "changed greedy tokens", "F1 of names"]
     f1 = report["f1"]
     body = [["adapter", "float32", "", "", "", "", _percent(f1.get("adapter, float32"))]]
     for row in report["rows"]:
@@ -191,25 +228,26 @@ def report_table(report: dict[str, Any]) -> str:
 
 
 def merge_section(report: dict[str, Any]) -> str:
-    """What a model card says of a merge."""
+    """What a model card says about a merge."""
     weights = report["weights"]
-    lost = (
-        f"The adapter changes its layers' weights by {weights['relative']:.2%} (norm); of these changes "
-        f"{weights['kept']:.0%} are kept in {report['dtype']}, {weights['lost']:.0%} of single weights are as "
-        "before.\n\n"
-        if "relative" in weights
-        else ""
-    )
+    changes = ""
+    if "relative" in weights:
+        changes = (
+            f"The adapter changes its layers' weights by {weights['relative']:.2%} (norm); of these changes "
+            f"{weights['kept']:.0%} are kept in {report['dtype']}, and {weights['lost']:.0%} of the single weights "
+            "stay as they were.\n\n"
+        )
     return (
         f"{text_line(report['adapter'])} was merged into {text_line(report['base'])} in float32 and saved in "
-        f"{report['dtype']}. {lost}Difference of logits from the unmerged adapter in float32, along its greedy "
-        f"captions of {report['n_prompts']} prompts ({report['prompts']}; {report['n_tokens']} tokens); *drift* is "
-        f"the mean in units of the adapter's own effect:\n\n{report_table(report)}\n"
+        f"{report['dtype']}. {changes}The table shows how the logits differ from those of the unmerged adapter in "
+        f"float32, along its greedy captions of {report['n_prompts']} prompts ({report['prompts']}; "
+        f"{report['n_tokens']} tokens). *drift* is the mean in units of the adapter's own effect:\n\n"
+        f"{report_table(report)}\n"
     )
 
 
 def merge_card(report: dict[str, Any]) -> str:
-    """The model card of a merged model that was not exported yet (`export` writes the whole one)."""
+    """The model card of a merged model that is not exported yet (`export` writes the complete card)."""
     head = front_matter(report["base"], report["base_revision"], "transformers", relation="merge")
     return f"{head}\n# Merged model\n\n## Merge\n\n{merge_section(report)}"
 

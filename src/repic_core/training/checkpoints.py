@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or don't count: a marker written last, the newest whole one, the save of the result.
+"""Checkpoints that count only when they are whole: mark, find, delete and resume them; save the result.
 
-A run can be killed at any time. A checkpoint is resumed only if `MARKER` stands in it, which is written when
-all its files are on the disk, and if they have the sizes that it names. Older checkpoints are deleted after that.
+A run can be killed at any time. A checkpoint is resumed only if it holds `MARKER`, which is written after all its
+files are on the disk, and only if the files have the sizes that the marker lists. Only then are older ones deleted.
 """
 
 from __future__ import annotations
@@ -20,31 +20,29 @@ logger = logging.getLogger(__name__)
 
 MARKER = "whole.json"
 EARLIER = "whole_in_an_earlier_run.json"  # the marker's name after a new run began in the same folder
-CONFIGS = (
-    "config.json",
-    "adapter_config.json",
-)  # without its configuration a folder is no model to any loader
+# Without its configuration no loader takes a folder for a model.
+CONFIGS = ("config.json", "adapter_config.json")
 
 
 def mark_whole(folder: Path) -> None:
-    """Write the marker of a checkpoint whose files are all written; they are brought to the disk before it."""
+    """Flush all files of a checkpoint to the disk, then write its marker."""
     sizes = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER):
         sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
-        _to_disk(path)
+        _flush(path)
     write_json_atomic(folder / MARKER, {"files": sizes})
 
 
 def fault(folder: Path) -> str | None:
-    """Why a checkpoint is not whole, if so."""
+    """Why a checkpoint is not whole; None if it is."""
     if (folder / EARLIER).is_file():
-        return "of an earlier run in this folder"
+        return "it belongs to an earlier run in this folder"
     if not (folder / MARKER).is_file():
-        return f"no {MARKER} in it: its saving was cut off"
+        return f"it has no {MARKER}: saving it was interrupted"
     try:
         sizes = dict(read_json(folder / MARKER, ValueError)["files"])
     except (ValueError, KeyError, TypeError):
-        return f"{MARKER} is no list of its files"
+        return f"{MARKER} does not list its files"
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file():
@@ -60,19 +58,23 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: _step(path) or 0, reverse=True)
 
 
-def last_whole(output_dir: str | Path, tell: bool = True) -> Path | None:
-    """The newest whole checkpoint; says which ones it skips, and why."""
+def last_whole(output_dir: str | Path, warn: bool = True) -> Path | None:
+    """The newest whole checkpoint; with `warn`, logs which ones are skipped, and why."""
     for folder in checkpoints(output_dir):
         why = fault(folder)
         if why is None:
             return folder
-        if tell:
+        if warn:
             logger.warning("%s: skipped (%s)", folder, why)
     return None
 
 
 def set_aside(output_dir: str | Path, torn_only: bool) -> None:
-    """Take the marker from checkpoints that a run will write anew: those that are not whole; all, if it begins."""
+    """Take away the markers of checkpoints that a run will write again.
+
+    A resumed run (`torn_only`) takes those of checkpoints that are not whole. A new run takes all of them; the
+    markers of whole checkpoints are then renamed to `EARLIER`.
+    """
     for folder in checkpoints(output_dir):
         if not (folder / MARKER).is_file():
             continue
@@ -80,11 +82,14 @@ def set_aside(output_dir: str | Path, torn_only: bool) -> None:
             (folder / MARKER).unlink()
         elif not torn_only:
             os.replace(folder / MARKER, folder / EARLIER)
-            logger.warning("%s: of an earlier run; a new one begins in its folder (resume goes on)", folder)
+            logger.warning(
+                "%s: set aside, as a new run starts in this folder (with resume, the earlier one would continue)",
+                folder,
+            )
 
 
 def delete_older(output_dir: str | Path, limit: int | None, protected: str | None = None) -> None:
-    """Keep the `limit` newest whole checkpoints and the `protected`; delete the others, whole or not."""
+    """Keep the `limit` newest whole checkpoints and the `protected` one; delete the others, whole or not."""
     if not limit or limit < 1:
         return
     kept = [folder for folder in checkpoints(output_dir) if fault(folder) is None][:limit]
@@ -97,12 +102,14 @@ def delete_older(output_dir: str | Path, limit: int | None, protected: str | Non
 def checkpoint_keeper(trainer: Any) -> Any:
     """A `TrainerCallback` that marks each checkpoint, then deletes older ones in the trainer's place.
 
-    It also keeps the random states of the last finished step, with which `save_after_failure` saves.
+    It also keeps the random states after the last finished step; `save_after_failure` saves with them.
     """
     from transformers import TrainerCallback
 
     class CheckpointKeeper(TrainerCallback):
-        limit, states, weights_are_a_steps = trainer.args.save_total_limit, None, True
+        limit = trainer.args.save_total_limit
+        states = None
+        weights_are_a_steps = True  # False while a step changes them
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             trainer.accelerator.wait_for_everyone()  # each process writes its own random state
@@ -116,7 +123,8 @@ def checkpoint_keeper(trainer: Any) -> Any:
             self.weights_are_a_steps = False
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.states, self.weights_are_a_steps = random_states(), True
+            self.states = random_states()
+            self.weights_are_a_steps = True
 
         def on_evaluate(self, *_: Any, **__: Any) -> None:
             self.states = random_states()
@@ -126,10 +134,10 @@ def checkpoint_keeper(trainer: Any) -> Any:
 
 
 def save_after_failure(trainer: Any, keeper: Any) -> None:
-    """Save the last finished step as a checkpoint where that gives what an unbroken run has; else do nothing.
+    """Save the last finished step as a checkpoint, if the resumed run would equal an uninterrupted one.
 
-    Not with several processes (the others are in the midst of the step), nor where the step's failure came while
-    the weights were changed, nor between two uses of the same completions.
+    Nothing is saved with several processes (the others are still in the step), nor if the step failed while it
+    changed the weights, nor between two uses of the same completions.
     """
     step = trainer.state.global_step
     folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
@@ -141,25 +149,27 @@ def save_after_failure(trainer: Any, keeper: Any) -> None:
     try:
         trainer._save_checkpoint(trainer.model, None)
         keeper.on_save(trainer.args, trainer.state, trainer.control)
-    except Exception as error:  # the disk is full, say, which may be what failed before
+    except Exception as error:  # a full disk, for example, which may be what failed before
         logger.warning("%s: not saved (%s)", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def begins_with_rollout(trainer: Any, step: int) -> bool:
-    """Does GRPO draw new completions after this step? Else a resumed run would, and an unbroken one would not."""
+    """Does GRPO draw new completions after this step? If not, a resumed run would, but an uninterrupted one would
+    not."""
     args = trainer.args
     uses = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)
     return step * args.gradient_accumulation_steps % uses == 0
 
 
-def mend_resume(trainer: Any, checkpoint: str) -> None:
-    """Let `trainer` go on from `checkpoint` exactly; optimizer, scheduler and RNG are restored without this.
+def make_resume_exact(trainer: Any, checkpoint: str) -> None:
+    """Prepare `trainer` to resume `checkpoint` exactly. Optimizer, scheduler and RNG need no preparation.
 
-    - `transformers` 5.23 does not find the weights of a fully tuned Qwen2.5-VL in its own checkpoint: they are
-      saved under the hub's names and looked for under the module's (it only warns). The model's loader does.
-    - TRL 1.16's sampler of prompts draws a new order in each epoch, and after a resume begins with the first
-      epoch's again. The orders that were used up are drawn first.
+    - `transformers` 5.23 does not find the weights of a fully tuned Qwen2.5-VL in its own checkpoint, and only
+      warns: they are saved under the hub's names and looked up under the module's. The model's own loader finds
+      them.
+    - TRL 1.16's sampler of prompts draws a new order in each epoch, and after a resume starts with the first
+      epoch's order again. So the orders of the finished epochs are drawn first.
     """
     from transformers import TrainerState
     from transformers.trainer import TRAINER_STATE_NAME
@@ -177,8 +187,8 @@ def mend_resume(trainer: Any, checkpoint: str) -> None:
     state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
     if not begins_with_rollout(trainer, state.global_step):
         logger.warning(
-            "%s lies between two uses of the same completions: the run goes on with new ones, and differs from an "
-            "unbroken one; save_steps should be a multiple of the steps that share completions",
+            "%s was saved between two uses of the same completions: the resumed run draws new ones, so it differs "
+            "from an uninterrupted run; make save_steps a multiple of the steps that share completions",
             checkpoint,
         )
     epochs = int(state.epoch + 1e-6)
@@ -186,17 +196,18 @@ def mend_resume(trainer: Any, checkpoint: str) -> None:
 
     def train_sampler(*args: Any, **kwargs: Any) -> Any:
         sampler = make_sampler(*args, **kwargs)
-        for _ in range(epochs if isinstance(sampler, RepeatSampler) else 0):
-            next(iter(sampler))
+        if isinstance(sampler, RepeatSampler):
+            for _ in range(epochs):
+                next(iter(sampler))
         return sampler
 
     trainer._get_train_sampler = train_sampler
 
 
 def save_result(trainer: Any) -> None:
-    """Save the model in the output folder: in a folder beside first, then moved, the configuration last.
+    """Save the model in the output folder: first in a folder inside it, then moved, the configuration last.
 
-    A kill in the midst leaves no file that is half written, and no configuration beside the old or new weights.
+    So a kill at any point leaves no file that is half written, and no configuration with missing or mixed weights.
     """
     args, accelerator = trainer.args, trainer.accelerator
     out = Path(args.output_dir)
@@ -208,12 +219,12 @@ def save_result(trainer: Any) -> None:
     trainer.save_model(str(part), _internal_call=True)
     accelerator.wait_for_everyone()
     if args.should_save:
-        _check_weights(part)  # before anything of an earlier result goes
+        _check_weights(part)  # before anything of an earlier result is removed
         for folder in (part, out):  # TRL's card names folders of this machine; `export` writes one
             (folder / "README.md").unlink(missing_ok=True)
         for path in part.rglob("*"):
             if path.is_file():
-                _to_disk(path)
+                _flush(path)
         for name in CONFIGS:
             (out / name).unlink(missing_ok=True)
         for path in sorted(part.iterdir(), key=lambda path: path.name in CONFIGS):
@@ -225,7 +236,7 @@ def save_result(trainer: Any) -> None:
 
 
 def _check_weights(folder: Path) -> None:
-    """RuntimeError if nothing was saved: FSDP saves no adapter, or an empty one, under some of its settings."""
+    """RuntimeError if nothing was saved: under some settings FSDP saves no adapter, or an empty one."""
     from safetensors import safe_open
 
     for path in folder.glob("*.safetensors"):
@@ -233,13 +244,13 @@ def _check_weights(folder: Path) -> None:
             if len(list(file.keys())):
                 return
     raise RuntimeError(
-        f"no weights were written to {folder.name} (FSDP: state_dict_type must be FULL_STATE_DICT, without "
-        "activation_checkpointing)"
+        f"no weights were written to {folder.name}; with FSDP, set state_dict_type to FULL_STATE_DICT and leave "
+        "activation_checkpointing out"
     )
 
 
 def random_states() -> tuple[Any, ...]:
-    """Of Python, NumPy, torch on the CPU and on each CUDA device in use."""
+    """The states of the random generators of Python, NumPy, torch on the CPU and on each CUDA device in use."""
     import numpy
     import torch
 
@@ -248,7 +259,7 @@ def random_states() -> tuple[Any, ...]:
 
 
 def set_random_states(states: tuple[Any, ...]) -> None:
-    """Put back what `random_states` gave."""
+    """Put back the states that `random_states` returned."""
     import numpy
     import torch
 
@@ -264,6 +275,7 @@ def _step(folder: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def _to_disk(path: Path) -> None:
+def _flush(path: Path) -> None:
+    """Wait until the file is on the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())

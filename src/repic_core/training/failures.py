@@ -1,4 +1,7 @@
-"""What ends a training, said in one line: the step, the cause, and what resume goes on from; checked rewards."""
+"""How a training that fails ends: one message with the step, the cause and the checkpoint to resume from.
+
+Rewards are checked here too, so that a bad one stops the run with its name.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,26 @@ from typing import Any
 
 from repic_core.training.checkpoints import last_whole, save_after_failure
 
-SAVING = {
-    "_save_checkpoint",
-    "on_save",
-    "save_result",
-}  # functions; torch and safetensors don't name the file
+# Functions that save: errors of torch and safetensors do not name the file, but their traceback has one of these.
+SAVING = {"_save_checkpoint", "on_save", "save_result"}
 
 
 class TrainingError(RuntimeError):
-    """A training that ended before its last step; the message says why, and from where it can go on."""
+    """A training that stopped before its last step; the message says why, and what it can be resumed from."""
 
 
 class RunEnded(TrainingError):
-    """There is nothing to go on with; the message says where the result is."""
+    """A training that is already finished, so there is nothing to resume; the message says where its result is."""
 
 
 class RewardError(ValueError):
-    """A reward function that raised, or gave what is no reward; the message names it."""
+    """A reward function that raised, or returned something that is no reward; the message names it."""
 
 
 def check_processes() -> None:
-    """`TrainingError` where accelerate was asked for several processes and started one.
+    """`TrainingError` if accelerate was asked for several processes and started only one.
 
-    ``accelerate launch --cpu --num_processes 2`` does (accelerate 1.15; without an MPI host file), and the run
+    ``accelerate launch --cpu --num_processes 2`` does that (accelerate 1.15, without an MPI host file), and the run
     would have half the batch.
     """
     from accelerate import PartialState
@@ -44,17 +44,17 @@ def check_processes() -> None:
     asked = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ
     if asked and PartialState().num_processes == 1:
         raise TrainingError(
-            "accelerate was asked for several processes and only this one was started, as --cpu starts others "
-            "through MPI only: use `accelerate launch --multi_gpu --num_processes N`, and give this command "
+            "accelerate was asked for several processes and only this one was started, because --cpu starts others "
+            "only through MPI: use `accelerate launch --multi_gpu --num_processes N`, and give this command "
             "`--use_cpu true`"
         )
 
 
 def checked_reward(function: Any) -> Any:
-    """`function`, which raises `RewardError` where it raises or gives no finite number; None stays "no reward".
+    """`function`, made to raise `RewardError` if it raises or returns no finite number; None stays "no reward".
 
-    TRL takes NaN as None: the completion would silently not count. Reward models and functions that are awaited
-    are given back as they are.
+    TRL treats NaN as None, so the completion would silently not count. Reward models (a module or a name) and async
+    functions are returned as they are.
     """
     from torch.nn import Module
     from trl.trainer.utils import get_callable_name, is_async_callable
@@ -68,15 +68,14 @@ def checked_reward(function: Any) -> Any:
         try:
             rewards = list(function(completions=completions, **columns))
         except Exception as error:
-            raise RewardError(f"reward {name!r} raised {_said(error)}") from error
-        for completion, reward in zip(
-            completions, rewards, strict=False
-        ):  # TRL says where the count is wrong
+            raise RewardError(f"reward {name!r} raised {_described(error)}") from error
+        # Not strict: a wrong number of rewards is TRL's own error.
+        for completion, reward in zip(completions, rewards, strict=False):
             if reward is not None and not _is_number(reward):
                 text = completion if isinstance(completion, str) else completion[0]["content"]
                 raise RewardError(
-                    f"reward {name!r} gave {reward!r} for the completion {text[:80]!r}: give a finite number, "
-                    "or None for no reward"
+                    f"reward {name!r} returned {reward!r} for the completion {text[:80]!r}: return a finite "
+                    "number, or None for no reward"
                 )
         return rewards
 
@@ -92,10 +91,10 @@ def _is_number(reward: Any) -> bool:
 
 
 @contextmanager
-def failures_told(trainer: Any, keeper: Any) -> Iterator[None]:
-    """Within: an exception is a `TrainingError` of one line, and the last finished step is saved where it can be.
+def explained_failures(trainer: Any, keeper: Any) -> Iterator[None]:
+    """Context manager that turns an exception into a `TrainingError` of one line, which keeps it as its cause.
 
-    The first cause stays in its traceback.
+    Before that, the last finished step is saved where `save_after_failure` can.
     """
     try:
         yield
@@ -104,15 +103,14 @@ def failures_told(trainer: Any, keeper: Any) -> Iterator[None]:
     except Exception as error:
         done, args = trainer.state.global_step, trainer.args
         save_after_failure(trainer, keeper)
-        checkpoint = last_whole(args.output_dir, tell=False)
-        where = f"process {args.process_index} of {args.world_size}, " if args.world_size > 1 else ""
+        checkpoint = last_whole(args.output_dir, warn=False)
+        where = f" (process {args.process_index} of {args.world_size})" if args.world_size > 1 else ""
         if checkpoint is None:
-            mend = "no checkpoint was saved yet: begin again"
+            fix = "no checkpoint was saved yet: start again"
         else:
-            mend = f"with resume (--resume true) the run goes on from {checkpoint}"
-        raise TrainingError(
-            f"ended after {where}step {done} of {trainer.state.max_steps}: {_cause(error, trainer)}; {mend}"
-        ) from error
+            fix = f"with resume (--resume true) it continues from {checkpoint}"
+        step = f"step {done} of {trainer.state.max_steps}{where}"
+        raise TrainingError(f"training stopped after {step}: {_cause(error, trainer)}; {fix}") from error
 
 
 def _cause(error: Exception, trainer: Any) -> str:
@@ -120,16 +118,16 @@ def _cause(error: Exception, trainer: Any) -> str:
         return str(error)
     if {frame.name for frame in traceback.extract_tb(error.__traceback__)} & SAVING:
         free = shutil.disk_usage(trainer.args.output_dir).free / 1e9
-        return f"saving in {trainer.args.output_dir} failed ({free:.1f} GB free on its disk): {_said(error)}"
+        return f"saving in {trainer.args.output_dir} failed ({free:.1f} GB free on its disk): {_described(error)}"
     if isinstance(error, OSError) and error.filename is not None:
         rows = _rows_with(trainer.train_dataset, str(error.filename))
-        what = f"the photo of row {', '.join(map(str, rows))}, " if rows else ""
-        return f"{what}{error.filename}: {error.strerror}"
-    return _said(error)
+        photo = f"the photo of row {', '.join(map(str, rows))}, " if rows else ""
+        return f"{photo}{error.filename}: {error.strerror}"
+    return _described(error)
 
 
 def _rows_with(dataset: Any, path: str) -> list[int]:
-    """The rows, from 1, that show the photo of this path."""
+    """The rows, counted from 1, that show the photo with this path."""
     from repic_core.training.photos import undecoded
 
     closed = undecoded(dataset)
@@ -139,8 +137,8 @@ def _rows_with(dataset: Any, path: str) -> list[int]:
     return [n for n, row in photos if any(isinstance(p, dict) and p.get("path") == path for p in row)]
 
 
-def _said(error: Exception) -> str:
-    """Kind, first line and place of an exception."""
+def _described(error: Exception) -> str:
+    """Type, first line and place of an exception."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     lines = str(error).strip().splitlines() or [""]

@@ -1,8 +1,9 @@
 """GRPO post-training on verifiable rewards: ``train(...)`` or ``python -m repic_core.training.grpo --config toy``.
 
 This is TRL's `GRPOTrainer` with the published recipe: LoRA on the language model (vision frozen), one reward
-that routes by each row's method, group-scaled advantages, a KL term against the untuned model. Each prompt is
-computed once a group (`SharedPrefixGRPOTrainer`); ``shared_prefix: false`` in the recipe is TRL's own trainer.
+that is chosen by each row's method, group-scaled advantages, a KL term against the untuned model. Each prompt is
+computed once per group (`trainer.SharedPrefixGRPOTrainer`); with ``shared_prefix: false`` in the recipe, TRL's own
+trainer is used.
 """
 
 from __future__ import annotations
@@ -46,26 +47,27 @@ def train(
     Args:
         model, processor: from `repic_core.models.loading.load_model`.
         rows: tuning rows, or a dataset with the columns of `rows.to_dataset` (and any that `rewards` need).
-        output_dir: gets the tuned model (an adapter for LoRA) and the processor, ``metrics.csv`` (a row a
+        output_dir: gets the tuned model (an adapter for LoRA) and the processor, ``metrics.csv`` (one row per
             logged step: reward by method, length, KL, ...), ``run.json`` (`run_record`), checkpoints with optimizer
-            and RNG state, and TensorBoard's or W&B's files.
-        recipe: ``paper``, ``toy``, or a YAML file.
+            and RNG state, and the files of TensorBoard or W&B.
+        recipe: ``paper``, ``toy``, another name in ``recipes/``, or a YAML file.
         root: the folder that the rows' image paths are relative to.
         rewards: further reward functions (TRL's signature) with their weights.
-        resume: go on from the last whole checkpoint in `output_dir`, if there is one; give the model that training
-            started from. The result is that of an uninterrupted run (with `num_iterations` above 1 only if the
-            checkpoint does not fall between two uses of the same completions).
+        resume: continue from the last whole checkpoint in `output_dir`, if there is one; `model` is the one that
+            training started from. The result is that of an uninterrupted run (with `num_iterations` above 1 only if
+            the checkpoint was not saved between two uses of the same completions).
+        callbacks: further `TrainerCallback` objects, such as `monitor.training_monitor`.
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
-        ValueError: an unknown recipe or key; a model that has an adapter already, or (full tuning) that is no
-            longer the one in its files; fewer rows than a batch has prompts.
-        TrainingError: the run ended before its end; says why, and what `resume` goes on from.
+        ValueError: an unknown recipe or key; a model that already has an adapter or (full tuning) that differs from
+            its files; prompts that are too long; fewer rows than a batch has prompts.
+        TrainingError: the run stopped early; says why, and what it can be resumed from.
     """
     from trl import GRPOConfig
 
     if not len(rows):
-        raise ValueError("rows: there is none to train on")
+        raise ValueError("rows: there are none to train on")
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
     return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, recipe=recipe, root=root)
@@ -89,24 +91,15 @@ def _run(
 
     output_dir = Path(config.output_dir)
     if config.push_to_hub:
-        raise ValueError(
-            "push_to_hub: use `python -m repic_core.publish.export ... --push`, which writes the model's card"
-        )
+        raise ValueError("push_to_hub: use `repic export ... --push`, which writes the model's card")
     if config.fsdp and not config.use_vllm:
         raise ValueError(
-            "fsdp: FSDP2 can't roll out within a PEFT model: captions must come from vLLM (use_vllm)"
+            "fsdp: FSDP2 can't generate from inside a PEFT model: captions must come from vLLM (use_vllm)"
         )
     adapter = prepare_tuning(model, processor, tune)
-    check_prompts(
-        dataset, processor, tune.max_prompt_tokens or _context(model) - config.max_completion_length
-    )
-    prompts = config.generation_batch_size // config.num_generations
-    if len(dataset) < prompts:  # TRL leaves out a batch that is not full
-        raise ValueError(
-            f"rows: {len(dataset)} are fewer than the {prompts} prompts of a batch "
-            f"({config.generation_batch_size} completions, {config.num_generations} of each): "
-            "give more, or lower per_device_train_batch_size or gradient_accumulation_steps"
-        )
+    limit = tune.max_prompt_tokens or _context_length(model) - config.max_completion_length
+    check_prompts(dataset, processor, limit)
+    _check_row_count(dataset, config)
     record = run_record.begin("grpo", model, processor, dataset, (tune, config), rewards, **source)
     config.remove_unused_columns = False  # the rewards read the other columns
     if config.reward_weights is None:
@@ -124,7 +117,7 @@ def _run(
         peft_config=adapter,
         callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
     )
-    if callbacks:  # they show the logs, which transformers would print as well
+    if callbacks:  # they show the logs, which transformers would print too
         trainer.remove_callback(PrinterCallback)
     if trainer.ref_model is not None:
         _check_reference(trainer, model)
@@ -132,34 +125,37 @@ def _run(
     return trainer
 
 
-def _context(model: Any) -> int:
-    """Tokens that the model can see."""
+def _context_length(model: Any) -> int:
+    """The number of tokens that the model can see."""
     return model.config.get_text_config().max_position_embeddings
 
 
+def _check_row_count(dataset: Any, config: Any) -> None:
+    """ValueError if not even one batch is full: TRL leaves out a batch that is not."""
+    prompts = config.generation_batch_size // config.num_generations
+    if len(dataset) < prompts:
+        raise ValueError(
+            f"rows: {len(dataset)} are fewer than the {prompts} prompts of a batch "
+            f"({config.generation_batch_size} completions, {config.num_generations} of each): "
+            "give more, or lower per_device_train_batch_size or gradient_accumulation_steps"
+        )
+
+
 def _check_reference(trainer: Any, model: Any) -> None:
-    """Full tuning: TRL reads the model that the KL term compares with from the files that `model` came from."""
+    """ValueError if a fully tuned `model` differs from its files, from which TRL reads the KL term's reference."""
     import torch
 
     from repic_core.models.vision import use_batched_vision
 
     use_batched_vision(trainer.ref_model)
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        return  # sharded: not to be compared
+        return  # sharded, so it can't be compared
     reference = dict(trainer.ref_model.named_parameters())
     if not all(torch.equal(p, reference[name]) for name, p in model.named_parameters()):
         raise ValueError(
-            f"the model in memory differs from {model.config._name_or_path}, its files, which the KL term compares "
-            "with: load it afresh, or save it and load it from there"
+            f"the model in memory differs from its files in {model.config._name_or_path}, which the KL term "
+            "compares with: load it again, or save it and load it from there"
         )
-
-
-def __getattr__(name: str) -> Any:
-    if name == "SharedPrefixGRPOTrainer":  # TRL is slow to import
-        from repic_core.training.trainer import SharedPrefixGRPOTrainer
-
-        return SharedPrefixGRPOTrainer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass
@@ -169,7 +165,7 @@ class ScriptArguments(TuneArguments):
     model: str = field(default="Qwen/Qwen2.5-VL-7B-Instruct", metadata={"help": "hub id or folder"})
     rows: str = field(default="", metadata={"help": "JSON or JSONL file of tuning rows"})
     image_root: str | None = field(default=None, metadata={"help": "what image paths are relative to"})
-    resume: bool = field(default=False, metadata={"help": "go on from the last checkpoint"})
+    resume: bool = field(default=False, metadata={"help": "continue from the last whole checkpoint"})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Watch a training as it runs (curves, numbers, captions of one photo) and end it after a step.
+"""Watch a training as it runs (curves, numbers, captions of one photo) and stop it after a step.
 
-In a notebook with a person before it, the display is redrawn in place and has a *Stop* button; elsewhere
-(papermill, a script) the same is printed as lines of text. A static figure of the curves stays in the notebook.
+In a notebook that a person runs, the display is redrawn in place and has a *Stop* button; elsewhere (papermill, a
+script) the same is printed as lines of text. A static figure of the curves stays in the notebook.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from repic_core.training.checkpoints import random_states, set_random_states
 if TYPE_CHECKING:
     from repic_core.concepts.concept import Concept
 
-LINES = 20  # of numbers, at most, that a run prints where there is no live display
-CAPTIONS = 8  # newest captions in the live display
+LINES = 20  # of numbers, at most, that a run prints without a live display
+CAPTIONS = 8  # how many of the newest captions the live display shows
+# The logged values that are shown, with the names that they are shown under.
 NUMBERS = {"reward": "reward", "loss": "loss", "kl": "KL", "completions/mean_length": "tokens"}
 
 
@@ -36,20 +37,23 @@ def training_monitor(
     references: Sequence[Concept] = (),
     widgets: bool | None = None,
 ) -> Any:
-    """A `TrainerCallback` that shows a training as it runs; `Monitor` says what it does.
+    """A `TrainerCallback` that shows a training as it runs; `Monitor` describes what it does.
 
     Args:
-        metrics: the CSV of `run.metrics_callback`, which must stand before this in the trainer's callbacks.
-        sample: gives the caption of a fixed photo by the model as it is, such as
+        metrics: the CSV of `run.metrics_callback`, which must come before this in the trainer's callbacks.
+        sample: returns a caption of a fixed photo by the model in its present state, such as
             ``partial(captioner.caption, photo, references)``. The model must be whole on the first process.
         every: steps between two captions; the first is taken before the first step.
         references: concepts whose names are coloured in the captions.
-        widgets: the live display with the button; by default where `concept_editor.has_frontend`.
+        widgets: whether to use the live display with the button; None: where `concept_editor.has_frontend` says so.
+
+    Raises:
+        ValueError: `every` is less than 1.
     """
     from transformers import TrainerCallback
 
     class TrainingMonitor(Monitor, TrainerCallback):
-        """`Monitor` as the trainer takes it."""
+        """`Monitor` in the form that the trainer takes."""
 
     return TrainingMonitor(metrics, sample, every, references, widgets)
 
@@ -57,11 +61,11 @@ def training_monitor(
 class Monitor:
     """What `training_monitor` does at each of the trainer's events; only the first process shows anything.
 
-    `stop`, which the button calls, ends the training after the step and saves a checkpoint, from which
-    ``resume=True`` goes on. The first interrupt (the notebook's, or Ctrl-C) does the same; the second interrupts at
-    once. Only a run of one process can be stopped so.
+    `stop`, which the button calls, stops the training after the current step and saves a checkpoint, from which
+    ``resume=True`` continues. The first interrupt (the notebook's, or Ctrl-C) does the same; the second interrupts
+    at once. Only a run of one process can be stopped in this way.
 
-    Captions leave the run as it would be without them: modes of modules and random states are put back.
+    Taking captions does not change the run: the modules' modes and the random states are put back.
     """
 
     def __init__(
@@ -74,20 +78,27 @@ class Monitor:
     ) -> None:
         if every < 1:
             raise ValueError(f"every: {every} must be 1 or more")
-        self.metrics, self.sample, self.every = Path(metrics), sample, every
-        self.references, self.widgets = tuple(references), widgets
+        self.metrics = Path(metrics)
+        self.sample = sample
+        self.every = every
+        self.references = tuple(references)
+        self.widgets = widgets
         self.button: Any = None
         self.stopped = False
 
     def stop(self, *_: Any) -> None:
-        """End after this step."""
+        """Stop after this step."""
         self.stopped = True
         if self.button is not None:
-            self.button.disabled, self.button.description = True, "Stopping after this step"
+            self.button.disabled = True
+            self.button.description = "Stopping after this step"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        self.stopped, self.numbers, self.due, self.told = False, "", 0, 0
+        self.stopped = False
+        self.numbers = ""
         self.captions: list[tuple[int, str]] = []
+        self.printed = 0  # how many of the captions were printed
+        self.due = 0  # the step from which lines are printed again
         self.handles: dict[str, Any] = {}
         if not state.is_world_process_zero:
             return
@@ -97,7 +108,7 @@ class Monitor:
             if self.live:
                 self._show_button()
         self._take_caption(state.global_step, model)
-        self._tell(state)
+        self._show_or_print(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self.stopped and args.world_size == 1:
@@ -105,7 +116,7 @@ class Monitor:
         if state.is_world_process_zero and state.global_step % self.every == 0:
             self._take_caption(state.global_step, model)
             if self.live:
-                self._tell(state)
+                self._show_or_print(state)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
@@ -113,7 +124,7 @@ class Monitor:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         self.numbers = _numbers(state, logs)
-        self._tell(state)
+        self._show_or_print(state)
         if self.live:
             self._show_curves()
 
@@ -123,15 +134,15 @@ class Monitor:
         if signal.getsignal(signal.SIGINT) == self._interrupted:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped = self.stopped and state.global_step < state.max_steps
-        end = f"{'Stopped after' if stopped else 'Ended with'} step {state.global_step} of {state.max_steps}."
+        end = f"{'Stopped' if stopped else 'Finished'} after step {state.global_step} of {state.max_steps}."
         if stopped:
-            end += " A checkpoint is saved: resume=True goes on from it."
-        if "button" in self.handles:  # a saved notebook keeps the text, but not the widget
+            end += " A checkpoint is saved: resume=True continues from it."
+        if "button" in self.handles:  # the text replaces the widget, which a saved notebook would not keep
             self._show("button", {"text/plain": end})
             self.button.close()
         else:
             self.due = 0
-            self._tell(state)
+            self._show_or_print(state)
             print(end)
         if in_notebook():
             self._show_curves()
@@ -146,18 +157,16 @@ class Monitor:
         with undisturbed(model):
             try:
                 caption = self.sample()
-            except Exception as error:  # a photo that is gone, say: no reason to lose the training
+            except Exception as error:  # a missing photo, for example, is no reason to lose the training
                 caption = f"no caption ({error})"
         self.captions.append((step, caption))
 
-    def _tell(self, state: Any) -> None:
-        """Show numbers and captions, or print what is new of them every so many steps."""
+    def _show_or_print(self, state: Any) -> None:
+        """Show numbers and captions in the live display, or print the new ones at most `LINES` times a run."""
         if self.live:
-            lines = [
-                self.numbers,
-                *(f"step {step}: {caption}" for step, caption in self.captions[-CAPTIONS:]),
-            ]
-            self._show("text", {"text/plain": "\n".join(lines).strip(), "text/html": self._html()})
+            captions = [f"step {step}: {caption}" for step, caption in self.captions[-CAPTIONS:]]
+            text = "\n".join([self.numbers, *captions]).strip()
+            self._show("text", {"text/plain": text, "text/html": self._html()})
             return
         if state.global_step < self.due:
             return
@@ -165,9 +174,10 @@ class Monitor:
         if self.numbers:
             print(self.numbers)
             self.numbers = ""
-        for step, caption in self.captions[self.told :][-1:]:
+        if len(self.captions) > self.printed:
+            step, caption = self.captions[-1]
             print(f"    step {step}: {caption}")
-        self.told = len(self.captions)
+        self.printed = len(self.captions)
 
     def _html(self) -> str:
         tags = [concept.tag for concept in self.references]
@@ -175,27 +185,28 @@ class Monitor:
             f"<li>step {step}: {color_names(caption, tags, concept_colors(tags), self.references)[0]}</li>"
             for step, caption in self.captions[-CAPTIONS:]
         ]
-        return (
-            f'{STYLE}<div class="repic" {THEME}><p>{escape(self.numbers)}</p><ul>{"".join(items)}</ul></div>'
-        )
+        content = f"<p>{escape(self.numbers)}</p><ul>{''.join(items)}</ul>"
+        return f'{STYLE}<div class="repic" {THEME}>{content}</div>'
 
     def _show_button(self) -> None:
         from ipywidgets import Button
 
-        self.button = Button(description="Stop after this step", tooltip="Ends after the step and saves")
+        self.button = Button(
+            description="Stop after this step", tooltip="Stops after this step and saves a checkpoint"
+        )
         self.button.on_click(self.stop)
-        _hear_while_busy(self.button, self.stop)
+        _receive_while_busy(self.button, self.stop)
         self._show("button", self.button._repr_mimebundle_())
 
     def _show_curves(self) -> None:
         try:
             figure = reward_curves(self.metrics)
-        except (OSError, ValueError):  # nothing logged yet that can be drawn
+        except (OSError, ValueError):  # nothing that can be drawn was logged yet
             return
         self._show("curves", {"image/png": figure._repr_png_(), "text/plain": f"curves of {self.metrics}"})
 
     def _show(self, name: str, bundle: Mapping[str, Any]) -> None:
-        """Display, or replace what was displayed as `name`."""
+        """Display `bundle`, or let it replace what was displayed as `name`."""
         from IPython.display import display
 
         if name in self.handles:
@@ -206,8 +217,8 @@ class Monitor:
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """Within: `model` in eval mode. Afterwards each module's mode and the random states (torch on CPU and CUDA,
-    NumPy, Python) are what they were."""
+    """Context manager that puts `model` in eval mode, and afterwards restores each module's mode and the random
+    states (torch on CPU and CUDA, NumPy, Python)."""
     modes = [(module, module.training) for module in model.modules()]
     states = random_states()
     try:
@@ -221,33 +232,34 @@ def undisturbed(model: Any) -> Iterator[None]:
 
 def _numbers(state: Any, logs: Mapping[str, Any]) -> str:
     """``step 5 of 80 | reward 0.63 | OCT 0.9 | ... | KL 0.0012 | tokens 21.5``"""
-    named = [(NUMBERS[name], logs[name]) for name in NUMBERS if name in logs]
-    if "reward" in logs:
-        named = [(name, value) for name, value in named if name != "loss"]
-        named[1:1] = [
-            (task.label, logs[f"reward/{method}"])
-            for method, task in TASKS.items()
-            if f"reward/{method}" in logs
-        ]
-    numbers = " | ".join(f"{name} {float(value):.3g}" for name, value in named)
+    shown: dict[str, Any] = {}
+    for name, label in NUMBERS.items():
+        if name not in logs or (name == "loss" and "reward" in logs):  # GRPO shows its reward instead
+            continue
+        shown[label] = logs[name]
+        if name == "reward":
+            rewards = {task.label: logs.get(f"reward/{method}") for method, task in TASKS.items()}
+            shown |= {label: value for label, value in rewards.items() if value is not None}
+    numbers = " | ".join(f"{label} {float(value):.3g}" for label, value in shown.items())
     return f"step {state.global_step} of {state.max_steps} | {numbers}"
 
 
 def _on_interrupt(handler: Callable[..., None]) -> None:
-    """Let `handler` have the next interrupt, where Python's own handler would have it (in the main thread)."""
+    """Let `handler` take the next interrupt, if Python's own handler would otherwise take it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         try:
             signal.signal(signal.SIGINT, handler)
-        except ValueError:  # another thread than the main one
+        except ValueError:  # only the main thread can set a handler
             return
 
 
-def _hear_while_busy(button: Any, clicked: Callable[[], None]) -> None:
-    """Call `clicked` at a click although a cell runs.
+def _receive_while_busy(button: Any, clicked: Callable[[], None]) -> None:
+    """Call `clicked` on a click even while a cell runs.
 
-    ipykernel hands a widget's messages to the main thread, which is busy until the cell ends. Before, ipykernel 7.4
-    asks the comm, in the thread that receives messages, which subshell a message is for: there it is read. (Private
-    there; without it a click is heard when the cell has ended, and the interrupt is what stops.)
+    ipykernel gives a widget's messages to the main thread, which is busy until the cell ends. But before that,
+    ipykernel 7.4 asks the comm, in the thread that receives messages, which subshell a message is for; the click is
+    read there. This uses a private name of ipykernel's. Without it a click counts only after the cell has ended,
+    and the interrupt is the way to stop.
     """
     route = getattr(button.comm, "_reply_subshell_for", None)
     if route is None:

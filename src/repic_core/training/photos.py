@@ -1,4 +1,8 @@
-"""The photos of a GRPO step, each opened, resized and turned into patches once."""
+"""Each photo once: which photos are equal, and rows whose equal photos are opened, resized and patched only once.
+
+Many rows of a training set show the same reference photos; `trainer` therefore opens them itself (`undecoded`,
+`decoded_once`) and lets the image processor see each one once (`EachPhotoOnce`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from repic_core.training.shared_prefix import first_of_each, select_patches
 
 
 def photo_key(image: Any) -> Any:
-    """What is equal for equal photos, and for no others: all that decides how a PIL image looks; a path itself."""
+    """A key that photos share only if they look the same: all that decides a PIL image's look, or its path."""
     if not isinstance(image, Image.Image):
         return image if isinstance(image, str | None) else id(image)
     looks = (
@@ -25,7 +29,10 @@ def photo_key(image: Any) -> Any:
 
 
 class EachPhotoOnce:
-    """An image processor that resizes and patches equal photos once; `index`: for each photo, which of them."""
+    """An image processor that resizes and patches equal photos once.
+
+    After a call, `index` gives for each photo its number among the different ones.
+    """
 
     def __init__(self, image_processor: Any) -> None:
         self._own = image_processor
@@ -45,9 +52,10 @@ class EachPhotoOnce:
 
 
 def undecoded(dataset: Any) -> Any:
-    """A dataset (or a dict of them) with its photos as files, which `decoded_once` opens: each once a step.
+    """A dataset, or a dict of datasets, that yields photos as ``{"bytes", "path"}``, for `decoded_once` to open.
 
-    Columns that are decoded in another way than `datasets` does by itself stay as they are.
+    Only the columns ``images`` and ``image`` change, and only if `datasets` would open them in its default way; a
+    dataset with another mode, format or transform stays as it is.
     """
     if isinstance(dataset, dict):
         return {name: undecoded(one) for name, one in dataset.items()}
@@ -63,7 +71,11 @@ def undecoded(dataset: Any) -> Any:
 
 
 def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with every photo opened once; rows with the same photo share the object."""
+    """The rows of `undecoded` with their photos as PIL images; the same photo is one object in all rows.
+
+    Raises:
+        OSError: a photo can't be opened; its `filename` names it.
+    """
     opened: dict[Any, Any] = {}
 
     def photo(image: Any) -> Any:
@@ -73,7 +85,7 @@ def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if key not in opened:
             try:
                 opened[key] = datasets.Image().decode_example(image)
-            except OSError as error:  # gone, cut off, no image; not all of these name the file
+            except OSError as error:  # missing, cut off, not an image; not every such error names the file
                 reason = error.strerror or str(error)
                 raise OSError(error.errno, reason, image["path"] or "a photo in memory") from None
         return opened[key]

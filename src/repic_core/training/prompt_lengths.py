@@ -1,7 +1,7 @@
-"""How long the prompts of a training set are, photos included, before anything is computed.
+"""How many tokens the prompts of a training set have, photos included, before anything is computed.
 
-A prompt that is cut off would lose part of a photo's block of tokens, which no model can read; so one that is too
-long is an error, and photos are made smaller by a stated budget (``max_pixels``), not by cutting.
+A prompt that is cut off would lose part of a photo's block of tokens, and no model can read the rest. So a prompt
+that is too long is an error: photos are made smaller by a stated limit (``max_pixels``), never cut.
 """
 
 from __future__ import annotations
@@ -13,45 +13,47 @@ from typing import Any
 
 from repic_core.models.boxes import resized_size
 
-NAMED = 5  # rows that a message names
+NAMED = 5  # at most so many rows are named in a message
 
 
 def prompt_lengths(dataset: Any, processor: Any) -> list[int]:
-    """Tokens of each row's prompt as the processor makes them; of photos only the size is read.
+    """The number of tokens of each row's prompt, as the processor makes them; of photos only the size is read.
 
     Args:
-        dataset: the columns of `rows.to_dataset`.
+        dataset: has the columns of `rows.to_dataset`.
+
+    Raises:
+        ValueError: a photo can't be read; names its file.
     """
     patches = processor.image_processor
     side = patches.patch_size * patches.merge_size
 
     def photo_tokens(image: Any) -> int:
-        wide, high = resized_size(*_size(image), patches)
-        return wide // side * (high // side)
+        width, height = resized_size(*_size(image), patches)
+        return (width // side) * (height // side)
 
     lengths = []
-    for prompt, images in zip(dataset["prompt"], _undecoded(dataset), strict=True):
+    for prompt, images in zip(dataset["prompt"], _stored_photos(dataset), strict=True):
         text = processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         written = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-        lengths.append(written - len(images) + sum(map(photo_tokens, images)))  # one placeholder a photo
+        lengths.append(written - len(images) + sum(map(photo_tokens, images)))  # a placeholder per photo
     return lengths
 
 
 def check_prompts(dataset: Any, processor: Any, limit: int) -> None:
-    """ValueError if a prompt has more than `limit` tokens: which rows, and what ``max_pixels`` would do."""
+    """ValueError if a prompt has more than `limit` tokens: names the rows and the ``max_pixels`` that would fit."""
     lengths = prompt_lengths(dataset, processor)
     long = [number for number, length in enumerate(lengths, 1) if length > limit]
     if not long:
         return
     more = f" and {len(long) - NAMED} more" if len(long) > NAMED else ""
     named = ", ".join(f"{number} ({lengths[number - 1]:,} tokens)" for number in long[:NAMED])
-    raise ValueError(
-        f"rows: prompts longer than {limit:,} tokens in row {named}{more}: {_mend(dataset, long, processor, limit)}"
-    )
+    fix = _how_to_fit(dataset, long, processor, limit)
+    raise ValueError(f"rows: prompts longer than {limit:,} tokens in row {named}{more}: {fix}")
 
 
-def _mend(dataset: Any, long: Sequence[int], processor: Any, limit: int) -> str:
-    """What makes the rows fit: the largest ``max_pixels`` of halves of the present one, if any does."""
+def _how_to_fit(dataset: Any, long: Sequence[int], processor: Any, limit: int) -> str:
+    """What makes the rows fit: ``max_pixels`` halved until they do, or else shorter texts."""
     size = processor.image_processor.size
     rows, before = dataset.select([number - 1 for number in long]), size["longest_edge"]
     try:
@@ -61,29 +63,34 @@ def _mend(dataset: Any, long: Sequence[int], processor: Any, limit: int) -> str:
                 return f"with max_pixels {size['longest_edge']} they fit (now {before}), or give fewer references"
     finally:
         size["longest_edge"] = before
-    return "smaller photos do not suffice: shorten their texts, or give fewer references"
+    return "smaller photos are not enough: shorten their texts, or give fewer references"
 
 
-def _undecoded(dataset: Any) -> list[list[Any]]:
-    """Each row's photos as they are stored, ``{"bytes", "path"}``."""
+def _stored_photos(dataset: Any) -> list[list[Any]]:
+    """Each row's photos as they are stored, ``{"bytes", "path"}``, whatever format or transform the dataset has."""
     if "images" not in dataset.column_names:
         return [[] for _ in range(len(dataset))]
     return [row or [] for row in dataset.with_format("arrow")["images"].to_pylist()]
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:
-    return _file_size(image["path"]) if not image["bytes"] else _header(io.BytesIO(image["bytes"]))
+    """Width and height of a stored photo."""
+    if image["bytes"]:
+        return _header_size(io.BytesIO(image["bytes"]))
+    return _file_size(image["path"])
 
 
 @cache
 def _file_size(path: str) -> tuple[int, int]:
     try:
-        return _header(path)
+        return _header_size(path)
     except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error}): is the photo still there?") from None
+        raise ValueError(
+            f"{path}: can't be read ({error}): put the photo back, or leave its rows out"
+        ) from None
 
 
-def _header(file: Any) -> tuple[int, int]:
+def _header_size(file: Any) -> tuple[int, int]:
     from PIL import Image
 
     with Image.open(file) as image:

@@ -1,4 +1,4 @@
-"""Recipes: YAML files of settings, what they tune, and the model made ready for it."""
+"""Recipes: YAML files of training settings, read and checked, and the model prepared for what they tune."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
-# trainer also adapts `lm_head`; TRL can't (its log-probabilities take the head's own weight).
+# trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the head's own weight.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass
 class TuneArguments:
-    """The kit's own part of a recipe; the rest are the trainer's arguments."""
+    """The kit's own settings in a recipe; the others are the trainer's arguments.
+
+    Raises:
+        ValueError: an unknown choice, or a 4-bit base that is to be fully tuned.
+    """
 
     tune: str = field(default="lora", metadata={"help": "'lora' (adapter) or 'full', language model only"})
     lora_r: int = 64
@@ -28,35 +32,34 @@ class TuneArguments:
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
     max_prompt_tokens: int | None = field(
         default=None,
-        metadata={
-            "help": "longer prompts (texts and photos) are an error before training; None: the model's limit"
-        },
+        metadata={"help": "prompts with more tokens (texts and photos) are refused; None: the model's limit"},
     )
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "the base in 4 bits (bitsandbytes, CUDA); for LoRA only"}
+        default=False, metadata={"help": "load the base in 4 bits (bitsandbytes, CUDA); for LoRA only"}
     )
     shared_prefix: bool = field(
         default=True,
-        metadata={"help": "compute each prompt once a group; False: TRL's own trainer (GRPO only)"},
+        metadata={"help": "compute each prompt once per group; False: TRL's own trainer (GRPO only)"},
     )
 
     def __post_init__(self) -> None:
-        for name, choices in (("tune", ("lora", "full")), ("reward_profile", ("paper", "strict"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(choices)}")
+        choices = {"tune": ("lora", "full"), "reward_profile": ("paper", "strict")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
         if self.load_in_4bit and self.tune != "lora":
-            raise ValueError("load_in_4bit: a base in 4 bits can't be tuned itself; use tune: lora")
+            raise ValueError("load_in_4bit: a base in 4 bits can't be fully tuned; use tune: lora")
 
 
 def recipe_path(recipe: str | Path) -> Path:
     """The YAML file of a recipe: a name in the package (``paper``, ``toy``, ...) or a path.
 
     Raises:
-        ValueError: neither exists; names the recipes that there are.
+        ValueError: there is no such recipe or file; names the recipes in the package.
     """
     path = Path(recipe)
     if not path.suffix:
-        path = Path(str(resources.files("repic_core.training") / "recipes" / f"{recipe}.yaml"))
+        path = _recipe_folder() / f"{recipe}.yaml"
     if not path.is_file():
         raise ValueError(
             f"{recipe}: no such recipe; use {', '.join(recipe_names())} or the path of a YAML file"
@@ -65,24 +68,27 @@ def recipe_path(recipe: str | Path) -> Path:
 
 
 def recipe_names() -> list[str]:
-    """The recipes in the package."""
-    folder = Path(str(resources.files("repic_core.training") / "recipes"))
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    """The names of the recipes in the package."""
+    return sorted(path.stem for path in _recipe_folder().glob("*.yaml"))
+
+
+def _recipe_folder() -> Path:
+    return Path(str(resources.files("repic_core.training") / "recipes"))
 
 
 def recipe_values(recipe: str | Path) -> dict[str, Any]:
-    """A recipe's values; those of the recipe that it names as ``base:`` stand where it has none of its own.
+    """A recipe's values, completed with those of the recipe that it names as its ``base:``, and so on.
 
     Raises:
-        ValueError: as `recipe_path`; the file holds no ``key: value`` lines; recipes that are each other's base.
+        ValueError: as `recipe_path`; a file that holds no ``key: value`` lines; a base that leads back to itself.
     """
     import yaml
 
     seen: list[Path] = []
     values: dict[str, Any] = {}
-    following: str | Path | None = recipe
-    while following is not None:
-        path = recipe_path(following)
+    base: str | Path | None = recipe
+    while base is not None:
+        path = recipe_path(base)
         if path in seen:
             raise ValueError(f"{path}: its base leads back to itself")
         seen.append(path)
@@ -92,7 +98,7 @@ def recipe_values(recipe: str | Path) -> dict[str, Any]:
             raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(own, dict):
             raise ValueError(f"{path}: must hold lines of `key: value`")
-        following = own.pop("base", None)
+        base = own.pop("base", None)
         values = {**own, **values}
     return values
 
@@ -100,33 +106,38 @@ def recipe_values(recipe: str | Path) -> dict[str, Any]:
 def read_recipe(
     recipe: str | Path, config_class: type, overrides: Mapping[str, Any]
 ) -> tuple[TuneArguments, Any]:
-    """A recipe with `overrides` as (`TuneArguments`, `config_class`); its ``model`` is for the command line.
+    """A recipe with `overrides` as (`TuneArguments`, `config_class`).
+
+    Its ``model`` is left out: only the command line uses it.
 
     Raises:
-        ValueError: as `recipe_values`, or a key that neither class knows or a value that it refuses; names it.
+        ValueError: as `recipe_values`; a key that neither class knows, or a value that one refuses (it is named).
     """
     from transformers import HfArgumentParser
 
     values = {**recipe_values(recipe), **overrides}
     values.pop("model", None)
-    known = {f for c in (TuneArguments, config_class) for f in c.__dataclass_fields__}
-    unknown = sorted(set(values) - known)
+    known = TuneArguments.__dataclass_fields__ | config_class.__dataclass_fields__
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"{recipe_path(recipe)}: unknown key(s) {', '.join(unknown)}")
     return HfArgumentParser((TuneArguments, config_class)).parse_dict(values)
 
 
 def prepare_tuning(model: Any, processor: Any, tune: TuneArguments) -> Any:
-    """Freeze what is not tuned, limit the images; the `LoraConfig` for the trainer, or None for full tuning.
+    """Freeze what is not tuned and limit the size of photos.
 
     Full tuning trains the language model (embeddings and head included) and leaves the vision tower frozen.
 
+    Returns:
+        The `LoraConfig` for the trainer, or None for full tuning.
+
     Raises:
-        ValueError: the model has an adapter already.
+        ValueError: the model already has an adapter.
     """
     if hasattr(model, "peft_config"):
         raise ValueError(
-            "the model has an adapter already: merge it (`merge_and_unload`), or load the model without it"
+            "the model already has an adapter: merge it (`merge_and_unload`), or load the model without it"
         )
     if tune.max_pixels is not None:
         processor.image_processor.size["longest_edge"] = tune.max_pixels

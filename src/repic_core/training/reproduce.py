@@ -1,7 +1,7 @@
-"""Repeat a training from its ``run.json`` and compare: ``python -m repic_core.training.reproduce run.json --out FOLDER``.
+"""Repeat a training from its ``run.json`` and compare: ``repic reproduce run.json --out FOLDER``.
 
-On the same versions, device and number of processes the weights are the same to the bit on a CPU in float32; else
-the differences that are found are said.
+On a CPU in float32, with the same versions, device and number of processes, the weights are equal bit for bit.
+Whatever differs is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from repic_core.training.run_record import (
     surroundings,
 )
 
-CLOCKS = ("time", "runtime", "per_second")  # metrics named so are of the clock
+CLOCKS = ("time", "runtime", "per_second")  # parts of the names of metrics that measure time
 
 
 def repeat(
@@ -35,38 +35,36 @@ def repeat(
     anyway: bool = False,
     tell: Callable[[str], Any] = print,
 ) -> bool:
-    """Train again as the record says, into the new folder `out`; are the weights the same to the bit?
+    """Train again as the record says, into the new folder `out`.
 
     Args:
         path: the ``run.json``.
-        rows, root, model: where the file of rows, its photos and the model lie now; by default where they lay.
+        rows, root, model: where the file of rows, its photos and the model are now; by default where they were.
         rewards: the run's further reward functions with their weights.
-        anyway: also with other data or another model.
-        tell: is given each difference and the comparison at the end, a line each.
+        anyway: also train with data or a model that differ from the run's.
+        tell: is called with one line for each difference, and with the comparison at the end.
+
+    Returns:
+        Whether the weights are equal bit for bit.
 
     Raises:
-        RecordError: the record can't be used, or data, model or rewards are not its own (without `anyway`).
+        RecordError: the record can't be used; `out` is not empty; the rewards differ from the run's or, without
+            `anyway`, the data or the model.
+        TrainingError: the repeated run stopped early.
     """
-    from trl import GRPOConfig, SFTConfig
-
     from repic_core.data.rows import read_rows
     from repic_core.models.loading import load_model
-    from repic_core.models.parts import hash_weights
     from repic_core.training import grpo, sft
 
     record = read_record(path)
-    data, source, settings = record["data"], record["model"], record["settings"]
-    out, rows = Path(out), rows or data.get("rows")
+    source, settings = record["model"], record["settings"]
+    out, rows = Path(out), rows or record["data"].get("rows")
     if out.exists() and any(out.iterdir()):
         raise RecordError(f"{out}: is not empty; give a new folder")
     if rows is None:
         raise RecordError(f"{path}: its rows were given in memory; give the file that they are in (--rows)")
-    if named_rewards(rewards) != record["rewards"]:
-        names = ", ".join(f"{name} ({weight})" for name, weight in record["rewards"]) or "none"
-        raise RecordError(
-            f"{path}: trained with further rewards: {names}; call `reproduce.repeat` with rewards=, its own"
-        )
-    root = root or data.get("root") or Path(rows).parent
+    _check_rewards(path, record, rewards)
+    root = root or record["data"].get("root") or Path(rows).parent
     examples = read_rows(rows, root)
     found, processor = load_model(
         model or source["name"],
@@ -76,15 +74,12 @@ def repeat(
     )
     for name, pixels in source["image_size"].items():
         processor.image_processor.size[name] = pixels
-    seed = settings.get("seed", (GRPOConfig if record["kind"] == "grpo" else SFTConfig).seed)
-    wrong = []
-    if hash_weights(found) != source["weights"]:
-        wrong.append(f"the model {found.config._name_or_path} has other weights")
-    if hash_data(data_of(record["kind"], examples, root, seed)) != data["sha256"]:
-        wrong.append(f"the rows of {rows} or their photos are others ({len(examples)}; were {data['count']})")
-    if wrong and not anyway:
-        raise RecordError(f"{path}: not the run's own: {'; '.join(wrong)} (--anyway trains with them)")
-    for line in [*wrong, *differences(record["sessions"], found.device)]:
+    other = _other_inputs(record, found, examples, rows, root)
+    if other and not anyway:
+        raise RecordError(
+            f"{path}: not what the run was trained on: {'; '.join(other)} (--anyway trains with it)"
+        )
+    for line in [*other, *differences(record["sessions"], found.device)]:
         tell(f"differs: {line}")
 
     out.mkdir(parents=True, exist_ok=True)
@@ -96,16 +91,42 @@ def repeat(
     return compare(record.get("result"), last_metrics(trainer.state.log_history), hash_files(out), tell)
 
 
-def data_of(kind: str, examples: Sequence[Any], root: str | Path, seed: int) -> Any:
-    """The dataset that a run of this kind is trained on."""
+def _check_rewards(path: str | Path, record: dict[str, Any], rewards: Sequence[Any]) -> None:
+    """RecordError if `rewards` are not the run's further rewards."""
+    if named_rewards(rewards) != record["rewards"]:
+        names = ", ".join(f"{name} ({weight})" for name, weight in record["rewards"]) or "none"
+        raise RecordError(
+            f"{path}: trained with further rewards: {names}; call `reproduce.repeat` with the same in rewards="
+        )
+
+
+def _other_inputs(
+    record: dict[str, Any], model: Any, examples: Sequence[Any], rows: Any, root: Any
+) -> list[str]:
+    """Which of model and data differ from the run's, as messages."""
+    from trl import GRPOConfig, SFTConfig
+
     from repic_core.data.rows import to_dataset
+    from repic_core.models.parts import hash_weights
     from repic_core.training.sft import caption_dataset
 
-    return to_dataset(examples, root, seed) if kind == "grpo" else caption_dataset(examples, root, seed)
+    settings = record["settings"]
+    if record["kind"] == "grpo":
+        dataset = to_dataset(examples, root, settings.get("seed", GRPOConfig.seed))
+    else:
+        dataset = caption_dataset(examples, root, settings.get("seed", SFTConfig.seed))
+    data, other = record["data"], []
+    if hash_weights(model) != record["model"]["weights"]:
+        other.append(f"the model {model.config._name_or_path} has other weights")
+    if hash_data(dataset) != data["sha256"]:
+        other.append(
+            f"the rows of {rows} or their photos differ ({len(examples)} rows; were {data['count']})"
+        )
+    return other
 
 
 def differences(sessions: Sequence[dict[str, Any]], device: Any) -> list[str]:
-    """How commit, versions, device and processes are others than in a record's sessions, a line each."""
+    """How commit, versions, device and processes differ from those of a record's sessions, one line each."""
     from accelerate import PartialState
 
     now = surroundings(device) | {"processes": PartialState().num_processes}
@@ -120,12 +141,12 @@ def differences(sessions: Sequence[dict[str, Any]], device: Any) -> list[str]:
                 pairs = [(f"{name} {key}", was.get(key), value.get(key)) for key in {**was, **value}]
             lines += [f"{what}: was {one}, is {two}" for what, one, two in pairs if one != two]
     if any((session.get("commit") or {}).get("dirty") for session in sessions):
-        lines.append("commit: the run's files were not all committed")
+        lines.append("commit: some of the run's files were not committed")
     return list(dict.fromkeys(lines))
 
 
 def write_recipe(path: Path, settings: dict[str, Any]) -> Path:
-    """The record's settings as a recipe."""
+    """Write the record's settings as a recipe."""
     import yaml
 
     from repic_core.io.files import write_text_atomic
@@ -139,15 +160,15 @@ def compare(
     weights: dict[str, str],
     tell: Callable[[str], Any],
 ) -> bool:
-    """Say how the result differs from the record's; are the weights the same to the bit?"""
+    """Tell how the result differs from the record's; returns whether the weights are equal bit for bit."""
     if result is None:
-        tell("the run did not come to its end: there is nothing to compare with")
+        tell("the run was not finished: there is no result to compare with")
         return False
     same = weights == result["weights"]
-    tell("weights: the same to the bit" if same else "weights: differ")
+    tell("weights: equal bit for bit" if same else "weights: differ")
     for name, was in result["metrics"].items():
-        clock = any(part in name for part in CLOCKS)
-        if not clock and metrics.get(name) != was:
+        measures_time = any(part in name for part in CLOCKS)
+        if not measures_time and metrics.get(name) != was:
             tell(f"metric {name}: was {was}, is {metrics.get(name)}")
     return same
 

@@ -1,4 +1,4 @@
-"""What GRPO and SFT share when they run: the metrics file, resuming, the record, the save of the result."""
+"""What GRPO and SFT share when they run: the metrics file, resuming, the run record and saving the result."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.files import write_text_atomic
-from repic_core.training.checkpoints import checkpoint_keeper, last_whole, mend_resume, save_result, set_aside
-from repic_core.training.failures import RunEnded, failures_told
+from repic_core.training.checkpoints import (
+    CONFIGS,
+    checkpoint_keeper,
+    last_whole,
+    make_resume_exact,
+    save_result,
+    set_aside,
+)
+from repic_core.training.failures import RunEnded, explained_failures
 from repic_core.training.run_record import complete_record, write_record
 
 logger = logging.getLogger(__name__)
 
 
 def metrics_callback(path: str | Path) -> Any:
-    """A `TrainerCallback` that keeps what the trainer logs in a CSV, a row a logged step.
+    """A `TrainerCallback` that writes what the trainer logs to a CSV, one row per logged step.
 
-    A resumed run goes on with the rows up to the step that it resumes from.
+    A resumed run keeps the rows up to the step that it resumes from.
     """
     from transformers import TrainerCallback
 
@@ -47,28 +54,30 @@ def metrics_callback(path: str | Path) -> Any:
 
 
 def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = None) -> None:
-    """Train, from the newest whole checkpoint in the output folder if `resume` and there is one, and save.
+    """Train and save the result; with `resume`, from the newest whole checkpoint in the output folder, if any.
 
     Args:
-        record: of `run_record.begin`; written as ``run.json`` at the start and completed at the end.
+        record: from `run_record.begin`; written as ``run.json`` at the start and completed at the end.
 
     Raises:
-        TrainingError: the run ended before its end; the last finished step is saved where that can be exact.
+        TrainingError: the run stopped early; the last finished step is saved where it can be resumed exactly.
     """
     args = trainer.args
-    checkpoint = last_whole(args.output_dir, tell=args.should_save) if resume else None
+    checkpoint = last_whole(args.output_dir, warn=args.should_save) if resume else None
     if resume and checkpoint is None:
-        logger.warning("%s: no whole checkpoint to go on from; the run begins at its start", args.output_dir)
+        logger.warning(
+            "%s: no whole checkpoint to resume from; the run starts from the beginning", args.output_dir
+        )
     if args.should_save:
         set_aside(args.output_dir, torn_only=resume)
     if record is not None and args.should_save:
         write_record(args.output_dir, record, checkpoint)
     keeper = checkpoint_keeper(trainer)
     trainer.add_callback(keeper)
-    with failures_told(trainer, keeper):
+    with explained_failures(trainer, keeper):
         if checkpoint:
-            mend_resume(trainer, str(checkpoint))
-        if not (checkpoint and _is_finished(trainer, checkpoint)):
+            make_resume_exact(trainer, str(checkpoint))
+        if not (checkpoint and _load_if_finished(trainer, checkpoint)):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_result(trainer)
         if record is not None and args.should_save:
@@ -77,8 +86,8 @@ def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = Non
     args.save_total_limit = keeper.limit
 
 
-def _is_finished(trainer: Any, checkpoint: Path) -> bool:
-    """Is the checkpoint the last step's? Then the trainer takes its weights; `train` would do one step more."""
+def _load_if_finished(trainer: Any, checkpoint: Path) -> bool:
+    """Is the checkpoint that of the last step? If so, load its weights; `train` would do one more step."""
     from transformers import TrainerState
     from transformers.trainer import TRAINER_STATE_NAME
 
@@ -88,9 +97,9 @@ def _is_finished(trainer: Any, checkpoint: Path) -> bool:
         return False
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         out = Path(trainer.args.output_dir)
-        there = any((out / name).is_file() for name in ("adapter_config.json", "config.json"))
-        where = f"its result is in {out}" if there else f"the adapter is in {checkpoint}, not in {out}"
-        raise RunEnded(f"the run has ended ({checkpoint} is the last step's); {where}")
+        saved = any((out / name).is_file() for name in CONFIGS)
+        where = f"its result is in {out}" if saved else f"the adapter is in {checkpoint}, not in {out}"
+        raise RunEnded(f"the run is already finished ({checkpoint} is its last step); {where}")
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = state
     return True

@@ -1,6 +1,6 @@
-"""``run.json`` beside a training's result: what it was made of, so that `repic_core.training.reproduce` can repeat it.
+"""``run.json`` beside a training's result: what it was made from, so that `reproduce` can repeat the run.
 
-Paths stand in it as they were given; no name of a user or a machine is written.
+Paths are written as they were given; no name of a user or a machine is written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 NAME = "run.json"
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "pillow", "numpy")
+# The fields that every record has, and their types.
 SHAPE = {
     "format": int,
     "kind": str,
@@ -35,8 +37,11 @@ SHAPE = {
     "model": dict,
     "sessions": list,
 }
-# What stands elsewhere in the record, where the result lies, what follows from others (TRL refuses both).
+# Fields that every record has within these fields, and that are not empty.
+NEEDED = {"data": ("count", "sha256"), "model": ("name", "weights", "dtype", "attn", "image_size")}
+# Not among the settings, since they are elsewhere in the record or say only where the result is ...
 NOT_SETTINGS = {"model", "rows", "image_root", "resume", "output_dir", "logging_dir", "run_name"}
+# ... or follow from other settings (TRL refuses to be given both).
 NOT_SETTINGS |= {"generation_batch_size"}
 
 
@@ -53,14 +58,14 @@ def begin(
     rewards: Sequence[Any] = (),
     **source: Any,
 ) -> dict[str, Any] | None:
-    """The record of a run that begins; only on the process that saves, else None.
+    """The record of a run that begins; None on the processes that do not save.
 
     Args:
         kind: ``grpo`` or ``sft``.
         model: before the trainer puts an adapter on it.
-        arguments: the `TuneArguments` and the trainer's configuration; values that are not the default are kept.
-        rewards: further reward functions with their weights, of which the names are kept.
-        source: ``recipe``, ``rows`` and ``root`` as they were given, where they were.
+        arguments: the `TuneArguments` and the trainer's configuration; values other than the defaults are kept.
+        rewards: further reward functions with their weights; the functions' names are kept.
+        source: ``recipe``, ``rows`` and ``root`` as they were given, if they were.
     """
     from repic_core.models.parts import hash_weights
     from repic_core.training.shared_prefix import GROUPED
@@ -95,47 +100,47 @@ def begin(
 
 
 def changed(arguments: Any) -> dict[str, Any]:
-    """The values of a configuration that are not its class's defaults, as JSON has them; no tokens or paths."""
+    """The values of a configuration that differ from its class's defaults, as JSON; without tokens and paths."""
     plain = arguments.to_dict() if hasattr(arguments, "to_dict") else vars(arguments)
     found = {}
     for field in fields(arguments):
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        named = field.init and field.name not in NOT_SETTINGS and not field.name.endswith("_token")
-        if named and getattr(arguments, field.name) != default:
+        if not field.init or field.name in NOT_SETTINGS or field.name.endswith("_token"):
+            continue
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if getattr(arguments, field.name) != default:
             found[field.name] = json.loads(json.dumps(plain[field.name], default=str))
     return found
 
 
 def hash_data(dataset: Any) -> str:
-    """A hash of all rows: every column, and photos by their content, wherever they lie."""
+    """A hash of all rows: of every column, and of photos by their content, wherever the files are."""
     from repic_core.training.photos import photo_key, undecoded
 
-    files: dict[str, str] = {}
+    @cache
+    def file_hash(path: str) -> str:
+        try:
+            return image_hash(path)
+        except OSError:  # training names the file when it opens it
+            return "unreadable"
 
     def photo(image: Any) -> str:
         if isinstance(image, dict) and image.get("bytes") is not None:
             return hashlib.sha256(image["bytes"]).hexdigest()
         path = image.get("path") if isinstance(image, dict) else image
-        if not isinstance(path, str):
-            return repr(photo_key(image))
-        if path not in files:
-            try:
-                files[path] = image_hash(path)
-            except OSError:  # training says so when it comes to it
-                files[path] = "unreadable"
-        return files[path]
+        return file_hash(path) if isinstance(path, str) else repr(photo_key(image))
 
     digest = hashlib.sha256()
     for row in undecoded(dataset):
         columns = {name: value for name, value in row.items() if name not in ("image", "images")}
         photos = [photo(one) for one in row.get("images") or ()]
-        photos += [photo(row["image"])] if row.get("image") is not None else []
+        if row.get("image") is not None:
+            photos.append(photo(row["image"]))
         digest.update(json.dumps([columns, photos], sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
 def surroundings(device: Any) -> dict[str, Any]:
-    """Commit of the working folder, versions and device: what may change the bits of a result."""
+    """Commit of the working folder, versions and device: what may change a result in its last bits."""
     import torch
 
     name = platform.machine()
@@ -155,12 +160,12 @@ def surroundings(device: Any) -> dict[str, Any]:
 
 
 def named_rewards(rewards: Sequence[tuple[Any, float]]) -> list[list[Any]]:
-    """Further reward functions as the record holds them: [name, weight] of each."""
+    """Further reward functions as the record holds them, each as [name, weight]."""
     return [[getattr(function, "__name__", type(function).__name__), weight] for function, weight in rewards]
 
 
 def commit() -> dict[str, Any] | None:
-    """The working folder's git commit and whether tracked files differ from it; None outside a repository."""
+    """The git commit of the working folder, and whether tracked files differ from it; None outside a repository."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=30)
@@ -176,9 +181,9 @@ def commit() -> dict[str, Any] | None:
 
 
 def write_record(output_dir: str | Path, record: dict[str, Any], checkpoint: Path | None) -> None:
-    """Write ``run.json``; of a run that goes on from `checkpoint`, with the sessions before.
+    """Write ``run.json``; if the run is resumed from `checkpoint`, with its earlier sessions.
 
-    Says where data, model or settings are not those of the sessions before.
+    Logs a warning if data, model, settings or rewards differ from those of the earlier sessions.
     """
     path = Path(output_dir) / NAME
     if checkpoint is not None:
@@ -186,12 +191,12 @@ def write_record(output_dir: str | Path, record: dict[str, Any], checkpoint: Pat
         try:
             old = read_record(path)
         except RecordError as error:
-            logger.warning("%s; the sessions before this one are not in the new one", error)
+            logger.warning("%s; the new record is without the earlier sessions", error)
         else:
             other = [name for name in ("settings", "rewards", "data", "model") if old[name] != record[name]]
             if other:
                 record["sessions"][0]["changed"] = other
-                logger.warning("%s: resumed with other %s", path, ", ".join(other))
+                logger.warning("%s: resumed with different %s", path, ", ".join(other))
             record["sessions"] = [*old["sessions"], *record["sessions"]]
     write_json_atomic(path, record)
 
@@ -213,14 +218,14 @@ def complete_record(output_dir: str | Path, state: Any) -> None:
 
 
 def last_metrics(history: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The last logged step's finite numbers."""
+    """The finite numbers that were logged for the last step."""
     logged = [entry for entry in history if "loss" in entry]
     numbers = logged[-1].items() if logged else ()
     return {k: v for k, v in numbers if isinstance(v, int | float) and math.isfinite(v)}
 
 
 def hash_files(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of each file of weights in a folder."""
+    """The SHA-256 of each safetensors file in a folder, by its name."""
     hashes = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with open(path, "rb") as file:
@@ -229,10 +234,10 @@ def hash_files(folder: str | Path) -> dict[str, str]:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """A checked ``run.json``.
+    """Read and check a ``run.json``.
 
     Raises:
-        RecordError: no such file, no JSON, another format, a field that is missing or of another kind.
+        RecordError: no such file, no JSON, another format, a field that is missing or of another type.
     """
     path = Path(path)
     record = read_json(path, RecordError)
@@ -241,28 +246,29 @@ def read_record(path: str | Path) -> dict[str, Any]:
     for name, kind in SHAPE.items():
         if not isinstance(record.get(name), kind):
             raise RecordError(
-                f"{path}, field {name!r}: missing, or no {kind.__name__}; is it a run's {NAME}?"
+                f"{path}, field {name!r}: missing, or not of type {kind.__name__}; is this the {NAME} of a run?"
             )
     if record["format"] != FORMAT:
         raise RecordError(f"{path}, field 'format': {record['format']}; this version reads {FORMAT}")
     if record["kind"] not in ("grpo", "sft"):
         raise RecordError(f"{path}, field 'kind': {record['kind']!r} is neither 'grpo' nor 'sft'")
-    for name, wanted in {
-        "data": ("count", "sha256"),
-        "model": ("name", "weights", "dtype", "attn", "image_size"),
-    }.items():
-        for key in wanted:
+    for name, keys in NEEDED.items():
+        for key in keys:
             if record[name].get(key) in (None, ""):
                 raise RecordError(f"{path}, field '{name}.{key}': missing")
     sessions = record["sessions"]
     if not sessions or not all(isinstance(s, dict) and isinstance(s.get("started"), str) for s in sessions):
         raise RecordError(f"{path}, field 'sessions': must be a list of objects with 'started', one or more")
-    result = record.get("result")  # none where the run did not come to its end
-    if result is not None and not (
-        isinstance(result, dict) and all(isinstance(result.get(k), dict) for k in ("metrics", "weights"))
-    ):
+    result = record.get("result")  # none if the run was not finished
+    if result is not None and not _is_result(result):
         raise RecordError(f"{path}, field 'result': must be an object with 'metrics' and 'weights'")
     return record
+
+
+def _is_result(result: Any) -> bool:
+    return isinstance(result, dict) and all(
+        isinstance(result.get(key), dict) for key in ("metrics", "weights")
+    )
 
 
 def _text(given: Any) -> str | None:

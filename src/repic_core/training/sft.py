@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on captions: the baseline, on the same rows, model parts and prompts.
+"""Supervised fine-tuning on captions: the baseline for GRPO, with the same prompts and the same tuned layers.
 
-A row's `solution` is the caption to be written (text); the loss is on the caption only.
+A row's `solution` is the caption to write, as text; the loss counts the caption's tokens only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def train(
     Args as in `repic_core.training.grpo.train`; each row's `solution` is its caption.
 
     Raises:
-        ValueError: an unknown recipe or key, or a row whose solution is no text.
+        ValueError: an unknown recipe or key, a model that already has an adapter, a row whose solution is not text.
+        TrainingError: the run stopped early; says why, and what it can be resumed from.
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -56,7 +57,6 @@ def train(
 def caption_dataset(rows: Sequence[TrainingExample], root: str | Path, seed: int) -> Any:
     """`rows.to_dataset` with TRL's columns for SFT: ``prompt``, ``images`` and ``completion``, the caption."""
     dataset = to_dataset(rows, root, seed)
-    captions = [
-        [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in dataset["solution"]
-    ]
+    contents = [[{"type": "text", "text": caption}] for caption in dataset["solution"]]
+    captions = [[{"role": "assistant", "content": content}] for content in contents]
     return dataset.select_columns(["prompt", "images"]).add_column("completion", captions)

@@ -1,13 +1,13 @@
 """A group's prompt computed once: the packed forward pass, and the rollout that expands one prefilled cache.
 
-A GRPO group is one prompt with G completions. Here all groups of a batch are one row,
+A GRPO group is one prompt with G completions. Here all groups of a batch are packed into one row:
 
     prompt_1 without its last token | prompt_2 ... | last token, c_1 without its last | ... | last token, c_n ...
 
-in which a segment (a completion behind its prompt's last token) sees its prompt and itself only, and its positions
-go on from the prompt's. Each position of a segment then predicts exactly one token of its completion, so P - 1 +
-G * C tokens are computed instead of G * (P + C), and completions cost what they are long: nothing is padded but
-the rows of the attention.
+A segment is a completion after its prompt's last token. It sees only its prompt and itself, and its positions
+continue those of the prompt. Each position of a segment predicts exactly one token of its completion. So P - 1 +
+G * C tokens are computed instead of G * (P + C), and a completion costs only its own length: nothing is padded
+except the rows of the attention.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from typing import Any
 
 from repic_core.models.parts import conditional_model, rope_positions
 
-GROUPED = "grouped_"  # before the name of a model's own attention
+GROUPED = "grouped_"  # put before the name of a model's own attention
 
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """Where the `n` prompts (at most `P` tokens) and `s` segments (at most `C`) of a packed row stand.
+    """Where the n prompts (at most P tokens each) and s segments (at most C) of a packed row are.
 
-    prompt_tokens (n, P), segment_tokens (s, C): the row's columns, with any column where there is no token;
-    prompt_places, segment_places: of each token of the row, its place in these two, flattened; prompt_index (s,);
-    mask (s, 1, C, P + C): what a segment sees of its prompt and of itself.
+    prompt_tokens (n, P), segment_tokens (s, C): the columns of the row that hold their tokens; 0 as padding.
+    prompt_places, segment_places: the place of each token of the row in these two, flattened.
+    prompt_index (s,): each segment's prompt.
+    mask (s, 1, C, P + C): what each token of a segment sees of its prompt and of its segment.
     """
 
     prompt_tokens: Any
@@ -43,8 +44,11 @@ class GroupLayout:
 
 @dataclass(frozen=True)
 class Packed:
-    """Groups as one row of `L` tokens: input_ids (1, L); position_ids (3, 1, L), of Qwen's rope; labels (T,): the
-    T completion tokens in the order of the completions, predicted at the row's last T positions."""
+    """Groups as one row of L tokens.
+
+    input_ids (1, L); position_ids (3, 1, L), of Qwen's rope; labels (T,): the T tokens of the completions in their
+    order, which are predicted at the row's last T positions.
+    """
 
     input_ids: Any
     position_ids: Any
@@ -55,28 +59,30 @@ class Packed:
 def pack(
     prompts: Sequence[Any], positions: Sequence[Any], completions: Sequence[Any], prompt_index: Sequence[int]
 ) -> Packed:
-    """Pack completions behind their prompts.
+    """Pack prompts and completions into one row.
 
     Args:
         prompts: token ids without padding, (P_i,) each, at least two tokens.
-        positions: rope positions (3, P_i) of each prompt; the last token is text.
+        positions: rope positions (3, P_i) of each prompt; its last token is text.
         completions: token ids without padding, (C_j,) each; may be empty.
-        prompt_index: for each completion, its prompt.
+        prompt_index: the number of each completion's prompt.
     """
     import torch
 
     device = prompts[0].device
-    ids, places = [prompt[:-1] for prompt in prompts], [position[:, :-1] for position in positions]
+    ids = [prompt[:-1] for prompt in prompts]
+    places = [position[:, :-1] for position in positions]
     for completion, prompt in zip(completions, prompt_index, strict=True):
         steps = torch.arange(len(completion), device=device)
         ids.append(torch.cat([prompts[prompt][-1:], completion])[:-1])
         places.append(positions[prompt][:, -1:] + steps)
-    lengths = [len(prompt) - 1 for prompt in prompts], [len(completion) for completion in completions]
+    layout = _layout(
+        [len(prompt) - 1 for prompt in prompts],
+        [len(completion) for completion in completions],
+        torch.tensor(prompt_index, device=device),
+    )
     return Packed(
-        torch.cat(ids)[None],
-        torch.cat(places, dim=1)[:, None],
-        torch.cat(list(completions)),
-        _layout(*lengths, torch.tensor(prompt_index, device=device)),
+        torch.cat(ids)[None], torch.cat(places, dim=1)[:, None], torch.cat(list(completions)), layout
     )
 
 
@@ -86,35 +92,30 @@ def _layout(prompt_lengths: list[int], segment_lengths: list[int], prompt_index:
     device = prompt_index.device
 
     def rows(lengths: list[int], start: int) -> tuple[Any, Any, Any]:
-        """(rows, longest): the columns of tokens that begin at `start`, and which are tokens; their places."""
+        """Columns (rows, longest) of tokens that begin at `start`; which of them are tokens; the tokens' places."""
         length = torch.tensor(lengths, device=device)
         step = torch.arange(max(1, *lengths), device=device)
-        there = step < length[:, None]
+        is_token = step < length[:, None]
         tokens = start + (length.cumsum(0) - length)[:, None] + step
-        return tokens * there, there, there.flatten().nonzero().flatten()
+        return tokens * is_token, is_token, is_token.flatten().nonzero().flatten()
 
     prompt_tokens, in_prompt, prompt_places = rows(prompt_lengths, 0)
     segment_tokens, _, segment_places = rows(segment_lengths, sum(prompt_lengths))
     longest = segment_tokens.shape[1]
     causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
-    mask = torch.cat(
-        [
-            in_prompt[prompt_index][:, None].expand(-1, longest, -1),
-            causal.expand(len(segment_lengths), -1, -1),
-        ],
-        dim=-1,
-    )
+    of_prompt = in_prompt[prompt_index][:, None].expand(-1, longest, -1)
+    mask = torch.cat([of_prompt, causal.expand(len(segment_lengths), -1, -1)], dim=-1)
     return GroupLayout(
         prompt_tokens, segment_tokens, prompt_places, segment_places, prompt_index, mask[:, None]
     )
 
 
 def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scaling: float) -> Any:
-    """Attention of a packed row (1, heads, L, width) -> (1, L, heads, width): prompts among themselves, then each
-    segment over its prompt and itself.
+    """Attention of a packed row, (1, heads, L, width) -> (1, L, heads, width): first each prompt over itself, then
+    each segment over its prompt and itself.
 
-    The arithmetic is what each completion needs. With one mask over the whole row, whose cost is (P + G * C)
-    squared, the policy pass of the benchmark's ``cpu`` took 1.3 times as long, and 1.5 times with 32 completions.
+    So only what each completion needs is computed. With one mask over the whole row, whose cost is (P + G * C)
+    squared, the benchmark's policy pass (preset ``cpu``) took 1.3 times as long, and 1.5 times with 32 completions.
     """
     import torch
     from torch.nn.functional import scaled_dot_product_attention
@@ -123,7 +124,7 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
     copies = heads // key.shape[1]
 
     def rows(x: Any, tokens: Any) -> Any:
-        """(rows, heads, longest, width) of a packed (1, heads, L, width)."""
+        """A packed `x` (1, heads, L, width) as (rows, heads, longest, width)."""
         found = x[0].transpose(0, 1).index_select(0, tokens.flatten())
         return found.view(*tokens.shape, *found.shape[1:]).transpose(1, 2)
 
@@ -133,7 +134,7 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
     q, k, v = (rows(x, layout.prompt_tokens) for x in (query, key, value))
     prompts = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=copies > 1)
     own_q, own_k, own_v = (rows(x, layout.segment_tokens) for x in (query, key, value))
-    # heads copied: with a mask and grouped heads, CUDA has no fused kernel
+    # Heads are copied, since CUDA has no fused kernel for a mask and grouped heads together.
     all_k, all_v = (
         torch.cat([x.index_select(0, layout.prompt_index), own], dim=2).repeat_interleave(copies, dim=1)
         for x, own in ((k, own_k), (v, own_v))
@@ -143,9 +144,9 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
 
 
 def use_group_attention(language_model: Any) -> None:
-    """Let the attention of `language_model` take ``group_layout=``; calls without it are what they were.
+    """Let the attention of `language_model` take ``group_layout=``; calls without it stay as they were.
 
-    The name stays in the configuration, since checkpointing calls the layers once more in the backward pass.
+    The new name stays in the configuration, because checkpointing calls the layers again in the backward pass.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -179,7 +180,7 @@ def image_features(model: Any, pixel_values: Any, image_grid_thw: Any) -> Any:
 
 
 def first_of_each(index: Sequence[int]) -> list[int]:
-    """Where each of the numbers 0, 1, ... of `index` stands first.
+    """The first position of each of the numbers 0, 1, ... in `index`.
 
     >>> first_of_each([0, 0, 1, 0, 2])
     [0, 2, 4]
@@ -188,7 +189,7 @@ def first_of_each(index: Sequence[int]) -> list[int]:
 
 
 def select_patches(pixel_values: Any, image_grid_thw: Any, images: Sequence[int]) -> Any:
-    """Patches of some of the images, in that order."""
+    """The patches of these images, in this order."""
     import torch
 
     patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
@@ -196,7 +197,7 @@ def select_patches(pixel_values: Any, image_grid_thw: Any, images: Sequence[int]
 
 
 def select_features(features: Any, images: Sequence[int]) -> Any:
-    """Features of some of the images, in that order."""
+    """The features of these images, in this order."""
     chosen = type(features)(pooler_output=tuple(features.pooler_output[i] for i in images))
     layers = getattr(features, "deepstack_features", None)
     if layers is not None:  # Qwen3-VL
@@ -211,7 +212,7 @@ def packed_log_probs(model: Any, packed: Packed, images: dict[str, Any]) -> tupl
         model: a model with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), or a wrapper of one.
         images: ``mm_encoder_outputs``, or ``pixel_values`` and ``image_grid_thw``; empty without images.
 
-    The language model's head sees the completions' positions only: a hook takes them from the last hidden state.
+    The language model's head gets only the completions' positions: a hook cuts them out of the last hidden state.
     """
     backbone = conditional_model(model).base_model
     use_group_attention(backbone.language_model)
@@ -225,7 +226,7 @@ def packed_log_probs(model: Any, packed: Packed, images: dict[str, Any]) -> tupl
     try:
         output = model(
             input_ids=packed.input_ids,
-            # of four dimensions: taken as it is; the layout says who sees whom
+            # A mask of four dimensions is taken as it is; what counts is the layout.
             attention_mask=packed.layout.mask[:1],
             group_layout=packed.layout,
             position_ids=packed.position_ids,
@@ -240,15 +241,15 @@ def packed_log_probs(model: Any, packed: Packed, images: dict[str, Any]) -> tupl
 
 @contextmanager
 def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = None) -> Iterator[None]:
-    """Within: ``model.generate`` prefills each prompt once and goes on from the expanded cache.
+    """Context manager in which ``model.generate`` prefills each prompt once and continues from the expanded cache.
 
     Args:
         model: what `generate` is called on (a model or its PEFT wrapper).
-        prompt_index: for each row of ``input_ids``, its prompt; the image fields (``pixel_values``,
+        prompt_index: the prompt of each row of ``input_ids``; the image fields (``pixel_values``,
             ``image_grid_thw``, ``mm_token_type_ids``) hold each prompt once.
         features: the images' features, instead of ``pixel_values``.
 
-    The result is that of the stock call: same greedy tokens, and as many draws of random numbers.
+    The result is that of the stock call: the same greedy tokens, and as many draws of random numbers.
     """
     import torch
 

@@ -1,6 +1,7 @@
 """`SharedPrefixGRPOTrainer`: TRL's `GRPOTrainer`, in which every prompt and every photo is computed once.
 
-TRL's private surface, all of it in this file (against trl 1.16, tests/training/test_trainer.py fails where it moves):
+All private names of TRL that the kit relies on are in this file (tests/training/test_trainer.py fails if a release
+after trl 1.16 changes them):
 
 - overridden: `_tokenize_prompts`, `_generate_single_turn`, `_generate_and_score_completions`, `_prepare_inputs`,
   `_compute_loss`, `_get_per_token_logps_and_entropies`;
@@ -21,7 +22,7 @@ from trl import GRPOTrainer
 
 from repic_core.models.families import FAMILIES
 from repic_core.models.parts import conditional_model, rope_positions
-from repic_core.training.groups import IMAGE_FIELDS, groups, split_by_group
+from repic_core.training.groups import IMAGE_FIELDS, find_groups, split_by_group
 from repic_core.training.photos import EachPhotoOnce, decoded_once, undecoded
 from repic_core.training.shared_prefix import (
     first_of_each,
@@ -37,45 +38,50 @@ logger = logging.getLogger(__name__)
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
-    """`GRPOTrainer` with the group's prompt computed once in rollout, reference and policy pass.
+    """`GRPOTrainer` with each group's prompt computed once in the rollout, the reference pass and the policy pass.
 
-    Same arguments, same samples, same loss, same metrics. The rows of a batch that share a prompt (a group, or
-    what of it is in the batch) are packed behind it; each photo is opened, resized and patched once a step; with a
-    frozen vision tower its features are computed once and serve all passes. vLLM rollouts stay TRL's.
+    Arguments, samples, loss and metrics are the same. The rows of a batch that share a prompt (a group, or the part
+    of it in the batch) are packed after it. Each photo is opened, resized and patched once a step. Features of a
+    frozen vision tower are computed once and used in all passes. vLLM rollouts are TRL's own.
 
-    What is not as in TRL: video tokens can't be sampled (TRL bans image tokens); dropout is drawn once for the
-    prompt, not once a completion; and where a generated batch is split, whole groups go into each part, so an
-    optimizer step may hold other rows and loss types that normalize by part (``bnpo``) weigh them otherwise.
+    Three things differ from TRL. Video tokens can't be sampled (TRL bans only image tokens). Dropout is drawn once
+    for the prompt, not once per completion. And where a generated batch is split, each part gets whole groups. So
+    an optimizer step may hold other rows, and loss types that normalize by part (``bnpo``) weigh them differently.
 
-    Where the packed pass is not proven (another model family, sliding windows, tools, mixture of experts, beam
-    search, generation without a plain cache) it is TRL's own trainer, with one warning.
+    Where the packed pass is not tested (another model family, sliding windows, tools, a mixture of experts, beam
+    search, generation without a plain cache), this is TRL's own trainer, with one warning.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._reference_tower: bool | None = None
-        reason = self._unproven()
+        self._same_as_reference: bool | None = None
+        reason = self._unsupported()
         self.shares_prefix = reason is None
         if reason:
-            logger.warning("shared prefix: not used (%s); prompts are computed once a completion", reason)
+            logger.warning("shared prefix: not used (%s); prompts are computed once per completion", reason)
             return
-        config = conditional_model(self.model).config
-        never = [getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")]
-        if not self.use_vllm:  # an image token in a completion has no image behind it
-            banned = {*(self.generation_config.suppress_tokens or ()), *never} - {None}
-            self.generation_config.suppress_tokens = sorted(banned)
-        self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
+        if not self.use_vllm:
+            self._ban_photo_tokens()
+        self.train_dataset = undecoded(self.train_dataset)
+        self.eval_dataset = undecoded(self.eval_dataset)
         if self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
-                "shared prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so groups are "
-                "spread over micro-batches or processes and a prompt is computed in up to %d of them, not in one",
+                "shared prefix: per_device_train_batch_size %d is not a multiple of num_generations %d, so groups "
+                "are spread over micro-batches or processes, and a prompt is computed in up to %d of them",
                 self.args.per_device_train_batch_size,
                 self.num_generations,
                 max(2, -(-self.num_generations // self.args.per_device_train_batch_size)),
             )
 
-    def _unproven(self) -> str | None:
-        """Why the packed pass can't be used, if so."""
+    def _ban_photo_tokens(self) -> None:
+        """Image and video tokens are never sampled: in a completion they would have no photo to refer to."""
+        config = conditional_model(self.model).config
+        photo_tokens = [getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")]
+        banned = {*(self.generation_config.suppress_tokens or ()), *photo_tokens} - {None}
+        self.generation_config.suppress_tokens = sorted(banned)
+
+    def _unsupported(self) -> str | None:
+        """Why the packed pass can't be used; None if it can."""
         config = conditional_model(self.model).config
         family = FAMILIES.get(config.model_type)
         if family is None or not family.shared_prefix:
@@ -88,7 +94,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return "a tokenizer without image processor"
         if not self.use_vllm and not _plain_generation(self.generation_config, self.model.generation_config):
             return "beam search, or generation without a plain cache"
-        return "a mixture of experts" if self.aux_loss_enabled else None
+        if self.aux_loss_enabled:
+            return "a mixture of experts"
+        return None
 
     # Every photo once
 
@@ -105,7 +113,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Any], list[Any] | None, dict[str, Any]]:
         if not self.shares_prefix:
             return super()._tokenize_prompts(prompts)
-        self._prompt_index, first = groups(prompts)
+        self._prompt_index, first = find_groups(prompts)
         ids, images, fields = super()._tokenize_prompts([prompts[i] for i in first])
         fields |= {name: torch.as_tensor(fields[name]) for name in IMAGE_FIELDS if name in fields}
         self._tokenized = fields
@@ -115,16 +123,16 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     @contextmanager
     def _tokenized_once(self) -> Iterator[None]:
-        """Within: the processor, asked again for the prompts' images, answers with what it said before.
+        """Context manager in which the processor, asked again for the prompts' images, repeats its first answer.
 
-        Image fields come once a prompt, token fields once a row.
+        Image fields come once per prompt, token fields once per row.
         """
         processor, trainer = self.processing_class, self
 
         class Remembering(type(processor)):
             def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
                 fields, rows = trainer._tokenized, trainer._prompt_index
-                if images is None or fields is None:  # it is asked for the first time
+                if images is None or fields is None:  # it is called for the first time
                     return super().__call__(images=images, text=text, **kwargs)
                 types = [torch.tensor(fields["mm_token_type_ids"][i]) for i in rows]
                 padded = torch.nn.utils.rnn.pad_sequence(types, batch_first=True, padding_side="left")
@@ -141,12 +149,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kw: Any
-    ):
+    ) -> Any:
         stock = super()._generate_single_turn
         if not self.shares_prefix or self.use_vllm or self.use_transformers_continuous_batching:
             return stock(prompt_ids, images, multimodal_fields, *args, **kw)
         model = self.accelerator.unwrap_model(self.model_wrapped)
-        # not with autocast's features: stock generates with an adapter outside of it
+        # Features that autocast computed are not used: with an adapter, TRL generates outside of autocast.
         features = self._features
         if features is not None and features.pooler_output[0].dtype != conditional_model(model).dtype:
             features = None
@@ -154,7 +162,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return stock(prompt_ids, images, multimodal_fields, *args, **kw)
 
     def _frozen_features(self, fields: dict[str, Any]) -> Any:
-        """The images' features, if the vision tower is one for all passes and whole on this device; else None."""
+        """The images' features, if the vision tower is the same in all passes and on this device; else None."""
         model = conditional_model(self.accelerator.unwrap_model(self.model))
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or not self._same_tower(model.model.visual):
             return None
@@ -166,7 +174,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return select_features(features, index)
 
     def _same_tower(self, visual: Any) -> bool:
-        """Is what the vision tower says the same in all passes: no training, no adapter, the reference's tower?"""
+        """Is the vision tower the same in all passes: not trained, without an adapter, equal to the reference's?"""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if any(p.requires_grad for p in visual.parameters()):
@@ -175,11 +183,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return False
         if self.ref_model is None:
             return True
-        if self._reference_tower is None:  # not yet compared
+        if self._same_as_reference is None:  # not compared yet
             reference = conditional_model(self.accelerator.unwrap_model(self.ref_model)).model.visual
             pairs = zip(visual.parameters(), reference.parameters(), strict=True)
-            self._reference_tower = all(torch.equal(one, two.to(one.device)) for one, two in pairs)
-        return self._reference_tower
+            self._same_as_reference = all(torch.equal(one, two.to(one.device)) for one, two in pairs)
+        return self._same_as_reference
 
     # Whole groups
 
@@ -234,21 +242,23 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             "num_images": num_images,
         }
         batch |= images | {"prompt_index": self._prompt_index, "features": self._features}
-        log_probs, entropies = [], []
         rows = len(input_ids)
-        for part in split_by_group(batch, -(-rows // (batch_size or rows)), shuffle=False):
+        parts = split_by_group(batch, -(-rows // (batch_size or rows)), shuffle=False)
+        log_probs, entropies = [], []
+        for part in parts:
             with self.accelerator.autocast():
-                one, two = _packed_pass(model, part, logits_to_keep)
-            log_probs.append(one)
-            entropies.append(two)
+                part_log_probs, part_entropies = _packed_pass(model, part, logits_to_keep)
+            log_probs.append(part_log_probs)
+            entropies.append(part_entropies)
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
 
 def _plain_generation(*configs: Any) -> bool:
-    """Does generation sample or take the likeliest, with the usual growing cache? Unset values are the model's."""
+    """Is generation sampled or greedy, with the usual growing cache? The first config that has a value counts."""
 
     def value(name: str) -> Any:
-        return next((v for v in (getattr(config, name, None) for config in configs) if v is not None), None)
+        values = [getattr(config, name, None) for config in configs]
+        return next((value for value in values if value is not None), None)
 
     return (
         value("use_cache") is not False
@@ -258,7 +268,7 @@ def _plain_generation(*configs: Any) -> bool:
 
 
 def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tuple[Any, Any]:
-    """Log-probabilities and entropies (rows, `logits_to_keep`), 0 where there is no token."""
+    """Log-probabilities and entropies (rows, `logits_to_keep`) of the completions' tokens, 0 as padding."""
     length = batch["ids"].shape[1] - logits_to_keep
     first = first_of_each(batch["prompt_index"])
     ids, mask = batch["ids"][first, :length], batch["mask"][first, :length]
@@ -266,12 +276,12 @@ def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tupl
     if batch["types"] is not None:
         rope["mm_token_type_ids"] = batch["types"][first, :length]
     positions, _ = rope_positions(conditional_model(model), ids, mask, rope)
-    mask = mask.bool()
-    said = batch["mask"][:, length:].bool()
+    in_prompt = mask.bool()
+    in_completion = batch["mask"][:, length:].bool()
     packed = pack(
-        [row[seen] for row, seen in zip(ids, mask, strict=True)],
-        [positions[:, i, seen] for i, seen in enumerate(mask)],
-        [row[seen] for row, seen in zip(batch["ids"][:, length:], said, strict=True)],
+        [row[seen] for row, seen in zip(ids, in_prompt, strict=True)],
+        [positions[:, i, seen] for i, seen in enumerate(in_prompt)],
+        [row[seen] for row, seen in zip(batch["ids"][:, length:], in_completion, strict=True)],
         batch["prompt_index"],
     )
     images: dict[str, Any] = {}
@@ -279,5 +289,11 @@ def _packed_pass(model: Any, batch: dict[str, Any], logits_to_keep: int) -> tupl
         images = {"mm_encoder_outputs": {"image": batch["features"]}}
     elif batch["pixel_values"] is not None:
         images = {name: batch[name] for name in IMAGE_FIELDS}
-    flat = packed_log_probs(model, packed, images)
-    return tuple(None if x is None else x.new_zeros(said.shape).masked_scatter(said, x) for x in flat)
+
+    def padded(values: Any) -> Any:
+        if values is None:
+            return None
+        return values.new_zeros(in_completion.shape).masked_scatter(in_completion, values)
+
+    log_probs, entropies = packed_log_probs(model, packed, images)
+    return padded(log_probs), padded(entropies)
