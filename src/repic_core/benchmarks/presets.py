@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from repic_core.io.extras import need
 from repic_core.models.sizes import qwen2_5_vl_config
 
 # prompts a step, completions a prompt, completion length, references, and the side of each photo in pixels
@@ -118,6 +119,8 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
 def _use_prefix_grouper() -> None:
     """Let the package ``prefix_grouper`` do the packed row's attention; it takes one prompt a row."""
     import torch
+
+    need("prefix_grouper", extra="benchmark")
     from prefix_grouper import PrefixGrouper
     from torch.nn.functional import scaled_dot_product_attention
 

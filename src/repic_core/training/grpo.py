@@ -20,6 +20,7 @@ from repic_core.training.failures import TrainingError, check_processes, checked
 from repic_core.training.prompt_lengths import check_prompts
 from repic_core.training.recipe import (
     TuneArguments,
+    need_packages,
     prepare_tuning,
     read_recipe,
     recipe_names,
@@ -58,6 +59,7 @@ def train(
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
+        MissingExtra: the recipe asks for DeepSpeed or W&B, which is not installed.
         ValueError: an unknown recipe or key; a model that has an adapter already, or (full tuning) that is no
             longer the one in its files; fewer rows than a batch has prompts.
         TrainingError: the run ended before its end; says why, and what `resume` goes on from.
@@ -66,6 +68,7 @@ def train(
 
     if not len(rows):
         raise ValueError("rows: there is none to train on")
+    need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
     return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, recipe=recipe, root=root)
@@ -186,6 +189,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         recipe = dict(pairwise(arguments)).get("--config")
         parser = TrlParser((ScriptArguments, GRPOConfig))
+        asked = {name.removeprefix("--"): value for name, value in pairwise(arguments)}
+        need_packages({**(recipe_values(recipe) if recipe is not None else {}), **asked})
         if recipe is not None:
             place = arguments.index("--config")
             del arguments[place : place + 2]
