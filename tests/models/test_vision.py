@@ -136,9 +136,10 @@ def test_adapter_on_the_patch_embedding_is_not_bypassed():
     assert_close(*results)
 
 
-def test_flash_and_other_towers_are_left_alone():
+@pytest.mark.parametrize("attn", ["flash_attention_2", "kernels-community/flash-attn2", "someone/attention"])
+def test_flash_kernels_and_other_towers_are_left_alone(attn):
     flash = tower([1])
-    flash.config._attn_implementation = "flash_attention_2"
+    flash.config._attn_implementation = attn
     attention = use_batched_vision(flash).blocks[0].attn
     assert "forward" not in vars(attention) and "forward" in vars(flash.patch_embed)
     linear = torch.nn.Linear(2, 2)

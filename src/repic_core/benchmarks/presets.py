@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repic_core.io.extras import need
 from repic_core.models.sizes import qwen2_5_vl_config
 
 # Prompts per step, completions per prompt, tokens per completion, references per prompt, and the side of each photo
@@ -138,6 +139,8 @@ def _alternating(completions: Sequence[Any], **_: Any) -> list[float]:
 def _use_prefix_grouper() -> None:
     """Let the package ``prefix_grouper`` compute the packed row's attention; it takes one prompt per row."""
     import torch
+
+    need("prefix_grouper", extra="benchmark")
     from prefix_grouper import PrefixGrouper
     from torch.nn.functional import scaled_dot_product_attention
 

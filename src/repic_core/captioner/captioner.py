@@ -25,6 +25,7 @@ from repic_core.models.parts import hash_weights
 from repic_core.prompts import SYSTEM_PROMPTS, caption_messages
 
 SAVE_SECONDS = 5  # between two writes of a growing caption file
+RESIZERS = ("processor", "qwen-vl-utils")
 
 
 class Captioner:
@@ -38,6 +39,12 @@ class Captioner:
         system: a key of `prompts.SYSTEM_PROMPTS`, a text, or None (the toy base).
         batch_size: prompts that `caption_many` generates together, padded on the left.
         max_new_tokens: upstream uses 1024.
+        resized_by: who shrinks the photos. ``processor``: the processor itself, as in training. ``qwen-vl-utils``:
+            that package first, then the processor, as in the authors' evaluation (which does not turn photos
+            upright; here they always are). Sizes are the same for photos within the processor's limit.
+
+    Raises:
+        ValueError: `resized_by` is neither of the two.
     """
 
     def __init__(
@@ -47,9 +54,12 @@ class Captioner:
         system: str | None = "evaluation",
         batch_size: int = 8,
         max_new_tokens: int = 1024,
+        resized_by: str = "processor",
     ) -> None:
+        if resized_by not in RESIZERS:
+            raise ValueError(f"resized_by {resized_by!r}: use one of {', '.join(RESIZERS)}")
         self.model, self.processor, self.system = model, processor, system
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self.batch_size, self.max_new_tokens, self.resized_by = batch_size, max_new_tokens, resized_by
 
     def caption(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
@@ -160,11 +170,7 @@ class Captioner:
             raise errors[0]
 
     def inputs(self, items: Sequence[CaptionItem]) -> Any:
-        """The processor's inputs for a batch of items, on the model's device.
-
-        The processor resizes the images itself, as it does in training: `qwen_vl_utils` would do it with
-        another filter (same sizes, pixels off by one).
-        """
+        """The processor's inputs for a batch of items, on the model's device."""
         conversations = [
             caption_messages(
                 open_image(item.query),
@@ -180,11 +186,21 @@ class Captioner:
             for messages in conversations
         ]
         images = [
-            [block["image"] for block in messages[-1]["content"] if block["type"] == "image"]
+            self._resized([block["image"] for block in messages[-1]["content"] if block["type"] == "image"])
             for messages in conversations
         ]
         inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
+
+    def _resized(self, photos: list[Any]) -> list[Any]:
+        """Opened photos as they go to the processor."""
+        if self.resized_by == "processor":
+            return photos
+        from qwen_vl_utils import process_vision_info
+
+        content = [{"type": "image", "image": photo} for photo in photos]
+        patch = self.processor.image_processor.patch_size
+        return process_vision_info([{"role": "user", "content": content}], image_patch_size=patch)[0]
 
     def _prepare(self, items: Sequence[CaptionItem], **generation: Any) -> Any:
         """The inputs of ``model.generate`` for a batch; subclasses may need `generation` for them."""
@@ -222,6 +238,7 @@ class Captioner:
             "weights": hash_weights(self.model),
             "dtype": str(self.model.dtype),
             "image size": dict(self.processor.image_processor.size),
+            "resized by": self.resized_by,
             "system": system,
             "generation": {**defaults, **self._options(generation)},
             "items": item_hashes(items),

@@ -124,8 +124,9 @@ class PrefixCaptioner(Captioner):
         names = ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw")
         return Prefix({name: inputs[name] for name in names}, cache)
 
-    def _processed(self, text: str, photos: Sequence[Any]) -> Any:
-        return self.processor(text=[text], images=[photos], return_tensors="pt").to(self.model.device)
+    def _processed(self, text: str, photos: list[Any]) -> Any:
+        images = [self._resized(photos)]
+        return self.processor(text=[text], images=images, return_tensors="pt").to(self.model.device)
 
     def _positions(self, fields: Any) -> Any:
         ids, mask = fields["input_ids"], fields["attention_mask"]
@@ -135,7 +136,7 @@ class PrefixCaptioner(Captioner):
         """What a prefix depends on, besides its text and photos, that may change between two captions."""
         layers = [m for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict)]  # LoRA
         adapters = [f"{m.active_adapters} {m.disable_adapters} {m.scaling}" for m in layers]
-        return [str(self.processor.image_processor.size), *adapters]
+        return [str(self.processor.image_processor.size), self.resized_by, *adapters]
 
     def _rows(self, generation: dict[str, Any]) -> int:
         """How many sequences `generate` makes of one prompt: beams, or several answers."""

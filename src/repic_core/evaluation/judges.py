@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
+from repic_core.io.extras import need
 from repic_core.io.images import open_image
 
 LONGEST_SIDE = 1024  # pixels; larger photos are shrunk before they are sent
@@ -81,6 +82,7 @@ class EndpointJudge:
 
     Raises:
         JudgeError: there is neither a key nor a `base_url`.
+        MissingExtra: the package ``openai`` is not installed.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class EndpointJudge:
                 f"no endpoint for the judge {model}: set {key_variable} to a key, or give the base_url of a server "
                 "such as http://localhost:8000/v1"
             )
+        need("openai", extra="judges")
         from openai import OpenAI
 
         self.model, self.prices, self.max_tokens = model, prices, max_tokens

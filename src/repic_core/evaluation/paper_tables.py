@@ -207,7 +207,12 @@ def _caption(options: argparse.Namespace, settings: dict[str, Setting], out: Pat
     max_pixels = options.max_pixels or PAPER_MAX_PIXELS
     model, processor = load_model(options.model, adapter=options.adapter, max_pixels=max_pixels)
     captioner = Captioner(
-        model, processor, options.system or None, options.batch_size, options.max_new_tokens
+        model,
+        processor,
+        system=options.system or None,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        resized_by="qwen-vl-utils",
     )
     embedder = None
     if options.embedder:

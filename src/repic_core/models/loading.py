@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from repic_core.io.extras import MissingExtra, need
 from repic_core.models.families import FAMILIES
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ def load_model(
     Args:
         name_or_path: a hub id such as ``Qwen/Qwen2.5-VL-7B-Instruct``, or a local folder.
         adapter: a PEFT adapter (LoRA): folder or hub id.
-        attn: ``auto`` (flash-attn 2 where it can be imported, on CUDA and in half precision; else sdpa), or
-            an implementation that `transformers` knows.
+        attn: ``auto`` (on CUDA and in half precision flash-attn 2 where it can be imported, else its ready-made
+            kernel where the package ``kernels`` is installed; else sdpa), or an implementation that `transformers`
+            knows. The choice is logged in one line.
         dtype: ``auto`` (bfloat16 on CUDA that has it, else float32), or a torch dtype or its name.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda:1``, ...
         max_pixels: images are shrunk to at most this many pixels; by default as the processor is configured.
@@ -63,7 +65,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from repic_core.models.vision import use_batched_vision
+    from repic_core.models.vision import runs_kernel, use_batched_vision
 
     name = existing(name_or_path, "model")
     adapter = existing(adapter, "adapter") if adapter is not None else None
@@ -100,19 +102,19 @@ def load_model(
     processor.tokenizer.padding_side = "left"
     if adapter is not None:
         model = _add_adapter(model, adapter)
-    if attn != "flash_attention_2":
+    if not runs_kernel(attn):
         use_batched_vision(model)
     return (model if load_in_4bit else model.to(device)).eval(), processor
 
 
 def _four_bits(dtype: Any) -> Any:
     """QLoRA's settings (arXiv 2305.14314): NF4 with quantised constants."""
-    from importlib.util import find_spec
-
     from transformers import BitsAndBytesConfig
 
-    if find_spec("bitsandbytes") is None:
-        raise ModelError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+    try:
+        need("bitsandbytes", extra="four-bits")
+    except MissingExtra as error:
+        raise ModelError(f"load_in_4bit: {error}") from None
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -214,19 +216,45 @@ def _choose_dtype(dtype: Any, device: Any) -> Any:
 
 
 def _choose_attention(attn: str, half_on_cuda: bool) -> str:
-    if attn != "auto":
-        _log_once(attn, "as asked")
-        return attn
-    if not half_on_cuda:
-        attn, why = "sdpa", "flash-attn needs CUDA and half precision"
+    """`attn`, or for ``auto`` the fastest attention that can be had here; logged in one line."""
+    if attn == "auto":
+        attn, why = _fastest_attention(half_on_cuda)
     else:
-        try:
-            import_module("flash_attn")  # an installed build may still not fit this torch
-            attn, why = "flash_attention_2", "flash-attn was found"
-        except Exception as error:
-            attn, why = "sdpa", f"flash-attn can't be imported: {_in_a_line(error)}"
+        why = "as asked"
     _log_once(attn, why)
     return attn
+
+
+def _fastest_attention(half_on_cuda: bool) -> tuple[str, str]:
+    """The name of an attention implementation, and why it is this one."""
+    if not half_on_cuda:
+        return "sdpa", "flash-attn needs CUDA and half precision"
+    try:
+        import_module("flash_attn")  # an installed build may still not fit this torch
+        return "flash_attention_2", "flash-attn was found"
+    except Exception as error:
+        why = f"flash-attn can't be imported: {_in_a_line(error)}"
+    try:
+        return _ready_made_kernel(), f"ready-made kernel; {why}"
+    except Exception as error:  # no package, none for this card, not in the cache while the hub is off, ...
+        return "sdpa", f"{why}; no ready-made kernel: {_in_a_line(error)}"
+
+
+def _ready_made_kernel() -> str:
+    """Load flash-attn's ready-made kernel through the package ``kernels``; its name for `transformers`.
+
+    It comes from the hub's cache, or from the hub itself unless ``HF_HUB_OFFLINE`` is set.
+
+    Raises:
+        ImportError: ``kernels`` is missing, or is a version that `transformers` does not take.
+        ValueError: no kernel for this machine, or none to be had.
+    """
+    from transformers.integrations.hub_kernels import load_and_register_attn_kernel
+    from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+
+    name = FLASH_ATTN_KERNEL_FALLBACK["flash_attention_2"]
+    load_and_register_attn_kernel(name)
+    return name
 
 
 @cache

@@ -57,10 +57,19 @@ def _patch_embed_forward(self: Any, hidden_states: Any) -> Any:
     )
 
 
+def runs_kernel(attn: str | None) -> bool:
+    """Whether an attention implementation is flash-attn or a ready-made kernel, which is batched already.
+
+    >>> runs_kernel("flash_attention_2"), runs_kernel("kernels-community/flash-attn2"), runs_kernel("sdpa")
+    (True, True, False)
+    """
+    return attn is not None and ("flash" in attn or "/" in attn)
+
+
 def use_batched_vision(model: Any) -> Any:
     """Let the vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL use the batched path, in place; returns `model`.
 
-    Other towers are not changed, nor is attention that runs flash-attn, which is batched already.
+    Other towers are not changed, nor is attention that runs a kernel of its own (`runs_kernel`).
     """
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
     from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
@@ -70,7 +79,7 @@ def use_batched_vision(model: Any) -> Any:
     embeddings = (qwen2.PatchEmbed, qwen2_5.Qwen2_5_VisionPatchEmbed, qwen3.Qwen3VLVisionPatchEmbed)
     for module in model.modules():
         if isinstance(module, attentions):
-            if "flash" not in (module.config._attn_implementation or ""):
+            if not runs_kernel(module.config._attn_implementation):
                 module.forward = MethodType(_attention_forward, module)
         elif isinstance(module, embeddings):
             module.forward = MethodType(_patch_embed_forward, module)

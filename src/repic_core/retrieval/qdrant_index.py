@@ -8,7 +8,8 @@ one collection (a payload field marked ``is_tenant``), and the same client runs 
 folder, which is what the tests start. LanceDB distributes only in its commercial edition; Milvus has both modes,
 too, but its embedded one is a separate package that is not made for Windows.
 
-Without a server (``QdrantClient(path=...)``) a search compares with every vector in Python: for trials only.
+Needs the extra ``qdrant``. Without a server (``QdrantClient(path=...)``) a search compares with every vector in
+Python: for trials only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
+from repic_core.io.extras import need
 from repic_core.io.images import open_image
 from repic_core.retrieval.embedders import unit
 from repic_core.retrieval.index import Changes, Hit
@@ -54,7 +56,7 @@ class QdrantConceptIndex:
         shards: int | None = None,
         replicas: int | None = None,
     ) -> None:
-        from qdrant_client import models
+        models = _qdrant_models()
 
         if not user.strip():
             raise ValueError("user is empty: concepts must belong to somebody")
@@ -89,7 +91,7 @@ class QdrantConceptIndex:
 
     def update(self, database: ConceptDatabase, embedder: Any) -> Changes:
         """As `ConceptIndex.update`; ValueError for another embedder, which needs an index of its own."""
-        from qdrant_client import models
+        models = _qdrant_models()
 
         if embedder.name != self.embedder_name:
             raise ValueError(f"this index is of {self.embedder_name}, not of {embedder.name}: build another")
@@ -178,7 +180,7 @@ class QdrantConceptIndex:
         return f"QdrantConceptIndex({self.user!r}, {len(self)} photos, {self.embedder_name})"
 
     def _mine(self, tag: str | None = None) -> Any:
-        from qdrant_client import models
+        models = _qdrant_models()
 
         wanted = {"user": self.user} | ({} if tag is None else {"key": key(tag)})
         return models.Filter(
@@ -197,7 +199,7 @@ class QdrantConceptIndex:
                 return
 
     def _add(self, rows: Sequence[tuple[str, str]], vectors: Any) -> None:
-        from qdrant_client import models
+        models = _qdrant_models()
 
         points = [
             models.PointStruct(
@@ -209,3 +211,11 @@ class QdrantConceptIndex:
         ]
         for start in range(0, len(points), PAGE):
             self.client.upsert(self.collection, points[start : start + PAGE])
+
+
+def _qdrant_models() -> Any:
+    """The client's module of requests; MissingExtra where the package is not installed."""
+    need("qdrant_client", extra="qdrant")
+    from qdrant_client import models
+
+    return models

@@ -21,6 +21,7 @@ from repic_core.training.failures import TrainingError, check_processes, checked
 from repic_core.training.prompt_lengths import check_prompts
 from repic_core.training.recipe import (
     TuneArguments,
+    need_packages,
     prepare_tuning,
     read_recipe,
     recipe_names,
@@ -60,6 +61,7 @@ def train(
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
+        MissingExtra: the recipe asks for DeepSpeed or W&B, which is not installed.
         ValueError: an unknown recipe or key; a model that already has an adapter or (full tuning) that differs from
             its files; prompts that are too long; fewer rows than a batch has prompts.
         TrainingError: the run stopped early; says why, and what it can be resumed from.
@@ -68,6 +70,7 @@ def train(
 
     if not len(rows):
         raise ValueError("rows: there are none to train on")
+    need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
     return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, recipe=recipe, root=root)
@@ -182,6 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         recipe = dict(pairwise(arguments)).get("--config")
         parser = TrlParser((ScriptArguments, GRPOConfig))
+        asked = {name.removeprefix("--"): value for name, value in pairwise(arguments)}
+        need_packages({**(recipe_values(recipe) if recipe is not None else {}), **asked})
         if recipe is not None:
             place = arguments.index("--config")
             del arguments[place : place + 2]

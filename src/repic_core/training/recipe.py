@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from repic_core.io.extras import need
+
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
 # trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the head's own weight.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -122,6 +124,18 @@ def read_recipe(
     if unknown:
         raise ValueError(f"{recipe_path(recipe)}: unknown key(s) {', '.join(unknown)}")
     return HfArgumentParser((TuneArguments, config_class)).parse_dict(values)
+
+
+def need_packages(values: Mapping[str, Any]) -> None:
+    """Check that the optional packages that a run with these values needs are installed.
+
+    Raises:
+        MissingExtra: DeepSpeed or W&B is asked for and missing.
+    """
+    if values.get("deepspeed"):
+        need("deepspeed", extra="deepspeed")
+    if "wandb" in (values.get("report_to") or ()):
+        need("wandb", extra="wandb")
 
 
 def prepare_tuning(model: Any, processor: Any, tune: TuneArguments) -> Any:

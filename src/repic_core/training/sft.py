@@ -11,7 +11,7 @@ from typing import Any
 
 from repic_core.data.rows import TrainingExample, to_dataset
 from repic_core.training import run_record
-from repic_core.training.recipe import prepare_tuning, read_recipe
+from repic_core.training.recipe import need_packages, prepare_tuning, read_recipe, recipe_values
 from repic_core.training.run import metrics_callback, run_training
 
 
@@ -31,6 +31,7 @@ def train(
     Args as in `repic_core.training.grpo.train`; each row's `solution` is its caption.
 
     Raises:
+        MissingExtra: the recipe asks for DeepSpeed or W&B, which is not installed.
         ValueError: an unknown recipe or key, a model that already has an adapter, a row whose solution is not text.
         TrainingError: the run stopped early; says why, and what it can be resumed from.
     """
@@ -39,6 +40,7 @@ def train(
     for number, row in enumerate(rows, 1):
         if not isinstance(row.solution, str):
             raise ValueError(f"row {number}: the solution must be a caption (text), not {row.solution!r}")
+    need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = caption_dataset(rows, root, config.seed)
     record = run_record.begin("sft", model, processor, dataset, (tune, config), recipe=recipe, root=root)

@@ -163,7 +163,11 @@ def use_group_attention(language_model: Any) -> None:
         if group_layout is None:
             eager = getattr(import_module(type(module).__module__), "eager_attention_forward", None)
             stock = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
-            return stock(module, query, key, value, mask, **kwargs)
+            module.config._attn_implementation = own  # flash-attn's functions are looked up by this name
+            try:
+                return stock(module, query, key, value, mask, **kwargs)
+            finally:
+                module.config._attn_implementation = GROUPED + own
         return group_attention(query, key, value, group_layout, kwargs["scaling"]), None
 
     AttentionInterface.register(GROUPED + own, attention)
