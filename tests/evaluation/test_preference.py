@@ -184,7 +184,12 @@ def test_what_can_not_be_compared(root, database):
         ([], [], {}, "there are no captions"),
         (FIRST, SECOND, {"references": True}, "there is no database"),
         (rows("x", photos=["../x.png"]), rows("y", photos=["../x.png"]), {}, "lies outside the root"),
-        (rows("x", photos=["no.png"]), rows("y", photos=["no.png"]), {}, "the photo no.png does not exist under"),
+        (
+            rows("x", photos=["no.png"]),
+            rows("y", photos=["no.png"]),
+            {},
+            "the photo no.png does not exist under",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             prefer(judge, first, second, root, **options_)

@@ -115,7 +115,9 @@ def test_adapters_of_older_transformers_load_and_strangers_are_refused(folder, i
     loaded, _ = load_model(folder, adapter=tmp_path / "adapter", device="cpu")
     assert torch.equal(logits(loaded, inputs), logits(model, inputs))
     save_file({key.replace("layers", "blocks"): v for key, v in weights.items()}, file)
-    with pytest.raises(ModelError, match=r"adapter .*: its weights are not the ones that its configuration needs"):
+    with pytest.raises(
+        ModelError, match=r"adapter .*: its weights are not the ones that its configuration needs"
+    ):
         load_model(folder, adapter=tmp_path / "adapter", device="cpu")
     save_file({key: value[..., :2].contiguous() for key, value in weights.items()}, file)
     with pytest.raises(ModelError, match=r"adapter .*size mismatch"):

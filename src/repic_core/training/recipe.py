@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.extras import need
+from repic_core.models.known_warnings import hide_known_warnings
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
 # trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the head's own weight.
@@ -117,6 +118,7 @@ def read_recipe(
     """
     from transformers import HfArgumentParser
 
+    hide_known_warnings()
     values = {**recipe_values(recipe), **overrides}
     values.pop("model", None)
     known = TuneArguments.__dataclass_fields__ | config_class.__dataclass_fields__

@@ -62,7 +62,11 @@ def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = Non
     Raises:
         TrainingError: the run stopped early; the last finished step is saved where it can be resumed exactly.
     """
+    import torch
+
     args = trainer.args
+    if not torch.accelerator.is_available():
+        args.dataloader_pin_memory = False  # else torch warns at each start
     checkpoint = last_whole(args.output_dir, warn=args.should_save) if resume else None
     if resume and checkpoint is None:
         logger.warning(
