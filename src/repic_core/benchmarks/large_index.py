@@ -10,8 +10,10 @@ centres. Queries are further photos of known concepts. Each size runs in its own
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
