@@ -1,0 +1,179 @@
+"""The command lines and links of Markdown pages, taken out and checked against the code; nothing is run."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import io
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from helpers.places import ROOT
+
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
+INLINE = re.compile(r"`([^`]+)`|<code>([^<]+)</code>")
+LINK = re.compile(r"\]\(([^()\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+HEADING = re.compile(r"^#+ (.+)$", re.M)
+OURS = re.compile(r"(repic|papermill|accelerate launch|bash setup\.sh|\S*python3? -m repic_core\S*)( |$)")
+
+
+def pages() -> list[Path]:
+    """All Markdown files that a reader of the repository is shown."""
+    found = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    for folder in ("assets", "notebooks", "src"):
+        found += sorted((ROOT / folder).rglob("*.md"))
+    return found
+
+
+def command_lines(text: str) -> Iterator[tuple[str, bool]]:
+    """The kit's command lines in a page; True for those of a block of bash, False for those named in a sentence."""
+    for language, block in FENCE.findall(text):
+        if language == "bash":
+            for line in block.replace("\\\n", " ").splitlines():
+                line = re.sub(r"^\s*(\w+=\S+ )*", "", line).strip()
+                if OURS.match(line):
+                    yield line, True
+    for code in INLINE.findall(FENCE.sub("", text)):
+        line = " ".join("".join(code).split())
+        if OURS.match(line):
+            yield line, False
+
+
+def command_fault(line: str, whole: bool = True) -> str | None:
+    """What is wrong with a command line; None where all of it is known. In a sentence, arguments may be missing."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "papermill":
+        return _papermill_fault(words[1:])
+    if words[:2] == ["bash", "setup.sh"]:
+        unknown = [word for word in words[2:] if word not in setup_words()]
+        return f"setup.sh has no {unknown[0]}" if unknown else None
+    if words[:2] == ["accelerate", "launch"]:
+        return _accelerate_fault(words[2:], whole)
+    if words[0] != "repic":
+        if words[2] != "repic_core":
+            return f"{words[2]} is no command: the one command is repic"
+        words = words[2:]
+    return _repic_fault(words[1:], whole)
+
+
+def link_faults(text: str, folder: Path) -> list[str]:
+    """The relative links of a page in `folder` whose file, or whose heading, does not exist."""
+    faults = []
+    for link in LINK.findall(FENCE.sub("", text)):
+        target, _, anchor = "".join(link).partition("#")
+        if re.match(r"\w+:", target):  # https:, mailto:
+            continue
+        file = folder / target
+        if not file.exists():
+            faults.append(f"{target}: no such file")
+        elif anchor and anchor not in anchors(file.read_text(encoding="utf-8") if target else text):
+            faults.append(f"{target}#{anchor}: no such heading")
+    return faults
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = HEADING.findall(FENCE.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def setup_words() -> frozenset[str]:
+    """What setup.sh takes as its arguments."""
+    script = (ROOT / "setup.sh").read_text(encoding="utf-8")
+    cases = script.split('case "$argument" in')[1].split("esac")[0]
+    return frozenset(re.findall(r"[\w-]+", " ".join(re.findall(r"^ *([\w| -]+)\)", cases, re.M))))
+
+
+@cache
+def notebook_parameters(path: Path) -> frozenset[str]:
+    """The names that a notebook's cell of parameters sets."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    body = ast.parse("".join(cell["source"])).body
+    return frozenset(node.targets[0].id for node in body if isinstance(node, ast.Assign))
+
+
+def parameter_names(words: list[str]) -> list[str]:
+    """The NAMEs of all ``-p NAME VALUE``."""
+    return [words[place + 1] for place, word in enumerate(words) if word == "-p"]
+
+
+def _papermill_fault(words: list[str]) -> str | None:
+    if "<" in words[0]:  # a placeholder
+        return None
+    notebook = ROOT / words[0]
+    if not notebook.is_file():
+        return f"{words[0]}: no such notebook"
+    unknown = [name for name in parameter_names(words) if name not in notebook_parameters(notebook)]
+    others = [word for word in words if word.startswith("-") and word != "-p"]
+    return f"{words[0]}: no parameter {unknown[0]}" if unknown else f"unknown {others[0]}" if others else None
+
+
+def _accelerate_fault(words: list[str], whole: bool) -> str | None:
+    from accelerate.commands.launch import launch_command_parser
+
+    place = words.index("-m") if "-m" in words else len(words)
+    module, rest = words[place + 1 : place + 2], words[place + 2 :]
+    if module not in (["repic_core.training.grpo"], []) or (whole and not module):
+        return f"accelerate launch -m {''.join(module)}: no such training"
+    fault = _parse(launch_command_parser(), [*words[:place], "script"])
+    return fault or _training_fault("grpo", rest)
+
+
+def _repic_fault(words: list[str], whole: bool) -> str | None:
+    from repic_core.cli import build_parser
+
+    if words[:1] == ["train"] and len(words) > 1 and words[1] in ("grpo", "sft"):
+        return _training_fault(words[1], words[2:])
+    if words[:1] == ["notebooks"]:
+        known = frozenset().union(*map(notebook_parameters, (ROOT / "notebooks").glob("*.ipynb")))
+        unknown = [name for name in parameter_names(words) if name not in known]
+        if unknown:
+            return f"no notebook has a parameter {unknown[0]}"
+    return _parse(build_parser(), words) if whole else _known(build_parser(), words)
+
+
+def _training_fault(kind: str, words: list[str]) -> str | None:
+    """The trainer's own arguments: TRL's, and the kit's, which are spelled with hyphens or with underscores."""
+    from trl import GRPOConfig, SFTConfig
+
+    from repic_core.training.grpo import ScriptArguments
+
+    config = GRPOConfig if kind == "grpo" else SFTConfig
+    known = (
+        {"config", "help"} | ScriptArguments.__dataclass_fields__.keys() | config.__dataclass_fields__.keys()
+    )
+    flags = [word.removeprefix("--").split("=")[0] for word in words if word.startswith("-")]
+    unknown = [flag for flag in flags if flag.replace("-", "_") not in known]
+    return f"train {kind}: no argument --{unknown[0]}" if unknown else None
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
+    """argparse's own complaint about a whole command line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            parser.parse_args(words)
+    except SystemExit as end:
+        return said.getvalue().strip().splitlines()[-1] if end.code else None  # 0: --help
+    return None
+
+
+def _known(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
+    """The first sub-command or flag that no parser knows."""
+    for word in words:
+        below = next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
+        if word.startswith("-"):
+            if word.split("=")[0] not in parser._option_string_actions:
+                return f"{parser.prog} has no {word}"
+        elif below is not None:
+            if word not in below:
+                return f"{parser.prog} has no {word}"
+            parser = below[word]
+    return None
