@@ -35,6 +35,12 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_the_repository_that_is_named_exists(page):
+    named = re.findall(r"`((?:assets|notebooks|src|tests)/[^`*<> ]+)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_what_python_examples_import_exists(page):
     for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
         for node in ast.walk(ast.parse(code)):
