@@ -9,7 +9,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -122,57 +122,64 @@ def _accelerate_fault(words: list[str], whole: bool) -> str | None:
     module, rest = words[place + 1 : place + 2], words[place + 2 :]
     if module not in (["repic_core.training.grpo"], []) or (whole and not module):
         return f"accelerate launch -m {''.join(module)}: no such training"
-    fault = _parse(launch_command_parser(), [*words[:place], "script"])
-    return fault or _training_fault("grpo", rest)
+    parser = launch_command_parser()
+    return _said(lambda: parser.parse_args([*words[:place], "script"])) or _training_fault("grpo", rest)
 
 
 def _repic_fault(words: list[str], whole: bool) -> str | None:
-    from repic_core.cli import build_parser
+    from repic_core.cli import COMMANDS, parse, parser_of
 
-    if words[:1] == ["train"] and len(words) > 1 and words[1] in ("grpo", "sft"):
-        return _training_fault(words[1], words[2:])
-    if words[:1] == ["notebooks"]:
+    if not words or words[0] in ("--help", "--version"):
+        return None
+    if words[0] not in COMMANDS:
+        return f"repic has no command {words[0]}"
+    if words[0] == "notebooks":
         known = frozenset().union(*map(notebook_parameters, (ROOT / "notebooks").glob("*.ipynb")))
         unknown = [name for name in parameter_names(words) if name not in known]
         if unknown:
             return f"no notebook has a parameter {unknown[0]}"
-    return _parse(build_parser(), words) if whole else _known(build_parser(), words)
+    if not whole and words[0] != "train":
+        return _unknown_word(parser_of(words[0]), words[1:])
+    if not whole and len(words) < 3:
+        return _unknown_word(parser_of("train"), words[1:])
+    passed_on: list[str] = []
+    fault = _said(lambda: passed_on.extend(getattr(parse(words), "trainers", ())))
+    return fault or _training_fault(words[1], passed_on)
 
 
 def _training_fault(kind: str, words: list[str]) -> str | None:
-    """The trainer's own arguments: TRL's, and the kit's, which are spelled with hyphens or with underscores."""
+    """The trainer's own arguments: TRL's, and the kit's; both are taken with hyphens or with underscores."""
+    from repic_core.training.command import ScriptArguments
     from trl import GRPOConfig, SFTConfig
 
-    from repic_core.training.grpo import ScriptArguments
-
-    config = GRPOConfig if kind == "grpo" else SFTConfig
-    known = (
-        {"config", "help"} | ScriptArguments.__dataclass_fields__.keys() | config.__dataclass_fields__.keys()
-    )
+    config = {"grpo": GRPOConfig, "sft": SFTConfig}.get(kind, GRPOConfig)
+    known = {"config", "help"} | {*ScriptArguments.__dataclass_fields__} | {*config.__dataclass_fields__}
     flags = [word.removeprefix("--").split("=")[0] for word in words if word.startswith("-")]
     unknown = [flag for flag in flags if flag.replace("-", "_") not in known]
+    if words and not words[0].startswith("-"):
+        return f"train {kind}: {words[0]} belongs to no argument"
     return f"train {kind}: no argument --{unknown[0]}" if unknown else None
 
 
-def _parse(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
-    """argparse's own complaint about a whole command line."""
+def _said(parse: Callable[[], object]) -> str | None:
+    """argparse's complaint about a whole command line, if it has one."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            parser.parse_args(words)
+            parse()
     except SystemExit as end:
         return said.getvalue().strip().splitlines()[-1] if end.code else None  # 0: --help
     return None
 
 
-def _known(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
-    """The first sub-command or flag that no parser knows."""
+def _unknown_word(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
+    """The first sub-command or flag that is not known; arguments may be missing."""
     for word in words:
         below = next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
-        if word.startswith("-"):
-            if word.split("=")[0] not in parser._option_string_actions:
-                return f"{parser.prog} has no {word}"
-        elif below is not None:
+        flag = word.startswith("-")
+        if flag and word.split("=")[0] not in parser._option_string_actions:
+            return f"{parser.prog} has no {word}"
+        if below is not None and not flag:
             if word not in below:
                 return f"{parser.prog} has no {word}"
             parser = below[word]
