@@ -9,8 +9,10 @@ import io
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from helpers.places import ROOT
@@ -50,8 +52,7 @@ def command_fault(line: str, whole: bool = True) -> str | None:
     if words[0] == "papermill":
         return _papermill_fault(words[1:])
     if words[:2] == ["bash", "setup.sh"]:
-        unknown = [word for word in words[2:] if word not in setup_words()]
-        return f"setup.sh has no {unknown[0]}" if unknown else None
+        return _setup_fault(words[2:])
     if words[:2] == ["accelerate", "launch"]:
         return _accelerate_fault(words[2:], whole)
     if words[0] != "repic":
@@ -83,14 +84,6 @@ def anchors(text: str) -> set[str]:
 
 
 @cache
-def setup_words() -> frozenset[str]:
-    """What setup.sh takes as its arguments."""
-    script = (ROOT / "setup.sh").read_text(encoding="utf-8")
-    cases = script.split('case "$argument" in')[1].split("esac")[0]
-    return frozenset(re.findall(r"[\w-]+", " ".join(re.findall(r"^ *([\w| -]+)\)", cases, re.M))))
-
-
-@cache
 def notebook_parameters(path: Path) -> frozenset[str]:
     """The names that a notebook's cell of parameters sets."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -102,6 +95,19 @@ def notebook_parameters(path: Path) -> frozenset[str]:
 def parameter_names(words: list[str]) -> list[str]:
     """The NAMEs of all ``-p NAME VALUE``."""
     return [words[place + 1] for place, word in enumerate(words) if word == "-p"]
+
+
+def _setup_fault(words: list[str]) -> str | None:
+    """The first word that setup.sh's own `case` does not know, or an extra that pyproject.toml does not have."""
+    script = (ROOT / "setup.sh").read_text(encoding="utf-8")
+    cases = next(block for block in re.findall(r"case .*?esac", script, re.S) if "--gpu" in block)
+    known = re.findall(r"[\w-]+", " ".join(re.findall(r"^ *([\w| -]+)\)", cases, re.M)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for before, word in pairwise(["", *words]):
+        taken = [*project["optional-dependencies"], "NAME"] if before == "--with" else known
+        if word not in taken:
+            return f"setup.sh has no {word}"
+    return None
 
 
 def _papermill_fault(words: list[str]) -> str | None:
