@@ -104,7 +104,7 @@ install_flash_attn() {
 }
 
 run_demo() {
-  .venv/bin/python -m repic_core.notebooks --profile tiny
+  .venv/bin/python -m repic_core notebooks --profile tiny
 }
 
 run_tests() {

@@ -4,14 +4,12 @@ Every notebook has one cell tagged ``parameters`` with ``profile`` and ``run_dir
 ``<run_dir>/<notebook>/results.json`` and its figures to ``<run_dir>/<notebook>/figures/``. The executed
 copies go to ``<run_dir>/notebooks/``.
 
->>> python -m repic_core.notebooks --profile tiny  # doctest: +SKIP
+    repic notebooks --profile tiny
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,47 +144,3 @@ def parse_value(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return value if isinstance(value, bool | int | float) else text
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m repic_core.notebooks", description="Run the notebooks in order through papermill."
-    )
-    parser.add_argument("--profile", choices=("tiny", "paper"), default="tiny")
-    parser.add_argument("--notebooks", default="notebooks", help="their folder (default: notebooks)")
-    parser.add_argument("--run-dir", help="where everything is written (default: runs/<profile>)")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter for every notebook, such as: -p official_root ../RePIC -p quick True",
-    )
-    options = parser.parse_args(arguments)
-    run_dir = Path(options.run_dir or Path("runs") / options.profile)
-    parameters = {name: parse_value(value) for name, value in options.parameters}
-
-    def echo(line: str) -> None:
-        print(line, flush=True)
-
-    start = time.monotonic()
-    try:
-        run_all(options.notebooks, run_dir, {"profile": options.profile, **parameters}, echo)
-        table = results_table(run_dir / EVALUATION / "results.json")
-    except NotebookError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    echo(f"\nall done in {time.monotonic() - start:.0f} s\n")
-    echo(f"executed notebooks  {run_dir / 'notebooks'}")
-    for kind, pattern in (("figures", "*/figures/*.png"), ("results", "*/results.json")):
-        for path in sorted(run_dir.glob(pattern)):
-            echo(f"{kind:<18}  {path}")
-    if "\n" in table:  # the `paper` profile has no toy table
-        echo(f"\nbefore and after post-training, names in captions of held-out concepts:\n\n{table}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

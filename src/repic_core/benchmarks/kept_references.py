@@ -1,4 +1,4 @@
-"""What kept references save: ``python -m repic_core.benchmarks.kept_references --preset cpu``.
+"""What kept references save: ``repic benchmark kept-references --preset cpu``.
 
 In each run new photos of noise are drawn, four references and two queries, and captions are timed:
 
@@ -14,7 +14,6 @@ and ratios of these.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -28,7 +27,6 @@ from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.captioner.kept_references import PrefixCaptioner
 from repic_core.concepts.concept import Concept
-from repic_core.io.files import write_json_atomic
 
 CASES = ("without", "miss", "hit")
 TIMES = {"first": "first token", "streamed": "first token, streamed", "total": "total"}
@@ -121,33 +119,17 @@ def run(preset: str, repeats: int = 5, references: int = 4, tokens: int = 64) ->
 
 
 def report(found: dict[str, Any]) -> str:
-    """The measurements as a Markdown table."""
-    lines = [f"| {found['preset']} | " + " | ".join(CASES) + " | without / hit |", "|---" * 5 + "|"]
+    """What was measured, on what, and a Markdown table."""
+    shape = f"P = {found['prompt_tokens']}, of which {found['prefix_tokens']} before the query"
+    where = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+    lines = [
+        f"{found['preset']}: {found['parameters']:,} parameters, {shape}, {found['settings']}",
+        where,
+        "",
+        f"| {found['preset']} | " + " | ".join(CASES) + " | without / hit |",
+        "|---" * 5 + "|",
+    ]
     for name, shown in TIMES.items():
         cells = [f"{found['seconds'][case][name]:.3f} s" for case in CASES]
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | **{found[f'{name}_ratio']:.1f}** |")
     return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m repic_core.benchmarks.kept_references", description=__doc__
-    )
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--references", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=64, help="of each caption")
-    parser.add_argument("--json", help="also write everything to this file")
-    options = vars(parser.parse_args(arguments))
-    path = options.pop("json")
-    found = run(**options)
-    shape = f"P = {found['prompt_tokens']}, of which {found['prefix_tokens']} before the query"
-    print(f"{found['preset']}: {found['parameters']:,} parameters, {shape}, {found['settings']}")
-    print(", ".join(f"{name} {value}" for name, value in found["machine"].items()) + "\n")
-    print(report(found))
-    if path:
-        write_json_atomic(path, found)
-
-
-if __name__ == "__main__":
-    main()

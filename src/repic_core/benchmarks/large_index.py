@@ -1,4 +1,4 @@
-"""What a large `ConceptIndex` costs and finds: ``python -m repic_core.benchmarks.large_index``.
+"""What a large `ConceptIndex` costs and finds: ``repic benchmark large-index``.
 
 Vectors are made up, of 768 dimensions (CLIP ViT-L/14's): a concept is a point in `LATENT` dimensions, a photo that
 point with noise, turned into 768 and given the common direction that such embeddings have, so that photos of one
@@ -9,17 +9,15 @@ Each size runs in a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from repic_core.benchmarks.training_step import machine, peak_rss
-from repic_core.io.files import write_json_atomic
 from repic_core.io.tables import markdown
 from repic_core.retrieval.index import ConceptIndex
 
@@ -124,7 +122,39 @@ def measure(kind: str, count: int) -> dict[str, Any]:
     }
 
 
-def report(found: list[dict[str, Any]]) -> str:
+def run(
+    sizes: Sequence[int] = SIZES, kinds: Sequence[str] = KINDS, tell: Callable[[str], Any] = print
+) -> dict[str, Any]:
+    """`measure` for each size and kind, in a process of its own; `tell` is given each row of the table as it comes.
+
+    Returns:
+        ``{"machine": ..., "found": [what `measure` returned, ...]}``
+
+    Raises:
+        ValueError: a size below `EDITS`.
+        RuntimeError: a process failed, with its last lines.
+    """
+    if min(sizes) < EDITS:
+        raise ValueError(f"sizes must be at least {EDITS}")
+    found = []
+    for size in sizes:
+        for kind in kinds:
+            command = [sys.executable, "-m", "repic_core.benchmarks.large_index", json.dumps([kind, size])]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{size:,} vectors, {kind}: the run failed\n{done.stderr[-2000:]}")
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+            tell(table(found[-1:]).splitlines()[-1])
+    return {"machine": machine(), "found": found}
+
+
+def report(measured: dict[str, Any]) -> str:
+    """The machine, and a Markdown table."""
+    where = ", ".join(f"{name} {value}" for name, value in measured["machine"].items())
+    return f"{where}\n\n{table(measured['found'])}"
+
+
+def table(found: list[dict[str, Any]]) -> str:
     """The measurements as a Markdown table."""
     head = [
         "vectors",
@@ -156,32 +186,5 @@ def report(found: list[dict[str, Any]]) -> str:
     return markdown(head, rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m repic_core.benchmarks.large_index", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--json", help="also write everything to this file")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if min(options.sizes) < EDITS:
-        parser.error(f"--sizes must be at least {EDITS}")
-    if options.one:
-        print(json.dumps(measure(options.one[0], int(options.one[1]))))
-        return
-    found = []
-    for size in options.sizes:
-        for kind in options.kinds:
-            command = [sys.executable, "-m", "repic_core.benchmarks.large_index", "--one", kind, str(size)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{size:,} vectors, {kind}: the run failed\n{done.stderr[-2000:]}")
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-            print(report(found[-1:]).splitlines()[-1], flush=True)
-    about = machine()
-    print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()) + "\n\n" + report(found))
-    if options.json:
-        write_json_atomic(options.json, {"machine": about, "found": found})
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # a process of `run`
+    print(json.dumps(measure(*json.loads(sys.argv[1]))))

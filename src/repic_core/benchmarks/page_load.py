@@ -1,12 +1,11 @@
 """Many visitors at once on the live page: is each answered, how soon, and does the server's memory stay flat?
 
-``python -m repic_core.benchmarks.page_load`` starts the page with the toy base in a process of its own (Linux only) and
-prints a table.
+``repic benchmark page-load`` starts the page with the toy base in a process of its own (Linux only) and prints a
+table.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import socket
@@ -76,15 +75,16 @@ def resident(process: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def main(arguments: list[str] | None = None) -> None:
+def run(
+    clients: int = 20, minutes: float = 4, model: str = "assets/toy-base", adapter: str | None = None
+) -> dict[str, Any]:
+    """`load` of a page with toys, in a process of its own.
+
+    Raises:
+        RuntimeError: the page did not start.
+    """
     from repic_core.toyworld.dataset import write_heldout
 
-    parser = argparse.ArgumentParser(prog="python -m repic_core.benchmarks.page_load", description=__doc__)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=4)
-    parser.add_argument("--model", default="assets/toy-base")
-    parser.add_argument("--adapter")
-    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_heldout(root, "val", n=8)
@@ -92,28 +92,25 @@ def main(arguments: list[str] | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "repic_core.demo", "live", "--model", options.model]
+        command = [sys.executable, "-m", "repic_core", "demo", "live", "--model", model]
         command += ["--database", str(root / "database.json"), "--system", "none", "--max-pixels", "0"]
-        command += ["--port", str(port), *(["--adapter", options.adapter] if options.adapter else [])]
+        command += ["--port", str(port), *(["--adapter", adapter] if adapter else [])]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
             try:
                 address = f"http://127.0.0.1:{port}/"
                 _wait_for(address, server)
                 photos = [root / query["query"] for query in queries]
-                found = load(
-                    address, server.pid, photos, queries[0]["references"], options.clients, options.minutes
-                )
+                return load(address, server.pid, photos, queries[0]["references"], clients, minutes)
             finally:
                 server.terminate()
-    print(table(found, options))
 
 
-def table(found: dict[str, Any], options: argparse.Namespace) -> str:
+def table(found: dict[str, Any], clients: int, minutes: float) -> str:
     """What was measured, as Markdown, with the reasons of losses below."""
     after = [used for at, used in found["memory"] if at >= 60] or [found["memory"][-1][1]]
     row = {
-        "visitors": options.clients,
-        "minutes": f"{options.minutes:g}",
+        "visitors": clients,
+        "minutes": f"{minutes:g}",
         "captions": found["answers"],
         "lost": len(found["lost"]),
         "fewest of a visitor": found["fewest a visitor"],
@@ -134,14 +131,10 @@ def _wait_for(address: str, server: Any) -> None:
 
     for _ in range(300):
         if server.poll() is not None:
-            raise SystemExit(f"the page did not start (exit status {server.returncode})")
+            raise RuntimeError(f"the page did not start (exit status {server.returncode})")
         try:
             urllib.request.urlopen(address, timeout=5).read()
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise SystemExit("the page did not start in time")
-
-
-if __name__ == "__main__":
-    main()
+    raise RuntimeError("the page did not start in time")

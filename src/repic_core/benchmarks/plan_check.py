@@ -1,4 +1,4 @@
-"""The plan against a real step: ``python -m repic_core.planning.plan --measure --preset cpu`` (``7b-random`` on a GPU).
+"""The plan against a real step: ``repic plan --measure --preset cpu`` (``7b-random`` on a GPU).
 
 On a CPU, torch's profiler reports every allocation and release; what is held when a step begins (parameters,
 gradients, optimizer) is added. On CUDA it is the allocator's own peak of each phase.
@@ -71,6 +71,7 @@ def build_trainer(preset: str, settings: dict[str, int], tune: str, checkpointin
             "max_completion_length": settings["completion"],
             "generation_kwargs": {"do_sample": False, "min_new_tokens": settings["completion"]},
             "bf16": torch.cuda.is_available(),
+            "dataloader_pin_memory": torch.accelerator.is_available(),
             "max_steps": 1000,
             "shuffle_dataset": False,
             "report_to": "none",
@@ -123,7 +124,7 @@ def measure(trainer: Any) -> dict[str, int]:
     trainer.create_optimizer_and_scheduler(1000)
     trainer.model.train()
     if trainer.args.gradient_checkpointing:  # as Trainer.train does
-        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+        trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
     trainer.current_gradient_accumulation_steps = 1
     loader = iter(trainer.get_train_dataloader())
     peaks: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Stock TRL against the shared prefix, phase by phase: ``python -m repic_core.benchmarks.training_step --preset cpu``.
+"""Stock TRL against the shared prefix, phase by phase: ``repic benchmark training-step --preset cpu``.
 
 The contenders (`presets.build_trainer`) run in turn, each in a process of its own, on the same model,
 prompts, completions and settings. Reported are medians over the repetitions, ratios (stock over ours), and the
@@ -13,7 +13,6 @@ tokens that the language model computes in the policy pass against the minimum, 
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import gc
 import json
@@ -150,7 +149,7 @@ def in_a_process(preset: str, contender: str, settings: dict[str, int], repeats:
     """`measure` in a fresh process, so that none inherits another's memory."""
     with tempfile.TemporaryDirectory() as folder:
         task = [preset, contender, settings, repeats, str(Path(folder) / "measured.json")]
-        command = [sys.executable, "-m", "repic_core.benchmarks.training_step", "--one", json.dumps(task)]
+        command = [sys.executable, "-m", "repic_core.benchmarks.training_step", json.dumps(task)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{preset}, {contender}: the run failed\n{done.stderr[-2000:]}")
@@ -194,6 +193,13 @@ def machine() -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> str:
+    """What was measured, on what, and a Markdown table."""
+    shape = f"{found['parameters']:,} parameters, P = {found['prompt_tokens']:.0f}"
+    where = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+    return f"{found['preset']}: {shape}, {found['settings']}\n{where}\n\n{table(found)}"
+
+
+def table(found: dict[str, Any]) -> str:
     """The measurements as a Markdown table."""
     contenders = found["contenders"]
     lines = [
@@ -210,48 +216,16 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sweep(preset: str, repeats: int) -> list[dict[str, Any]]:
-    """`run` for each number of references and each group size of `SWEEPS`, stock and ours."""
+def sweep(preset: str, repeats: int, tell: Callable[[str], Any] = print) -> list[dict[str, Any]]:
+    """`run` for each number of references and each group size of `SWEEPS`, stock and ours; `tell` is given a line
+    for each."""
     points = []
     for name, values in SWEEPS.items():
         for value in values:
             points.append({"sweep": name, **run(preset, repeats, ("stock", "shared"), **{name: value})})
-            print(f"{name} {value}: step {points[-1]['step_ratio']:.1f} x faster", flush=True)
+            tell(f"{name} {value}: step {points[-1]['step_ratio']:.1f} x faster")
     return points
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m repic_core.benchmarks.training_step", description=__doc__
-    )
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", help="also write everything to this file")
-    parser.add_argument(
-        "--figure", help="instead: cost by references and group size, as a figure (.png, .pdf)"
-    )
-    for name in ("prompts", "generations", "completion", "references"):
-        parser.add_argument(f"--{name}", type=int, help="instead of the preset's")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = vars(parser.parse_args(arguments))
-    if one := options.pop("one"):
-        return measure_one(*json.loads(one))
-    path, figure = options.pop("json"), options.pop("figure")
-    if figure:
-        from repic_core.display.charts import cost_figure
-
-        found: Any = sweep(options["preset"], options["repeats"])
-        cost_figure(found, figure)
-    else:
-        found = run(**{name: value for name, value in options.items() if value is not None})
-        shape = f"{found['parameters']:,} parameters, P = {found['prompt_tokens']:.0f}"
-        print(f"{found['preset']}: {shape}, {found['settings']}")
-        print(", ".join(f"{name} {value}" for name, value in found["machine"].items()) + "\n")
-        print(report(found))
-    if path:
-        write_json_atomic(path, found)
-    return None
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the fresh process of `in_a_process`
+    measure_one(*json.loads(sys.argv[1]))

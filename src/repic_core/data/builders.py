@@ -42,22 +42,37 @@ def concept_photos(root: str | Path) -> dict[str, list[str]]:
         BuildError: no folder, a folder without photos, or a photo that can't be read.
     """
     root = Path(root)
-    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    folders = [entry for entry in shown_entries(root) if entry.is_dir()] if root.is_dir() else []
     if not folders:
         raise BuildError(
             f"{root}: no concept folders; give a folder that holds a folder of photos per concept"
         )
     photos = {}
     for folder in folders:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+        files = photo_files(folder)
         if not files:
             raise BuildError(f"{folder}: holds no photo ({', '.join(PHOTO_SUFFIXES)})")
-        for file in files:
-            fault = image_fault(file)
-            if fault:
-                raise BuildError(f"{file} {fault}")
         photos[folder.name] = [str(file.relative_to(root)) for file in files]
     return photos
+
+
+def shown_entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, without hidden files and folders."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """The photos that lie in a folder, sorted by name; each is read to its end.
+
+    Raises:
+        BuildError: a photo that can't be read.
+    """
+    files = [entry for entry in shown_entries(folder) if entry.suffix.lower() in PHOTO_SUFFIXES]
+    for file in files:
+        fault = image_fault(file)
+        if fault:
+            raise BuildError(f"{file} {fault}")
+    return files
 
 
 def category_of(folder: str) -> str:

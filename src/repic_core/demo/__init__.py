@@ -1,4 +1,4 @@
-"""Pages to look at captions and to make them: ``python -m repic_core.demo viewer`` and ``... live``.
+"""Pages to look at captions and to make them: ``repic demo viewer`` and ``repic demo live``.
 
 `viewer` shows captions that are on disk and needs no torch; `live` captions with a loaded model.
 

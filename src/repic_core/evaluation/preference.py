@@ -12,22 +12,18 @@ The instruction is the authors' (RePIC, ``evaluation/GPT_eval_single.py`` withou
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionRecord, load_captions
+from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.evaluation.intervals import Interval, mean_interval, units_of
 from repic_core.evaluation.judges import (
-    EndpointJudge,
     Judge,
-    JudgeError,
     RecordedJudge,
     image_part,
     parse_choice,
@@ -225,36 +221,3 @@ def _check_references(concepts: Sequence[Sequence[Concept]]) -> None:
         fault = image_fault(Path(image)) if isinstance(image, str | Path) else None
         if fault:
             raise ValueError(f"{tag}: the image {image} {fault}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """``python -m repic_core.evaluation.preference FIRST SECOND --root R --model M --out ANSWERS.jsonl ...``"""
-    parser = argparse.ArgumentParser(prog="python -m repic_core.evaluation.preference", description=__doc__)
-    parser.add_argument("first", help="caption file whose wins are counted")
-    parser.add_argument("second", help="caption file of the same photos and concepts")
-    parser.add_argument("--root", required=True, help="what query and image paths are relative to")
-    parser.add_argument("--database", help="concept database, for --references")
-    parser.add_argument(
-        "--references", action="store_true", help="show the judge the concepts' photos and infos"
-    )
-    parser.add_argument("--model", required=True, help="the judge, as the endpoint calls it")
-    parser.add_argument("--base_url", help="the endpoint; by default OpenAI's")
-    parser.add_argument("--key_variable", default="OPENAI_API_KEY", help="environment variable with the key")
-    parser.add_argument("--prices", nargs=2, type=float, default=(0.0, 0.0), metavar=("PROMPT", "COMPLETION"))
-    parser.add_argument("--out", required=True, help="record of the answers (JSON Lines); gone on with")
-    options = parser.parse_args(arguments)
-    try:
-        endpoint = EndpointJudge(options.model, options.base_url, options.key_variable, tuple(options.prices))
-        judge = RecordedJudge(endpoint, options.out)
-        database = ConceptDatabase.load(options.database, options.root) if options.database else None
-        captions = load_captions(options.first), load_captions(options.second)
-        found = prefer(judge, *captions, options.root, database, options.references, progress=True)
-    except (ValueError, OSError) as error:  # a file that can't be used, no endpoint: its message is enough
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, JudgeError) else 1
-    print(table(found, f"{Path(options.first).stem} over {Path(options.second).stem}"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,20 +10,17 @@ Caption files are lists of rows ``[query path, tags, caption, question]`` (the a
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionRecord, load_captions
+from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.names import find_names, tag_of
 from repic_core.concepts.tags import TAG, bare, key
 from repic_core.io import tables
-from repic_core.io.files import write_text_atomic
 
 PROTOCOLS = ("repic-single", "repic-2", "repic-4", "span")
 _STRIP = ".,!?;:()[]{}\"'-"  # upstream's PUNCT_STRIP
@@ -211,41 +208,17 @@ def disagreements(
     return [judged[number] for number in chosen]
 
 
-def table(scores: dict[str, Sequence[Score]], latex: bool = False) -> str:
-    """Precision, recall and F1 in percent, a row a file or method, as Markdown or LaTeX."""
+def cells(scores: dict[str, Sequence[Score]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: precision, recall and F1 in percent, a row a file or method."""
     protocols = [s.protocol for s in next(iter(scores.values()))]
     head = ["", *(f"{p} {m}" for p in protocols for m in ("P", "R", "F1"))]
     body = [
         [name, *(f"{100 * v:.1f}" for s in row for v in (s.precision, s.recall, s.f1))]
         for name, row in scores.items()
     ]
-    return (tables.latex if latex else tables.markdown)(head, body)
+    return head, body
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """``python -m repic_core.evaluation.scores FILE... [--protocol P ...] [--database DB --root R] [--latex OUT]``"""
-    parser = argparse.ArgumentParser(prog="python -m repic_core.evaluation.scores", description=__doc__)
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["repic-4", "span"])
-    parser.add_argument("--database", help="concept database: aliases and candidates for span")
-    parser.add_argument("--root", help="what the database's image paths are relative to")
-    parser.add_argument("--latex", help="also write the table as LaTeX to this file")
-    options = parser.parse_args(arguments)
-    database: Any = None
-    if options.database:
-        database = ConceptDatabase.load(options.database, options.root, check_images=False)
-    stems = [Path(file).stem for file in options.files]
-    scores = {
-        stem if stems.count(stem) == 1 else file: [score(records, p, database) for p in options.protocol]
-        for stem, file, records in zip(stems, options.files, map(load_captions, options.files), strict=True)
-    }
-    print(table(scores))
-    if options.latex:
-        write_text_atomic(options.latex, table(scores, latex=True) + "\n")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:  # a file that can't be used: its message is enough
-        raise SystemExit(str(error)) from None
+def table(scores: dict[str, Sequence[Score]], latex: bool = False) -> str:
+    """`cells` as Markdown or LaTeX."""
+    return (tables.latex if latex else tables.markdown)(*cells(scores))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.models.families import FAMILIES
+from repic_core.models.known_warnings import hide_known_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def load_model(
 
     from repic_core.models.vision import use_batched_vision
 
+    hide_known_warnings()
     name = existing(name_or_path, "model")
     adapter = existing(adapter, "adapter") if adapter is not None else None
     config = load_config(name)
@@ -75,11 +77,10 @@ def load_model(
     device = _choose_device(device)
     dtype = _choose_dtype(dtype, device)
     attn = _choose_attention(attn, device.type == "cuda" and dtype in (torch.bfloat16, torch.float16))
-    sizes = {} if max_pixels is None else {"max_pixels": max_pixels}
     options: dict[str, Any] = {"trust_remote_code": False}
     quantized = {"quantization_config": _four_bits(dtype), "device_map": {"": device}} if load_in_4bit else {}
     try:
-        processor = AutoProcessor.from_pretrained(name, **sizes, **options)
+        processor = AutoProcessor.from_pretrained(name, **options)
         model, report = AutoModelForImageTextToText.from_pretrained(
             name,
             dtype=dtype,
@@ -98,6 +99,8 @@ def load_model(
     if missing:  # they would stay random
         raise ModelError(f"{name}: {len(missing)} weights are missing in its files, first {missing[0]}")
     processor.tokenizer.padding_side = "left"
+    if max_pixels is not None:
+        processor.image_processor.size["longest_edge"] = max_pixels
     if adapter is not None:
         model = _add_adapter(model, adapter)
     if attn != "flash_attention_2":

@@ -1,4 +1,4 @@
-"""Memory and time of a training before it is run: ``python -m repic_core.planning.plan --recipe paper --card a40``.
+"""Memory and time of a training before it is run: ``repic plan --recipe paper --card a40``.
 
 Bytes come from a dry run of the step (`dry_run`: the real code on tensors without data) and from torch's own count
 of parameters (`memory`); seconds are an estimate (`seconds`). ``--measure`` compares the bytes with a real
@@ -7,7 +7,6 @@ step of a preset of the benchmark (`plan_check`).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -255,46 +254,3 @@ def report(found: dict[str, Any]) -> str:
             + ("" if "rollout" in found["work"] else "; captions are made by vLLM, which is not counted"),
         ]
     )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m repic_core.planning.plan", description=__doc__)
-    parser.add_argument("--recipe", default="paper")
-    parser.add_argument("--model", help="local folder or published name; default: the recipe's")
-    for name, default in (
-        ("references", 4),
-        ("side", 512),
-        ("gpus", 1),
-        ("completion", None),
-        ("rows", None),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--sharding", help="none, zero2 or fsdp2; default: the recipe's")
-    parser.add_argument("--card", default="h100", help=", ".join(CARDS))
-    parser.add_argument("--json", help="also write the plan to this file")
-    parser.add_argument("--measure", action="store_true", help="run a real step of --preset and compare")
-    parser.add_argument("--preset", default="cpu", help="toy, cpu, 3b-random or 7b-random, for --measure")
-    parser.add_argument("--tune", default="lora", help="lora or full, for --measure")
-    parser.add_argument("--checkpointing", action="store_true", help="for --measure")
-    options = vars(parser.parse_args(arguments))
-    path, measured = options.pop("json"), options.pop("measure")
-    preset, tune, checkpointing = (options.pop(name) for name in ("preset", "tune", "checkpointing"))
-    try:
-        if measured:
-            from repic_core.benchmarks import plan_check
-
-            found: Any = plan_check.check(preset, tune, checkpointing)
-            print(plan_check.report(found, preset))
-        else:
-            found = plan(**options)
-            print(report(found))
-    except ValueError as error:
-        raise SystemExit(f"repic_core.planning.plan: {error}") from None
-    if path:
-        from repic_core.io.files import write_json_atomic
-
-        write_json_atomic(path, found)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,13 @@
 """An adapter or a merged model as a folder that others can load, with its cards; to the hub where asked::
 
-    python -m repic_core.publish.export runs/mine out --base Qwen/Qwen2.5-VL-7B-Instruct --facts facts.yaml --rows rows.json
-    python -m repic_core.publish.export merged out --captions test=captions.json --push someone/my-captioner
+    repic export runs/mine out --base Qwen/Qwen2.5-VL-7B-Instruct --facts facts.yaml --rows rows.json
+    repic export merged out --captions test=captions.json --push someone/my-captioner
 
 Loads again in plain `transformers` and `peft`, and in vLLM (`vllm_faults` says what would not).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -88,6 +87,25 @@ def export(
     if push:
         _push(out, push, private)
     return out
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts in a YAML file, keys of `FACTS` (`check_facts` looks at them).
+
+    Raises:
+        ExportError: no file, not YAML, or no lines of ``key: value``.
+    """
+    import yaml
+
+    try:
+        facts = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ExportError(f"{path}: can't be read ({error.strerror}): give a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(facts, dict):
+        raise ExportError(f"{path}: must hold lines of `key: value`")
+    return facts
 
 
 def check_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,54 +233,3 @@ def _push(folder: Path, repository: str, private: bool) -> None:
     api = HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
     api.upload_folder(folder_path=str(folder), repo_id=repository)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    import yaml
-
-    from repic_core.data.rows import read_rows
-
-    parser = argparse.ArgumentParser(prog="python -m repic_core.publish.export", description=__doc__)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--base", help="hub id or folder of the adapter's base")
-    parser.add_argument("--facts", type=Path, help=f"YAML: {', '.join(FACTS)}")
-    parser.add_argument("--rows", type=Path, help="training rows, for the dataset card")
-    parser.add_argument(
-        "--captions", nargs="+", default=[], metavar="NAME=FILE", help="caption files to score"
-    )
-    parser.add_argument("--database", type=Path, help="their concepts")
-    parser.add_argument("--push", metavar="REPO", help="upload to this hub repository (private)")
-    parser.add_argument("--public", action="store_true", help="with --push: make it public")
-    options = parser.parse_args(arguments)
-    try:
-        facts = {}
-        if options.facts:
-            try:
-                facts = yaml.safe_load(options.facts.read_text(encoding="utf-8")) or {}
-            except yaml.YAMLError as error:
-                raise ExportError(
-                    f"{options.facts}: not valid YAML: {' '.join(str(error).split())}"
-                ) from None
-            if not isinstance(facts, dict):
-                raise ExportError(f"{options.facts}: must hold lines of `key: value`")
-        if options.captions:
-            files = {
-                name or Path(path).stem: path
-                for name, _, path in (c.rpartition("=") for c in options.captions)
-            }
-            facts["evaluation"] = [
-                *(facts.get("evaluation") or []),
-                *evaluation_rows(files, options.database),
-            ]
-        rows = read_rows(options.rows, check_images=False) if options.rows else None
-        out = export(
-            options.source, options.out, options.base, facts, rows, options.push, private=not options.public
-        )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"repic_core.publish.export: {error}") from None
-    print(out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Merge an adapter into its base and prove that the saved model is still the adapter's::
 
-    python -m repic_core.publish.merge Qwen/Qwen2.5-VL-7B-Instruct runs/mine merged --dtype float32 \\
+    repic merge Qwen/Qwen2.5-VL-7B-Instruct runs/mine merged --dtype float32 \\
         --rows held_out.json --database database.json
 
 Merging computes W + s B A. Saved in bfloat16 (8 significant bits) a weight keeps its change only where that is at
@@ -9,7 +9,6 @@ least half a step of its grid; which arithmetic was used before makes no differe
 
 from __future__ import annotations
 
-import argparse
 import math
 import shutil
 import tempfile
@@ -28,9 +27,7 @@ from repic_core.publish.verify import (
     Limits,
     drawn_items,
     faults_of,
-    items_of,
     merge_card,
-    report_table,
 )
 
 PROCESSOR_FILES = (
@@ -221,47 +218,3 @@ def folder_beside(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m repic_core.publish.merge", description=__doc__)
-    parser.add_argument("base", help="hub id or folder, not quantised")
-    parser.add_argument("adapter", help="folder or hub id")
-    parser.add_argument("out", type=Path, help="folder for the merged model")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the saved weights (default: the base's)")
-    parser.add_argument(
-        "--rows", type=Path, help="a caption file whose photos are asked again, to verify with"
-    )
-    parser.add_argument("--database", type=Path, help="its concepts")
-    parser.add_argument(
-        "--root", type=Path, help="what the paths of both are relative to (the database's folder)"
-    )
-    parser.add_argument(
-        "--system", default="evaluation", help="inference, evaluation, none (the toy), or a text"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args(arguments)
-    try:
-        items = None
-        if options.rows:
-            if not options.database:
-                raise MergeError("--rows: needs --database, the concepts that its rows name")
-            items = items_of(options.rows, options.database, options.root)
-        report = merge_adapter(
-            options.base,
-            options.adapter,
-            options.out,
-            options.dtype,
-            items,
-            None if options.system == "none" else options.system,
-            options.max_new_tokens,
-            device=options.device,
-        )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"repic_core.publish.merge: {error}") from None
-    print(report_table(report))
-
-
-if __name__ == "__main__":
-    main()

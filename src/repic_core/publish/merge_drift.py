@@ -1,4 +1,4 @@
-"""What merging an adapter loses, and to what: ``python -m repic_core.publish.merge_drift`` prints three tables.
+"""What merging an adapter loses, and to what: ``repic benchmark merge-drift`` prints three tables.
 
 1. Layers of Qwen2.5-VL 7B's shapes with random weights and a LoRA of r 64 and alpha 128 (`paper`), for several
    sizes of B: how much of the adapter is left in the weights, and in the layer's output.
@@ -12,7 +12,6 @@ float32, then rounded), *fp32* (saved in float32), *adapter, bf16* (base in bflo
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Sequence
@@ -235,45 +234,33 @@ def toy_items(
     ]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m repic_core.publish.merge_drift",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--base", default="assets/toy-base", help="the toy")
-    parser.add_argument(
-        "--adapter", help="its adapter, such as runs/tiny/models/grpo; without it only table 1"
-    )
-    parser.add_argument("--data", help="a held-out split, such as runs/tiny/data/test")
-    options = parser.parse_args(arguments)
-    if bool(options.adapter) != bool(options.data):
-        parser.error("--adapter and --data go together")
-    print(layer_table(layer_rows()))
-    if options.adapter:
-        items = toy_items(options.data)
-        rows = toy_rows(options.base, options.adapter, items)
-        print("\n" + tables.markdown(["toy", "F1"], [[r["way"], f"{100 * r['F1']:.1f}"] for r in rows]))
-        head = [
-            "significant bits",
-            "change / weight, if 8 bits",
-            "kept",
-            "F1 base",
-            "F1 adapter",
-            "F1 merged",
-        ]
-        body = [
-            [
-                *(str(r["bits"]), f"{r['relative']:.2%}", f"{r['kept']:.0%}"),
-                *(f"{100 * r[k]:.1f}" for k in ("base", "adapter", "merged")),
-            ]
-            for r in grid_rows(options.base, options.adapter, items)
-        ]
-        print("\n" + tables.markdown(head, body))
+def report(
+    base: str | Path = "assets/toy-base", adapter: str | Path | None = None, data: str | Path | None = None
+) -> str:
+    """The three tables as Markdown; without the toy's `adapter` and held-out `data` (a folder) only the first.
+
+    Raises:
+        ValueError: one of `adapter` and `data` without the other.
+    """
+    if bool(adapter) != bool(data):
+        raise ValueError("the toy's tables need both an adapter and held-out data")
+    parts = [layer_table(layer_rows())]
+    if adapter:
+        items = toy_items(data)
+        rows = toy_rows(base, adapter, items)
+        parts.append(tables.markdown(["toy", "F1"], [[r["way"], f"{100 * r['F1']:.1f}"] for r in rows]))
+        parts.append(grid_table(grid_rows(base, adapter, items)))
+    return "\n\n".join(parts)
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"repic_core.publish.merge_drift: {error}") from None
+def grid_table(rows: Sequence[dict[str, Any]]) -> str:
+    """`grid_rows` as Markdown."""
+    changes = ["significant bits", "change / weight, if 8 bits", "kept"]
+    body = [
+        [
+            *(str(r["bits"]), f"{r['relative']:.2%}", f"{r['kept']:.0%}"),
+            *(f"{100 * r[k]:.1f}" for k in ("base", "adapter", "merged")),
+        ]
+        for r in rows
+    ]
+    return tables.markdown([*changes, "F1 base", "F1 adapter", "F1 merged"], body)

@@ -1,4 +1,4 @@
-"""What each part of the recipe does, on the toy world: ``python -m repic_core.toyworld ablations``.
+"""What each part of the recipe does, on the toy world: ``repic toyworld ablations``.
 
 Each arm differs in one thing from `full`: OCT, VLT, single and multi ICT rows of 2,000 scenes, groups of 8, KL
 weight 0.04. All arms take the same number of steps and of completions a step, so one without a task sees more rows

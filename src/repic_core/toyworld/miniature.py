@@ -1,4 +1,4 @@
-"""The miniature of the paper's claim: ``python -m repic_core.toyworld miniature``.
+"""The miniature of the paper's claim: ``repic toyworld miniature``.
 
 From one base and the same training scenes:
 

@@ -1,4 +1,4 @@
-"""Reproduce the toy base: ``python -m repic_core.toyworld pretrain``.
+"""Reproduce the toy base: ``repic toyworld pretrain``.
 
 Two phases, seeded and resumable: the vision tower on attributes (`pretrain_vision`), then the whole model on
 the lessons of `lessons`. Choosing among several references does not appear by itself in the time of a CPU, so

@@ -2,7 +2,7 @@
 
 `STRANGERS` identities of a split are in no database. A database holds the split's other identities first and then
 those of the other splits; the largest of `SIZES` has all but the strangers. The threshold is fitted on the
-validation split for each size: ``python -m repic_core.toyworld retrieval``.
+validation split for each size: ``repic toyworld retrieval``.
 """
 
 from __future__ import annotations

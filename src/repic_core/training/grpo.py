@@ -1,4 +1,4 @@
-"""GRPO post-training on verifiable rewards: ``train(...)`` or ``python -m repic_core.training.grpo --config toy``.
+"""GRPO post-training on verifiable rewards: ``train(...)`` or ``repic train grpo --config toy --rows rows.jsonl``.
 
 This is TRL's `GRPOTrainer` with the published recipe: LoRA on the language model (vision frozen), one reward
 that routes by each row's method, group-scaled advantages, a KL term against the untuned model. Each prompt is
@@ -8,24 +8,16 @@ computed once a group (`SharedPrefixGRPOTrainer`); ``shared_prefix: false`` in t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from repic_core.data.rows import TrainingExample, read_rows, to_dataset
+from repic_core.data.rows import TrainingExample, to_dataset
 from repic_core.rewards import make_reward
 from repic_core.training import run_record
-from repic_core.training.failures import TrainingError, check_processes, checked_reward
+from repic_core.training.command import exit_in_a_line, run_command
+from repic_core.training.failures import checked_reward
 from repic_core.training.prompt_lengths import check_prompts
-from repic_core.training.recipe import (
-    TuneArguments,
-    prepare_tuning,
-    read_recipe,
-    recipe_names,
-    recipe_path,
-    recipe_values,
-)
+from repic_core.training.recipe import TuneArguments, prepare_tuning, read_recipe
 from repic_core.training.run import metrics_callback, run_training
 
 
@@ -71,6 +63,19 @@ def train(
     return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, recipe=recipe, root=root)
 
 
+def _run_rows(
+    model: Any,
+    processor: Any,
+    examples: Sequence[TrainingExample],
+    tune: TuneArguments,
+    config: Any,
+    resume: bool,
+    **source: Any,
+) -> Any:
+    dataset = to_dataset(examples, source["root"], config.seed)
+    return _run(model, processor, dataset, tune, config, resume=resume, **source)
+
+
 def _run(
     model: Any,
     processor: Any,
@@ -90,7 +95,7 @@ def _run(
     output_dir = Path(config.output_dir)
     if config.push_to_hub:
         raise ValueError(
-            "push_to_hub: use `python -m repic_core.publish.export ... --push`, which writes the model's card"
+            "push_to_hub: use `repic export ... --push` after the training, which writes the model's card"
         )
     if config.fsdp and not config.use_vllm:
         raise ValueError(
@@ -162,56 +167,20 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@dataclass
-class ScriptArguments(TuneArguments):
-    """Arguments of ``python -m repic_core.training.grpo`` besides the recipe and GRPOConfig's own."""
+def command(arguments: Sequence[str], program: str = "repic train grpo") -> Path:
+    """Train as a command line says (`command.read_arguments`); returns the folder of the result.
 
-    model: str = field(default="Qwen/Qwen2.5-VL-7B-Instruct", metadata={"help": "hub id or folder"})
-    rows: str = field(default="", metadata={"help": "JSON or JSONL file of tuning rows"})
-    image_root: str | None = field(default=None, metadata={"help": "what image paths are relative to"})
-    resume: bool = field(default=False, metadata={"help": "go on from the last checkpoint"})
+    Raises:
+        ValueError, ImportError, TrainingError: as `train` and `command.run_command`.
+    """
+    from trl import GRPOConfig
+
+    return run_command(arguments, GRPOConfig, _run_rows, program)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``--config`` and a recipe (or a YAML file), then any argument of the recipe as ``--name value``."""
-    import sys
-
-    from accelerate import PartialState
-    from trl import GRPOConfig, TrlParser
-
-    from repic_core.models.loading import load_model
-
-    given = sys.argv[1:] if arguments is None else arguments
-    arguments = [part for argument in given for part in argument.split("=", argument.startswith("--config="))]
-    try:
-        recipe = dict(pairwise(arguments)).get("--config")
-        parser = TrlParser((ScriptArguments, GRPOConfig))
-        if recipe is not None:
-            place = arguments.index("--config")
-            del arguments[place : place + 2]
-            unknown = parser.set_defaults_with_config(**recipe_values(recipe))
-            if unknown:
-                raise ValueError(f"{recipe_path(recipe)}: unknown key(s) {', '.join(unknown[::2])}")
-        elif not {"-h", "--help"} & set(arguments):
-            raise ValueError(
-                f"--config: give {', '.join(recipe_names())} or a YAML file; TRL's defaults are another recipe"
-            )
-        script, config = parser.parse_args_into_dataclasses(arguments)
-        if not script.rows:
-            raise ValueError("--rows: give a JSON or JSONL file of tuning rows")
-        root = script.image_root or Path(script.rows).parent
-        examples = read_rows(script.rows, root)
-        model, processor = load_model(script.model, load_in_4bit=script.load_in_4bit)
-    except (ValueError, ImportError) as error:
-        raise SystemExit(f"repic_core.training.grpo: {error}") from None
-    dataset = to_dataset(examples, root, config.seed)
-    source = {"recipe": recipe, "rows": script.rows, "root": root}
-    try:
-        check_processes()
-        _run(model, processor, dataset, script, config, resume=script.resume, **source)
-    except (ValueError, ImportError, TrainingError) as error:
-        raise SystemExit(f"repic_core.training.grpo: {error}") from None
-    PartialState().destroy_process_group()  # else a process may abort at its end, after all is saved
+    """``accelerate launch -m repic_core.training.grpo --config RECIPE --rows FILE ...``."""
+    exit_in_a_line("repic_core.training.grpo", command, arguments)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from repic_core.models.known_warnings import hide_known_warnings
+
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
 # trainer also adapts `lm_head`; TRL can't (its log-probabilities take the head's own weight).
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -107,6 +109,7 @@ def read_recipe(
     """
     from transformers import HfArgumentParser
 
+    hide_known_warnings()
     values = {**recipe_values(recipe), **overrides}
     values.pop("model", None)
     known = {f for c in (TuneArguments, config_class) for f in c.__dataclass_fields__}

@@ -1,4 +1,4 @@
-"""Repeat a training from its ``run.json`` and compare: ``python -m repic_core.training.reproduce run.json --out FOLDER``.
+"""Repeat a training from its ``run.json`` and compare: ``repic reproduce run.json --out FOLDER``.
 
 On the same versions, device and number of processes the weights are the same to the bit on a CPU in float32; else
 the differences that are found are said.
@@ -6,7 +6,6 @@ the differences that are found are said.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,26 +149,3 @@ def compare(
         if not clock and metrics.get(name) != was:
             tell(f"metric {name}: was {was}, is {metrics.get(name)}")
     return same
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Exit status 0: the same weights; 1: others, or not repeated."""
-    parser = argparse.ArgumentParser(prog="repic_core.training.reproduce", description=__doc__)
-    parser.add_argument("record", help=f"{NAME} of the run")
-    parser.add_argument("--out", required=True, help="new folder for the repeated run")
-    parser.add_argument("--rows", help="file of the rows; default: the record's")
-    parser.add_argument("--image-root", help="what image paths are relative to; default: the record's")
-    parser.add_argument("--model", help="folder or hub id of the model; default: the record's")
-    parser.add_argument("--anyway", action="store_true", help="also with other data or another model")
-    given = parser.parse_args(arguments)
-    from repic_core.training.failures import TrainingError
-
-    try:
-        same = repeat(given.record, given.out, given.rows, given.image_root, given.model, anyway=given.anyway)
-    except (ValueError, TrainingError) as error:
-        raise SystemExit(f"repic_core.training.reproduce: {error}") from None
-    raise SystemExit(0 if same else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -55,7 +55,12 @@ def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = Non
     Raises:
         TrainingError: the run ended before its end; the last finished step is saved where that can be exact.
     """
+    import torch
+
     args = trainer.args
+    args.dataloader_pin_memory &= (
+        torch.accelerator.is_available()
+    )  # without one, torch warns of it at each start
     checkpoint = last_whole(args.output_dir, tell=args.should_save) if resume else None
     if resume and checkpoint is None:
         logger.warning("%s: no whole checkpoint to go on from; the run begins at its start", args.output_dir)

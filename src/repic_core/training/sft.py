@@ -1,6 +1,7 @@
-"""Supervised fine-tuning on captions: the baseline, on the same rows, model parts and prompts.
+"""Supervised fine-tuning on captions, the baseline: ``train(...)`` or ``repic train sft --config toy_sft ...``.
 
-A row's `solution` is the caption to be written (text); the loss is on the caption only.
+Prompts and the tuned parts of the model are those of GRPO. A row's `solution` is the caption to be written (text);
+the loss is on the caption only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from repic_core.data.rows import TrainingExample, to_dataset
 from repic_core.training import run_record
-from repic_core.training.recipe import prepare_tuning, read_recipe
+from repic_core.training.command import exit_in_a_line, run_command
+from repic_core.training.recipe import TuneArguments, prepare_tuning, read_recipe
 from repic_core.training.run import metrics_callback, run_training
 
 
@@ -33,21 +35,36 @@ def train(
     Raises:
         ValueError: an unknown recipe or key, or a row whose solution is no text.
     """
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
-    for number, row in enumerate(rows, 1):
+    tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
+    return _run(model, processor, rows, tune, config, resume, callbacks, recipe=recipe, root=root)
+
+
+def _run(
+    model: Any,
+    processor: Any,
+    examples: Sequence[TrainingExample],
+    tune: TuneArguments,
+    config: Any,
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    **source: Any,
+) -> Any:
+    from trl import SFTTrainer
+
+    for number, row in enumerate(examples, 1):
         if not isinstance(row.solution, str):
             raise ValueError(f"row {number}: the solution must be a caption (text), not {row.solution!r}")
-    tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
-    dataset = caption_dataset(rows, root, config.seed)
-    record = run_record.begin("sft", model, processor, dataset, (tune, config), recipe=recipe, root=root)
+    dataset = caption_dataset(examples, source["root"], config.seed)
+    record = run_record.begin("sft", model, processor, dataset, (tune, config), **source)
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=dataset,
         processing_class=processor,
         peft_config=prepare_tuning(model, processor, tune),
-        callbacks=[metrics_callback(Path(output_dir) / "metrics.csv"), *callbacks],
+        callbacks=[metrics_callback(Path(config.output_dir) / "metrics.csv"), *callbacks],
     )
     run_training(trainer, resume, record)
     return trainer
@@ -60,3 +77,23 @@ def caption_dataset(rows: Sequence[TrainingExample], root: str | Path, seed: int
         [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in dataset["solution"]
     ]
     return dataset.select_columns(["prompt", "images"]).add_column("completion", captions)
+
+
+def command(arguments: Sequence[str], program: str = "repic train sft") -> Path:
+    """Train as a command line says (`command.read_arguments`); returns the folder of the result.
+
+    Raises:
+        ValueError, ImportError, TrainingError: as `train` and `command.run_command`.
+    """
+    from trl import SFTConfig
+
+    return run_command(arguments, SFTConfig, _run, program)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``accelerate launch -m repic_core.training.sft --config RECIPE --rows FILE ...``."""
+    exit_in_a_line("repic_core.training.sft", command, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""``repic data build|check``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from repic_core.cli.options import Parser, add_flags, at_least, defaults_for, describe
+from repic_core.cli.output import print_json
+
+
+def add_data(parser: Parser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    build = commands.add_parser(
+        "build",
+        help="make rows from a folder of photos a concept, or from boxes",
+        description="Make training rows. A folder with a folder of photos a concept gives OCT (same object?)"
+        "\nand ICT (name it in a caption); a file of boxes in COCO's format gives VLT (where is it?). Give one"
+        "\nor both. What photos/bo/info.txt says, if it exists, is the line of information on <bo>.",
+    )
+    describe(build, _build, "repic data build --photos photos --out rows.jsonl")
+    build.add_argument("--photos", metavar="FOLDER", help="a folder with a folder of photos a concept")
+    build.add_argument("--coco", metavar="FILE", help="boxes, a JSON file in COCO's format")
+    build.add_argument(
+        "--images", metavar="FOLDER", help="the photos of --coco (default: the folder of its file)"
+    )
+    build.add_argument("--out", type=Path, required=True, metavar="FILE", help="the rows, .jsonl or .json")
+    build.add_argument(
+        "--collages",
+        metavar="FOLDER",
+        help="also make rows about several concepts, of collages that are written here (outside --photos)",
+    )
+    build.add_argument(
+        "--references",
+        type=at_least(2),
+        default=4,
+        metavar="N",
+        help="concepts in a prompt, at most (default: %(default)s)",
+    )
+    add_flags(
+        build, "--model", metavar="M", help="for --coco: the model that is trained, whose frame boxes get"
+    )
+    add_flags(build, "--max-pixels", "--seed", "--json")
+
+    check = commands.add_parser(
+        "check",
+        help="read a file of rows and their photos, and count them",
+        description="Read a file of training rows and their photos, and count them.",
+    )
+    describe(check, _check, "repic data check rows.jsonl")
+    check.add_argument("rows", metavar="ROWS", help="training rows, JSON or JSONL")
+    add_flags(check, "--image-root", "--json")
+
+
+def _build(options: argparse.Namespace) -> None:
+    from repic_core.data.rows import write_rows
+
+    if not options.photos and not options.coco:
+        raise ValueError("give --photos, --coco or both")
+    rows = (_of_photos(options) if options.photos else []) + (_of_boxes(options) if options.coco else [])
+    write_rows(options.out, rows)
+    _tell(options, options.out, rows)
+
+
+def _of_photos(options: argparse.Namespace) -> list[Any]:
+    from repic_core.data.builders import build_from_folders, concept_photos
+    from repic_core.data.photo_folder import folder_infos
+
+    concept_photos(options.photos)  # says what is wrong with the folder before its texts are read
+    rows = build_from_folders(
+        options.photos,
+        options.seed,
+        infos=folder_infos(options.photos),
+        references=options.references,
+        collages=options.collages,
+    )
+    return _from(rows, Path(options.photos), options.out.parent)
+
+
+def _of_boxes(options: argparse.Namespace) -> list[Any]:
+    from transformers import AutoImageProcessor
+
+    from repic_core.data.builders import build_vlt
+    from repic_core.models.families import FAMILIES
+    from repic_core.models.loading import ModelError, existing, load_config
+
+    found = defaults_for(options.model)
+    name = existing(found.model, "model")
+    family = FAMILIES.get(load_config(name).model_type)
+    if family is None:
+        raise ModelError(f"{name}: boxes are known for {', '.join(one.name for one in FAMILIES.values())}")
+    processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    limit = found.max_pixels if options.max_pixels is None else options.max_pixels
+    if limit:
+        processor.size["longest_edge"] = limit
+    images = Path(options.images or Path(options.coco).parent)
+    return _from(build_vlt(options.coco, images, family.frame, processor), images, options.out.parent)
+
+
+def _from(rows: Sequence[Any], root: Path, folder: Path) -> list[Any]:
+    """The rows with image paths relative to `folder` instead of `root`."""
+    away = os.path.relpath(root.resolve(), folder.resolve())
+    return [
+        replace(row, images=tuple(os.path.normpath(os.path.join(away, image)) for image in row.images))
+        for row in rows
+    ]
+
+
+def _check(options: argparse.Namespace) -> None:
+    from repic_core.data.rows import read_rows
+
+    _tell(options, options.rows, read_rows(options.rows, options.image_root))
+
+
+def _tell(options: argparse.Namespace, path: str | Path, rows: Sequence[Any]) -> None:
+    """How many rows there are, by task."""
+    from repic_core.tasks import TASKS
+
+    counts = Counter(row.method for row in rows)
+    if options.json:
+        print_json(
+            {"file": str(path), "rows": len(rows), "tasks": {m: counts[m] for m in TASKS if counts[m]}}
+        )
+        return
+    tasks = ", ".join(f"{counts[method]} {task.label}" for method, task in TASKS.items() if counts[method])
+    print(f"{path}: {len(rows)} rows ({tasks})")

@@ -1,0 +1,183 @@
+"""``repic evaluate`` and ``repic prefer``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from repic_core.cli.options import Parser, add_flags, chosen, describe, load_chosen
+from repic_core.cli.output import note, print_json
+
+
+def add_evaluate(parser: Parser) -> None:
+    from repic_core.evaluation.published import SETS
+
+    describe(
+        parser,
+        _evaluate,
+        "repic evaluate --root ../RePIC --model Yeongtak/RePIC_Qwen2.5VL_7B --method RePIC",
+        "the same command continues from here",
+    )
+    add_flags(
+        parser,
+        "--root",
+        required=True,
+        help="a folder laid out like the authors' repository (github.com/oyt9306/RePIC)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/evaluation"),
+        metavar="FOLDER",
+        help="gets captions/METHOD/SETTING.json and table.md, .tex, .csv (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETS,
+        default=list(SETS),
+        metavar="S",
+        help=f"{', '.join(SETS)} (default: all)",
+    )
+    add_flags(parser, "--model", help="a name on the hub or a folder (default: none, only make the tables)")
+    add_flags(parser, "--adapter")
+    parser.add_argument(
+        "--method", metavar="NAME", help="in the table (default: the model's or adapter's folder)"
+    )
+    parser.add_argument(
+        "--zero-shot", action="store_true", help="ask for the name outright, as the authors ask the base"
+    )
+    parser.add_argument(
+        "--retrieval", action="store_true", help="retrieve the references instead of giving them"
+    )
+    parser.add_argument(
+        "--embedder", metavar="M", help="CLIP, SigLIP or DINO model (default: the model's own vision tower)"
+    )
+    add_flags(parser, "--side")
+    parser.add_argument(
+        "--detector", metavar="M", help="zero-shot object detector (default: the whole photo)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="least similarity of a retrieved concept"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="the first N rows of each setting only"
+    )
+    add_flags(parser, "--system", "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from repic_core.evaluation.paper_settings import SettingError
+    from repic_core.evaluation.paper_tables import HEAD, found_settings, rows_of, with_captions, write_table
+
+    def tell(line: str) -> None:
+        note(options, line)
+
+    method = _method(options)
+    captions = options.out / "captions"
+    asked = found_settings(options.root, options.settings, options.zero_shot, options.limit, tell)
+    if not asked:
+        raise SettingError("no setting can be run")
+    if options.model:
+        _caption(options, asked, captions / method)
+    others = [name for name in with_captions(captions) if name not in options.settings]
+    rows = rows_of(captions, asked | found_settings(options.root, others, tell=tell))
+    text = write_table(options.out, rows)
+    if options.json:
+        print_json([dict(zip(HEAD, row, strict=True)) for row in rows])
+    else:
+        print(text)
+
+
+def _method(options: argparse.Namespace) -> str:
+    """The method's name, after a look at whether the flags go together."""
+    if not options.model and (options.adapter or options.retrieval):
+        raise ValueError("--adapter and --retrieval need a --model")
+    for name in ("embedder", "detector", "threshold"):
+        if getattr(options, name) is not None and not options.retrieval:
+            raise ValueError(f"--{name} needs --retrieval")
+    if options.method is None:
+        return Path(options.adapter or options.model or "none").resolve().name
+    if options.method in ("", ".", "..") or set(options.method) & set("/\\"):
+        raise ValueError(f"--method {options.method!r}: give the name of a folder, without slashes")
+    return options.method
+
+
+def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -> None:
+    from repic_core.captioner.captioner import Captioner
+    from repic_core.evaluation.paper_tables import caption_setting
+    from repic_core.retrieval.embedders import PretrainedEmbedder, TowerEmbedder
+
+    for setting in settings.values():
+        if options.detector and not any(concept.category for concept in setting.database):
+            raise ValueError(f"{setting.name}: a detector needs categories, and its database has none")
+    found = chosen(options, "evaluation")
+    model, processor = load_chosen(found, options.adapter, options.device)
+    captioner = Captioner(model, processor, found.system, options.batch_size, options.max_new_tokens)
+    embedder: Any = None
+    if options.embedder:
+        embedder = PretrainedEmbedder(options.embedder, device=str(model.device))
+    elif options.retrieval:
+        embedder = TowerEmbedder(model, processor, found.side)
+    how = (embedder, options.detector, options.threshold, not options.quiet)
+    for setting in settings.values():
+        caption_setting(setting, captioner, out, *how)
+
+
+def add_prefer(parser: Parser) -> None:
+    describe(
+        parser,
+        _prefer,
+        "repic prefer ours.json base.json --root ../RePIC --model gpt-4o --out answers.jsonl",
+        "the same command continues from here",
+    )
+    parser.add_argument("first", metavar="FIRST", help="caption file whose wins are counted")
+    parser.add_argument("second", metavar="SECOND", help="caption file of the same photos and concepts")
+    add_flags(parser, "--root", required=True, help="what query and image paths are relative to")
+    add_flags(parser, "--model", required=True, help="the judge, as the endpoint calls it")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="record of the answers (JSON Lines); continues one"
+    )
+    add_flags(parser, "--database", help="a concept database, for --references")
+    parser.add_argument(
+        "--references",
+        action="store_true",
+        help="show the judge the concepts' photos and lines of information",
+    )
+    parser.add_argument("--base-url", metavar="URL", help="the endpoint (default: OpenAI's)")
+    parser.add_argument(
+        "--key-variable",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable with the key (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prices",
+        nargs=2,
+        type=float,
+        default=(0.0, 0.0),
+        metavar=("PROMPT", "COMPLETION"),
+        help="of a million tokens, to say what it cost",
+    )
+    add_flags(parser, "--json")
+
+
+def _prefer(options: argparse.Namespace) -> None:
+    from repic_core.captioner.caption_files import load_captions
+    from repic_core.concepts.database import ConceptDatabase
+    from repic_core.evaluation.judges import EndpointJudge, RecordedJudge
+    from repic_core.evaluation.preference import prefer, table
+
+    prices = tuple(options.prices)
+    endpoint = EndpointJudge(options.model, options.base_url, options.key_variable, prices)
+    judge = RecordedJudge(endpoint, options.out)
+    database = ConceptDatabase.load(options.database, options.root) if options.database else None
+    captions = load_captions(options.first), load_captions(options.second)
+    progress = not options.quiet
+    found = prefer(judge, *captions, options.root, database, options.references, progress=progress)
+    if options.json:
+        print_json(asdict(found))
+    else:
+        print(table(found, f"{Path(options.first).stem} over {Path(options.second).stem}"))

@@ -1,0 +1,206 @@
+"""Flags that several sub-commands share, each defined once, and what they mean where they are left out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+AUTHORS_MODEL = "Yeongtak/RePIC_Qwen2.5VL_7B"
+TOY_BASE = "assets/toy-base"
+TOY_SIDE = 40  # pixels; `toyworld.retrieval` says why
+TOY_WORDS = 10_000  # a toy's vocabulary has a few hundred words, any other one more than 100,000
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no shortened flags and whose errors are one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` lists the flags)\n")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number of at least `least`, for argparse."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} must be at least {least}")
+        return value
+
+    number.__name__ = "whole number"  # argparse: "invalid whole number value"
+    return number
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "--model": {"metavar": "M", "help": f"a name on the hub or a folder (default: {AUTHORS_MODEL})"},
+    "--adapter": {"metavar": "A", "help": "a LoRA adapter on the model: a folder or a name on the hub"},
+    "--database": {"metavar": "FILE", "help": "a concept database, as `repic concepts init` writes it"},
+    "--root": {
+        "metavar": "FOLDER",
+        "help": "what the image paths in the database are relative to (default: its folder)",
+    },
+    "--system": {
+        "metavar": "S",
+        "help": "system prompt: inference, evaluation, none, or the text itself"
+        " (default: the published one for the task; for the toy base none)",
+    },
+    "--max-pixels": {
+        "type": at_least(0),
+        "metavar": "N",
+        "help": "shrink photos to so many pixels; 0: the processor's own limit"
+        " (default: the published 802816; for the toy base 0)",
+    },
+    "--max-new-tokens": {
+        "type": at_least(1),
+        "default": 1024,
+        "metavar": "N",
+        "help": "of a caption (default: %(default)s)",
+    },
+    "--batch-size": {
+        "type": at_least(1),
+        "default": 8,
+        "metavar": "N",
+        "help": "photos captioned together; less needs less memory (default: %(default)s)",
+    },
+    "--retrieve": {
+        "type": at_least(1),
+        "metavar": "K",
+        "help": "find the K concepts of the database that are nearest to each photo",
+    },
+    "--side": {
+        "type": at_least(1),
+        "metavar": "N",
+        "help": "for retrieval: scale photos to N x N pixels (default: 448; for the toy base 40)",
+    },
+    "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda, cuda:1, ... (default: auto)"},
+    "--rows": {"metavar": "FILE", "help": "training rows, JSON or JSONL"},
+    "--image-root": {
+        "metavar": "FOLDER",
+        "help": "what the rows' image paths are relative to (default: the rows' folder)",
+    },
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "default: %(default)s"},
+    "--seeds": {
+        "type": int,
+        "nargs": "+",
+        "default": [0, 1, 2],
+        "metavar": "N",
+        "help": "of the arms (default: 0 1 2)",
+    },
+    "--base": {"metavar": "M", "default": TOY_BASE, "help": "default: %(default)s"},
+    "--split": {"choices": ("val", "test"), "default": "test", "help": "held-out toys (default: test)"},
+    "--json": {"action": "store_true", "help": "print the answer as JSON, and nothing else"},
+    "--quiet": {"action": "store_true", "help": "no progress and no notes, only the result"},
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, *flags: str, **changes: Any) -> None:
+    """Add shared flags to `parser`; `changes` replace what `SHARED` says of them, such as ``required=True``."""
+    for flag in flags:
+        parser.add_argument(flag, **{**SHARED[flag], **changes})
+
+
+def describe(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], Any], example: str, resumes: str = ""
+) -> None:
+    """What `parser`'s command does, an example of it for ``--help``, and what it says when it is interrupted.
+
+    Args:
+        run: is given the options; returns the exit status, or None for 0.
+        resumes: how an interrupted run is continued, if it can be.
+    """
+    parser.epilog = f"example:\n  {example}"
+    parser.set_defaults(run=run, prog=parser.prog, resumes=resumes)
+    add_flags(parser, "--quiet")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model and how photos and prompts are given to it.
+
+    Args:
+        system: a key of `prompts.SYSTEM_PROMPTS`, a text, or None.
+        max_pixels: what photos are shrunk to; None for the processor's own limit.
+        side: of photos in retrieval, in pixels.
+    """
+
+    model: str
+    system: str | None
+    max_pixels: int | None
+    side: int
+
+
+def defaults_for(model: str | None, adapter: str | None = None, published: str = "inference") -> Chosen:
+    """What is taken where a command line leaves it out.
+
+    Without a `model` that is the one that the local `adapter` was trained on, else the authors'. The toy base, and
+    models made from it, take no system prompt, photos as they are, and small ones in retrieval; all others what
+    the authors published.
+
+    Args:
+        published: the authors' system prompt for the task, ``inference`` or ``evaluation``.
+    """
+    from repic_core.models.loading import PAPER_MAX_PIXELS
+    from repic_core.retrieval.embedders import TOWER_SIDE
+
+    model = model or _base_of(adapter) or AUTHORS_MODEL
+    if _is_toy(model):
+        return Chosen(model, None, None, TOY_SIDE)
+    return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE)
+
+
+def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
+    """`defaults_for` what `options` leaves out, and what it gives."""
+    found = defaults_for(options.model, getattr(options, "adapter", None), published)
+    if options.system is not None:
+        found = replace(found, system=None if options.system in ("none", "") else options.system)
+    for name in ("max_pixels", "side"):
+        value = getattr(options, name, None)
+        if value is not None:
+            found = replace(found, **{name: value or None})
+    return found
+
+
+def load_chosen(found: Chosen, adapter: str | None, device: str = "auto") -> tuple[Any, Any]:
+    """`load_model` of what was chosen; where the authors' model can't be had, the error names the toy base.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    from repic_core.models.loading import ModelError, load_model
+
+    try:
+        return load_model(found.model, adapter=adapter, max_pixels=found.max_pixels, device=device)
+    except ModelError as error:
+        if found.model != AUTHORS_MODEL:
+            raise
+        raise ModelError(
+            f"{error}; give --model a folder or another name (to try the command out: --model {TOY_BASE}, "
+            "in a clone of the repository)"
+        ) from None
+
+
+def _base_of(adapter: str | None) -> str | None:
+    """The model that a local adapter was trained on, as its configuration says."""
+    return _config(adapter, "adapter_config.json").get("base_model_name_or_path") if adapter else None
+
+
+def _is_toy(model: str) -> bool:
+    text = _config(model, "config.json").get("text_config")
+    words = text.get("vocab_size") if isinstance(text, dict) else None
+    return isinstance(words, int) and words < TOY_WORDS
+
+
+def _config(folder: str, name: str) -> dict[str, Any]:
+    """A JSON file in a local folder; empty where there is none (loading says what is wrong)."""
+    try:
+        found = json.loads((Path(folder).expanduser() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

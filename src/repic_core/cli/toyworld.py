@@ -1,0 +1,157 @@
+"""``repic toyworld pretrain|miniature|ablations|retrieval|skills``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from repic_core.cli.options import TOY_BASE, Parser, add_flags, at_least, describe
+from repic_core.cli.output import print_json, prints_hidden
+
+RESUMES = "the same command continues from what is finished"
+
+
+def add_toyworld(parser: Parser) -> None:
+    from repic_core.toyworld import ablations
+    from repic_core.toyworld.miniature import ARMS
+
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="make the toy base anew",
+        description="Train the toy base from nothing (under an hour on two cores).",
+    )
+    describe(pretrain, _pretrain, "repic toyworld pretrain --out runs/toy-base", RESUMES)
+    pretrain.add_argument(
+        "--out", type=Path, default=Path("runs/toy-base"), metavar="FOLDER", help="default: %(default)s"
+    )
+    pretrain.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/pretrain"),
+        metavar="FOLDER",
+        help="logs and checkpoints (default: %(default)s)",
+    )
+    pretrain.add_argument(
+        "--vision-steps",
+        type=at_least(0),
+        nargs=2,
+        default=(2600, 1800),
+        metavar="N",
+        help="of the two vision stages (default: 2600 1800)",
+    )
+    pretrain.add_argument(
+        "--steps", type=at_least(0), default=5600, metavar="N", help="of the language phase"
+    )
+    add_flags(pretrain, "--seed")
+    pretrain.add_argument(
+        "--soft", action="store_true", help="the second base: even one concept named 4 in 5"
+    )
+    pretrain.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads (default: torch's)")
+
+    miniature = commands.add_parser(
+        "miniature",
+        help="the paper's claim in small",
+        description="Base, SFT, GRPO and the control on held-out concepts, all arms and seeds, and the table.",
+    )
+    describe(miniature, _miniature, "repic toyworld miniature --seeds 0 --arms base grpo", RESUMES)
+    ablate = commands.add_parser(
+        "ablations",
+        help="GRPO without each part of the recipe",
+        description="GRPO without each part of the recipe, on held-out concepts: tables and figures.",
+    )
+    describe(ablate, _ablations, "repic toyworld ablations --budgets short --seeds 0", RESUMES)
+    retrieval = commands.add_parser(
+        "retrieval",
+        help="toys found among ever more",
+        description="Toys found in scenes among ever more concepts, and strangers refused.",
+    )
+    describe(retrieval, _retrieval, "repic toyworld retrieval --adapter runs/tiny/models/grpo", RESUMES)
+    add_flags(retrieval, "--adapter", help="for the captions, such as runs/tiny/models/grpo")
+    for command, name in ((miniature, "miniature"), (ablate, "ablations"), (retrieval, "retrieval")):
+        out = Path("runs") / name
+        command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
+        add_flags(command, "--base", "--seeds")
+    for command, arms in ((miniature, ARMS), (ablate, ablations.ARMS)):
+        command.add_argument(
+            "--arms",
+            nargs="+",
+            choices=arms,
+            default=list(arms),
+            metavar="ARM",
+            help=f"{', '.join(arms)} (default: all)",
+        )
+    budgets = list(ablations.BUDGETS)
+    ablate.add_argument(
+        "--budgets",
+        nargs="+",
+        choices=budgets,
+        default=budgets,
+        metavar="B",
+        help=f"{', '.join(budgets)} (default: all)",
+    )
+
+    skills = commands.add_parser(
+        "skills", help="what a toy model can do", description="What a toy model can do, on held-out toys."
+    )
+    describe(skills, _skills, "repic toyworld skills assets/toy-base")
+    skills.add_argument("model", nargs="?", default=TOY_BASE, metavar="MODEL", help="default: %(default)s")
+    skills.add_argument(
+        "--n", type=at_least(1), default=200, metavar="N", help="samples a skill (default: 200)"
+    )
+    add_flags(skills, "--json")
+    for command in (miniature, ablate, skills):
+        add_flags(command, "--split")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    import torch
+
+    from repic_core.toyworld.pretrain import pretrain
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    steps = (options.vision_steps, options.steps)
+    with prints_hidden(options.quiet):
+        pretrain(options.out, options.work, *steps, options.seed, options.soft)
+
+
+def _miniature(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.miniature import markdown, run
+
+    with prints_hidden(options.quiet):
+        table = run(options.base, options.out, options.seeds, options.split, options.arms)
+    print(markdown(table))
+
+
+def _ablations(options: argparse.Namespace) -> None:
+    from repic_core.toyworld import ablations
+    from repic_core.toyworld.ablation_figure import ablation_figure
+
+    for name in options.budgets:
+        budget = ablations.BUDGETS[name]
+        arms = (options.seeds, options.split, options.arms)
+        with prints_hidden(options.quiet):
+            table = ablations.run(options.base, options.out / name, budget, *arms)
+        print(f"\n{name}: {budget}\n\n{ablations.markdown(table)}\n")
+        ablation_figure(table, options.out / f"ablations_{name}")
+
+
+def _retrieval(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.retrieval import markdown, run
+
+    with prints_hidden(options.quiet):
+        table = run(options.base, options.out, options.adapter, options.seeds)
+    print(markdown(table))
+
+
+def _skills(options: argparse.Namespace) -> None:
+    from repic_core.models.loading import load_model
+    from repic_core.toyworld.skills import measure_skills
+
+    skills = measure_skills(*load_model(options.model), options.split, options.n)
+    if options.json:
+        print_json(skills)
+        return
+    for skill, value in skills.items():
+        print(f"{skill:16} {value:.3f}")

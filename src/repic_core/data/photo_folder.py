@@ -1,0 +1,78 @@
+"""A concept database from a folder of photos::
+
+    photos/bo/1.jpg  photos/bo/2.jpg  photos/bo/info.txt     a folder of photos a concept
+    photos/mira.jpg  photos/mira.txt                         or a single photo
+
+The name is that of the folder or of the file. The line of information is in ``info.txt`` in the folder, or in a
+text file beside the photo.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from repic_core.concepts.concept import Concept, ConceptError
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.data.builders import PHOTO_SUFFIXES, BuildError, category_of, photo_files, shown_entries
+
+logger = logging.getLogger(__name__)
+
+
+def database_from_folder(folder: str | Path, categories: bool = False) -> ConceptDatabase:
+    """The concepts of a folder of photos, in the order of their names; nothing is written.
+
+    Hidden files and folders are passed over; folders without photos and files of other kinds are, too, and a
+    warning is logged for them.
+
+    Args:
+        categories: guess each category from the name (`builders.category_of`); else it is empty.
+
+    Returns:
+        a database whose root is `folder`.
+
+    Raises:
+        BuildError: no folder, no photo in it, a photo or a text that can't be read, a name that can't be a tag, or
+            two concepts of one name.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise BuildError(
+            f"{folder}: no such folder; give one with a folder of photos a concept, or with photos"
+        )
+    single = photo_files(folder)
+    found = [(photo.stem, [photo], photo.with_suffix(".txt"), photo) for photo in single]
+    for entry in shown_entries(folder):
+        if entry.is_dir():
+            photos = photo_files(entry)
+            if photos:
+                found.append((entry.name, photos, entry / "info.txt", entry))
+            else:
+                logger.warning("%s: left out, it holds no photo", entry)
+        elif entry not in single and entry.suffix.lower() not in (".txt", ".json", ".md"):
+            logger.warning("%s: left out, its name does not end in %s", entry, ", ".join(PHOTO_SUFFIXES))
+    if not found:
+        raise BuildError(f"{folder}: holds no photo, nor a folder with photos ({', '.join(PHOTO_SUFFIXES)})")
+    database = ConceptDatabase(root=folder)
+    for name, photos, text, entry in sorted(found, key=lambda one: one[0]):
+        try:
+            images = [str(photo) for photo in photos]
+            category = category_of(name) if categories else ""
+            database.add(Concept(name=name, image=images, info=_line(text), category=category))
+        except ConceptError as error:
+            raise BuildError(f"{entry}: {error}") from None
+    return database
+
+
+def folder_infos(root: str | Path) -> dict[str, str]:
+    """The line of information of each concept folder under `root` that has an ``info.txt``; folder -> line."""
+    lines = {entry.name: _line(entry / "info.txt") for entry in shown_entries(Path(root)) if entry.is_dir()}
+    return {name: line for name, line in lines.items() if line}
+
+
+def _line(path: Path) -> str:
+    """The text of a file on one line; empty where there is no such file."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split()) if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BuildError(f"{path}: can't be read as UTF-8 text ({error}): write it again") from None
