@@ -102,7 +102,7 @@ def test_the_readmes_app_for_spaces_runs(folder, monkeypatch):
 
     from repic_core import demo
 
-    readme = Path("README.md").read_text(encoding="utf-8")
+    readme = Path("src/repic_core/demo/README.md").read_text(encoding="utf-8")
     code = next(code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "server_name" in code)
     toy = code.replace("Yeongtak/RePIC_Qwen2.5VL_7B", "assets/toy-base")
     toy = toy.replace("concepts/database.json", str(folder / "database.json"))
