@@ -1,8 +1,8 @@
 """``python -m repic_core.demo``: what it loads and launches, and what it says of bad input."""
 
 import pytest
-
 from repic_core.demo.__main__ import main
+
 from repic_core.models.loading import PAPER_MAX_PIXELS
 
 

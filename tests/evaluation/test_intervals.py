@@ -66,7 +66,7 @@ def test_the_order_of_rows_does_not_matter():
 
 
 def test_files_of_other_rows_are_refused():
-    with pytest.raises(ValueError, match=r"not of the same rows: 2, <bo> is not in both"):
+    with pytest.raises(ValueError, match=r"do not have the same rows: 2, <bo> is not in both"):
         compare(rows([NAMED] * 2), rows([NAMED] * 3))
 
 

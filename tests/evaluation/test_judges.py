@@ -257,10 +257,10 @@ def test_a_torn_last_line(tmp_path, cut):
 def test_another_file_is_left_as_it_is(tmp_path, text):
     path = tmp_path / "captions.json"
     path.write_text(text)
-    with pytest.raises(JudgeError, match=r"captions\.json: is no record of answers .*give another file"):
+    with pytest.raises(JudgeError, match=r"captions\.json: is not a record of answers .*give another file"):
         RecordedJudge(Counting(), path).ask(ask("a"))
     assert path.read_text() == text
-    with pytest.raises(JudgeError, match="is no record of answers"):
+    with pytest.raises(JudgeError, match="is not a record of answers"):
         RecordedJudge(Counting(), tmp_path)
 
 

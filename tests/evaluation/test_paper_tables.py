@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(layout, tmp_path):
     path = root / "data/query_tot/2_concept_query_templates.json"
     rows = json.loads(path.read_text())
     path.write_text(json.dumps({"./gone.png": next(iter(rows.values()))}))
-    with pytest.raises(SettingError, match=r"1 photos are not there, first .*gone\.png: .*data/README\.md"):
+    with pytest.raises(SettingError, match=r"1 photos are missing, first .*gone\.png: .*data/README\.md"):
         paper_setting(root, "2-concepts")
     path.write_text(json.dumps({photo: ["<nobody>"] for photo in rows}))
     with pytest.raises(SettingError, match=r"<nobody> is not in .*database_mod\.json"):

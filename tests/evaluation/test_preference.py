@@ -180,7 +180,7 @@ def test_with_references(root, database):
 def test_what_can_not_be_compared(root, database):
     judge = Longer()
     for first, second, options_, message in (
-        (FIRST, SECOND[:3], {}, "not of the same rows: d.png, <bo>, <mia> is not in both"),
+        (FIRST, SECOND[:3], {}, "do not have the same rows: d.png, <bo>, <mia> is not in both"),
         ([], [], {}, "there are no captions"),
         (FIRST, SECOND, {"references": True}, "there is no database"),
         (rows("x", photos=["../x.png"]), rows("y", photos=["../x.png"]), {}, "lies outside the root"),

@@ -164,7 +164,7 @@ def test_files_round_trip(tmp_path_factory, parts, lines):
         ({"options": ["<bo>", NOT_SAID]}, "field 'options': must be 2 to 25"),
         ({"options": ["<bo>", " <bo> "]}, "field 'options': holds an option twice"),
         ({"options": None}, "field 'options': must be a list of texts"),
-        ({"answer": "<max>"}, "field 'answer': '<max>' is none of the options"),
+        ({"answer": "<max>"}, "field 'answer': '<max>' is not one of the options"),
         ({"answer": 0}, "field 'answer': must be text"),
     ],
 )
@@ -185,7 +185,7 @@ def test_bad_files(tmp_path):
     for name, text, message in (
         ("a.json", "{}", "must hold a list"),
         ("a.json", "[", "not valid JSON"),
-        ("a.json", "[]", "holds no question"),
+        ("a.json", "[]", "holds no questions"),
         ("a.json", "[3]", "row 1: must be an object with query, tags, text, options, answer"),
         ("a.json", '[{"query": "a"}]', "row 1, field 'tags': missing"),
         ("a.jsonl", '\n{"query', "line 2: not valid JSON"),

@@ -155,8 +155,9 @@ def _repic_fault(words: list[str], whole: bool) -> str | None:
 
 def _training_fault(kind: str, words: list[str]) -> str | None:
     """The trainer's own arguments: TRL's, and the kit's; both are taken with hyphens or with underscores."""
-    from repic_core.training.command import ScriptArguments
     from trl import GRPOConfig, SFTConfig
+
+    from repic_core.training.command import ScriptArguments
 
     config = {"grpo": GRPOConfig, "sft": SFTConfig}.get(kind, GRPOConfig)
     known = {"config", "help"} | {*ScriptArguments.__dataclass_fields__} | {*config.__dataclass_fields__}

@@ -1,6 +1,6 @@
-"""What name recall hides, for any caption file: names of concepts that are not there, copied infos, length.
+"""What the recall of names does not show: names of absent concepts, copied infos, and length, for any caption file.
 
-Each metric is a number a caption; `measure` gives their means with 95% intervals.
+Each metric is one number per caption; `measure` gives the means with 95% intervals.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from repic_core.concepts.tags import fold
 from repic_core.evaluation.intervals import Interval, mean_interval, units_of
 from repic_core.evaluation.scores import ScoredCaptions, score_captions
 
-COPY_RUN = 4  # words in a row that are no accident
+COPY_RUN = 4  # so many equal words in a row are not a coincidence
 
 
 def hallucinated_names(
     records: Sequence[CaptionRecord], database: ConceptDatabase | Iterable[Concept] | None = None
 ) -> list[int]:
-    """How many concepts each caption names that its row does not have (`span`; known ones and unknown tags).
+    """How many concepts that its row does not have each caption names (`span`), unknown tags included.
 
     >>> hallucinated_names([CaptionRecord("a.jpg", ("<bo>",), "<bo> naps beside <mia>.")])
     [1]
@@ -30,7 +30,7 @@ def hallucinated_names(
 
 
 def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> float:
-    """Share of the caption's words, in [0, 1], that stand in runs of at least `run` words of one of `infos`.
+    """The share of the caption's words, in [0, 1], that are in runs of at least `run` words of one of `infos`.
 
     >>> copied_share("Here is a small brown dog with a red collar", ["a small brown dog"])
     0.4
@@ -38,8 +38,8 @@ def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> flo
     words = _words(caption)
     copied = [False] * len(words)
     for info in infos:
-        told = _words(info)
-        runs = {tuple(told[i : i + run]) for i in range(len(told) - run + 1)}
+        known = _words(info)
+        runs = {tuple(known[i : i + run]) for i in range(len(known) - run + 1)}
         for start in range(len(words) - run + 1):
             if tuple(words[start : start + run]) in runs:
                 copied[start : start + run] = [True] * run
@@ -49,8 +49,12 @@ def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> flo
 def measure(
     records: Sequence[CaptionRecord], database: ConceptDatabase, unit: str = "photo"
 ) -> dict[str, Interval]:
-    """Means a caption, with their 95% intervals: hallucinated names, share of words copied from the infos of the
-    row's concepts, length in words."""
+    """Means per caption, with 95% intervals (drawn by `unit`, see `intervals`).
+
+    Returns:
+        ``"hallucinated"`` (names), ``"copied"`` (share of words copied from the infos of the row's concepts) and
+        ``"words"`` (length).
+    """
     return measure_scored(score_captions(records, "span", database), database, unit)
 
 

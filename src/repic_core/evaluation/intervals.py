@@ -1,8 +1,9 @@
-"""How sure a score is: bootstrap intervals of a caption file's scores, and a paired test between two files.
+"""How certain a score is: bootstrap intervals of a caption file's scores, and a paired test between two files.
 
-By default photos are what is drawn (`unit`): captions of one photo are not independent, and the published
-4-concept files hold 105 captions of 4 photos. ``unit="caption"`` says how sure the score is for these photos only.
-Both methods are SciPy's: `scipy.stats.bootstrap` (percentile, 95%) and `scipy.stats.permutation_test`.
+By default the bootstrap draws photos (`unit`), since captions of the same photo are not independent: the published
+4-concept files hold 105 captions of 4 photos. With ``unit="caption"`` it draws captions, which shows how certain
+the score is for these photos only. Both methods are SciPy's: `scipy.stats.bootstrap` (percentile, 95%) and
+`scipy.stats.permutation_test`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ UNITS = ("photo", "caption")
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its 95% interval."""
+    """A value with the bounds of its 95% interval; printed in percent."""
 
     value: float
     low: float
@@ -38,8 +39,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference`: second minus first file; `p`: two-sided, that swapping the files unit by unit at random
-    gives a difference as large."""
+    """The paired test of two files.
+
+    Args:
+        difference: the second file's score minus the first's.
+        p: two-sided; the probability of a difference as large if the two files are swapped unit by unit at random.
+    """
 
     difference: Interval
     p: float
@@ -52,7 +57,14 @@ def score_intervals(
     unit: str = "photo",
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Precision, recall and F1 of `scores.score` with their 95% intervals.
+    """Precision, recall and F1 as in `scores.score`, with 95% intervals.
+
+    Args:
+        unit: what the bootstrap draws: ``photo`` or ``caption``.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{"precision", "recall", "f1"}`` as `Interval`.
 
     >>> rows = [CaptionRecord(f"{i}.jpg", ("<bo>",), "<bo> naps.") for i in range(9)]
     >>> str(score_intervals(rows)["f1"])
@@ -62,7 +74,7 @@ def score_intervals(
 
 
 def intervals_of(scored: ScoredCaptions, unit: str = "photo", seed: int = 0) -> dict[str, Interval]:
-    """`score_intervals` of captions that are scored already."""
+    """`score_intervals` for captions that are already scored."""
     import numpy as np
 
     samples = np.array(list(_counts(scored, unit).values()), dtype=float).T
@@ -77,7 +89,7 @@ def intervals_of(scored: ScoredCaptions, unit: str = "photo", seed: int = 0) -> 
 
 
 def mean_interval(values: Sequence[float], units: Sequence[Any], seed: int = 0) -> Interval:
-    """The mean of numbers, one a caption, with its 95% interval; captions of the same unit are drawn together.
+    """The mean of one number per caption, with its 95% interval; captions of the same unit are drawn together.
 
     >>> mean_interval([1, 1, 1], ["a.jpg", "b.jpg", "b.jpg"])
     Interval(value=1.0, low=1.0, high=1.0)
@@ -102,10 +114,14 @@ def compare(
     unit: str = "photo",
     seed: int = 0,
 ) -> Comparison:
-    """Is the second file's score another than the first's, on the same photos and concepts?
+    """Whether the second file's score differs from the first's, on the same photos and concepts.
+
+    Args:
+        name: the score: ``precision``, ``recall`` or ``f1``.
+        unit: what is drawn and swapped: ``photo`` or ``caption``.
 
     Raises:
-        ValueError: the files are not of the same photos and tags; names the first that differs.
+        ValueError: the files are not of the same photos and tags; names the first row that differs.
     """
     import numpy as np
     from scipy.stats import permutation_test
@@ -114,18 +130,19 @@ def compare(
     if rows[0] != rows[1]:
         only = next(iter(set(rows[0]) ^ set(rows[1])), rows[0][0])
         raise ValueError(
-            f"the two files are not of the same rows: {only[0]}, {', '.join(only[1])} is not in both alike"
+            f"the two files do not have the same rows: {only[0]}, {', '.join(only[1])} is not in both "
+            "(or not equally often)"
         )
     known = list(database or ())
     one, two = (_counts(score_captions(records, protocol, known), unit) for records in (first, second))
     table = np.array([one[photo] for photo in one] + [two[photo] for photo in one], dtype=float)
     indices = np.arange(len(one)), np.arange(len(one), 2 * len(one))
 
+    def score_of(index: Any, axis: int) -> Any:
+        return _ratio(name, *np.moveaxis(table[index].sum(axis - 1 if axis < 0 else axis), -1, 0))
+
     def difference(a: Any, b: Any, axis: int = -1) -> Any:
-        scores = (
-            _ratio(name, *np.moveaxis(table[x].sum(axis - 1 if axis < 0 else axis), -1, 0)) for x in (b, a)
-        )
-        return next(scores) - next(scores)
+        return score_of(b, axis) - score_of(a, axis)
 
     tested = permutation_test(
         indices, difference, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=seed
@@ -134,12 +151,16 @@ def compare(
 
 
 def row_of(query: str, tags: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """What two rows have in common if they are of the same photo and tags, in any order and spelling (`tags.key`)."""
+    """What is equal for two rows of the same photo and tags, in any order and spelling (`tags.key`)."""
     return query, tuple(sorted(f"<{key(tag)}>" for tag in tags))
 
 
 def units_of(records: Sequence[CaptionRecord], unit: str) -> list[Any]:
-    """For each record what it is drawn as: its photo, or itself, in a way that is the same in another file."""
+    """What is drawn for each record: its photo, or the record itself, named alike in every file of the same rows.
+
+    Raises:
+        ValueError: an unknown unit.
+    """
     if unit not in UNITS:
         raise ValueError(f"unit {unit!r}: use one of {', '.join(UNITS)}")
     if unit == "photo":
@@ -148,13 +169,13 @@ def units_of(records: Sequence[CaptionRecord], unit: str) -> list[Any]:
     found = []
     for record in records:
         row = row_of(record.query, record.tags)
-        rows[row] += 1  # the same row may come again, with another question
+        rows[row] += 1  # the same row may occur again, with another question
         found.append((*row, rows[row]))
     return found
 
 
 def _bootstrapped(samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int) -> Interval:
-    """`statistic` of paired samples, one value a unit, with its interval; a single unit leaves nothing to draw."""
+    """`statistic` of paired samples, one value per unit, with its interval; of a single unit it is one point."""
     from scipy.stats import bootstrap
 
     value = float(statistic(*samples))
@@ -176,7 +197,7 @@ def _counts(scored: ScoredCaptions, unit: str) -> dict[Any, tuple[int, int, int]
 
 
 def _ratio(name: str, correct: Any, predicted: Any, total: Any) -> Any:
-    """Precision, recall or F1 of counts (arrays); 0 where there is nothing to divide by, as `scores.Score`."""
+    """Precision, recall or F1 of arrays of counts; 0 where the divisor is 0, as in `scores.Score`."""
     import numpy as np
 
     over = {"precision": predicted, "recall": total, "f1": (predicted + total) / 2}[name]

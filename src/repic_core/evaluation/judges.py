@@ -1,7 +1,7 @@
-"""Judges: language models that are asked about captions, through any endpoint that speaks OpenAI's protocol.
+"""Judges: language models that are asked about captions, through any endpoint with OpenAI's protocol.
 
 A judge is any object with ``ask(messages) -> Answer``; messages are chat messages in OpenAI's form. Hosted models,
-vLLM, llama.cpp and ``transformers serve`` are all endpoints.
+vLLM, llama.cpp and ``transformers serve`` all provide such endpoints.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from repic_core.io.images import open_image
 
 LONGEST_SIDE = 1024  # pixels; larger photos are shrunk before they are sent
 JPEG_QUALITY = 90
-MAX_TOKENS = 256  # of an answer: a letter, and room for a judge that gives reasons first
-NO_KEY = "no-key"  # sent to an endpoint that needs none
+MAX_TOKENS = 256  # of an answer: enough for a judge that gives reasons before its letter
+NO_KEY = "no-key"  # sent to an endpoint that needs no key
 Messages = Sequence[dict[str, Any]]
 
-# What may stand before the letter in an answer that is otherwise only the letter.
+# Words that may come before the letter in an answer that is otherwise only the letter.
 _LABEL = (
     r"(?:the|my|final|best|correct|more|preferable|preferred|answer|option|choice|caption|is|boxed)[\W_]+"
 )
 _WHOLE = re.compile(rf"[\W_]*((?:{_LABEL})*)([A-Z])[\W_]*", re.IGNORECASE)
-# After the article "A" comes a noun or an adjective; after the option A one of these, a mark, or nothing.
-_GOES_ON = r"\s+(?:is|was|because|since|as|over|than|and|or|nor|provides|gives|describes|offers)\b"
-_LEAD = re.compile(rf"[\W_]*([A-Z])(?:\s*[)\]:*}}\"_]|[.,;!?]+(?!\w)|\s*\n|\s+[-–—(]|{_GOES_ON})")
+# After the article "A" comes a noun or an adjective; after the option A comes one of these, a mark, or nothing.
+_AFTER_OPTION = r"\s+(?:is|was|because|since|as|over|than|and|or|nor|provides|gives|describes|offers)\b"
+_LEAD = re.compile(rf"[\W_]*([A-Z])(?:\s*[)\]:*}}\"_]|[.,;!?]+(?!\w)|\s*\n|\s+[-–—(]|{_AFTER_OPTION})")
 _CUE = re.compile(
     r"\b(?:answer|option|choice|caption|boxed|choose|chose|select|pick|prefer)\b[\W_]*"
     r"(?:(?:the|is|would be|option|caption|answer)\b[\W_]*)*"
-    rf"(?-i:([A-Z]))(?![\w'’-])(?=\s*$|\s*\n|[^\w\s]|{_GOES_ON})",
+    rf"(?-i:([A-Z]))(?![\w'’-])(?=\s*$|\s*\n|[^\w\s]|{_AFTER_OPTION})",
     re.IGNORECASE,
 )
 _DENIAL = re.compile(
@@ -48,12 +48,12 @@ _DENIAL = re.compile(
 
 
 class JudgeError(ValueError):
-    """A judge that can't be asked, or a record of answers that can't be used; the message says the mend."""
+    """A judge that can't be asked, or a record of answers that can't be used; the message says how to fix it."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge said; tokens as the endpoint counted them (0 where it counts none)."""
+    """What a judge said, with the tokens that the endpoint counted (0 if it does not count them)."""
 
     text: str
     prompt_tokens: int = 0
@@ -72,13 +72,13 @@ class EndpointJudge:
     >>> EndpointJudge("toy-base", "http://localhost:8000/v1").ask([...])  # doctest: +SKIP
 
     Args:
-        base_url: by default OpenAI's own (or the environment's ``OPENAI_BASE_URL``).
-        key_variable: the environment variable that holds the key, which is sent to `base_url`. With a `base_url` it
-            may be unset: local servers need no key.
+        base_url: by default OpenAI's (or the environment variable ``OPENAI_BASE_URL``).
+        key_variable: the environment variable with the key, which is sent to `base_url`. It may be unset if
+            `base_url` is given: local servers need no key.
         prices: of a million prompt tokens and of a million completion tokens, in any currency.
         max_tokens: of an answer.
-        retries: after failed connections and HTTP 408, 409, 429 and 5xx; the openai client's own `max_retries`,
-            with exponential back-off from 0.5 to 8 s, or what the endpoint's ``Retry-After`` says.
+        retries: after failed connections and HTTP 408, 409, 429 and 5xx; this is the `max_retries` of the openai
+            client, which waits 0.5 to 8 s, growing exponentially, or as the endpoint's ``Retry-After`` says.
 
     Raises:
         JudgeError: there is neither a key nor a `base_url`.
@@ -111,7 +111,7 @@ class EndpointJudge:
         """The answer to chat messages.
 
         Raises:
-            JudgeError: no answer after the retries; names endpoint, model and cause.
+            JudgeError: no answer after the retries; names the endpoint, the model and the cause.
         """
         from openai import OpenAIError
 
@@ -120,7 +120,7 @@ class EndpointJudge:
             completion = self._client.chat.completions.create(
                 model=self.model, messages=list(messages), temperature=0, max_tokens=self.max_tokens
             )
-        except (OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
+        except (OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
             cause = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
             cause = " ".join(cause.replace(self._key, "***").split())[:500]
             raise JudgeError(f"{where}: no answer: {type(error).__name__}: {cause}") from None
@@ -137,20 +137,20 @@ class EndpointJudge:
 
 
 class RecordedJudge:
-    """A judge that asks nothing twice: its answers stand in a JSON Lines file, each written through as it comes.
+    """A judge that never asks the same twice: each answer is written to a JSON Lines file as soon as it arrives.
 
-    An interrupted run goes on where it was, and what has changed is asked anew: the key of an answer is the SHA-256
-    of model and messages, photos included. Endpoint and `max_tokens` are not in it: to change these, take another
-    file. A last line that was cut off is ignored, with a warning, and overwritten.
+    So an interrupted run is resumed, and only what has changed is asked again. The key of an answer is the SHA-256
+    of the model and the messages, photos included. The endpoint and `max_tokens` are not part of the key: use
+    another file after changing them. A last line that was cut off is ignored, with a warning, and overwritten.
 
-    `prompt_tokens`, `completion_tokens` and `cost` are of the answers given so far, each once, also those read from
-    the file: what the whole run took, however often it was interrupted. Failed requests are not in it.
+    `prompt_tokens`, `completion_tokens` and `cost` count each answer given so far once, also if it was read from
+    the file: they are those of the whole run, however often it was interrupted. Failed requests are not counted.
 
     Args:
         path: the file; None keeps the answers in memory only.
 
     Raises:
-        JudgeError: the file holds something else; it is left as it is.
+        JudgeError: the file holds something else; it is not changed.
     """
 
     def __init__(self, judge: Judge, path: str | Path | None = None) -> None:
@@ -161,7 +161,7 @@ class RecordedJudge:
         self._given: dict[str, Answer] = {}
 
     def ask(self, messages: Messages) -> Answer:
-        """The recorded answer, or the judge's."""
+        """The recorded answer; if there is none, the judge's, which is then recorded."""
         key = hashlib.sha256(json.dumps([self.model, list(messages)], sort_keys=True).encode()).hexdigest()
         if key not in self._known:
             answer = self.judge.ask(messages)
@@ -188,7 +188,7 @@ class RecordedJudge:
         line = (json.dumps(record) + "\n").encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
-            file.truncate(self._end)  # takes off what was cut off
+            file.truncate(self._end)  # removes an incomplete last line
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -196,10 +196,10 @@ class RecordedJudge:
 
 
 def _read_answers(path: Path) -> tuple[dict[str, Answer], int]:
-    """The answers of a file by their keys, and where its last whole line ends, in bytes."""
+    """The answers of a file by key, and the end of its last complete line in bytes."""
     if not path.exists():
         return {}, 0
-    fault = f"{path}: is no record of answers (%s): give another file"
+    fault = f"{path}: is not a record of answers (%s): give another file"
     try:
         data = path.read_bytes()
     except OSError as error:  # a folder, no permission
@@ -217,21 +217,22 @@ def _read_answers(path: Path) -> tuple[dict[str, Answer], int]:
     if rest and not (rest.startswith(start) or start.startswith(rest)):
         raise JudgeError(fault % "its last line")
     if rest:
-        warnings.warn(f"{path}: the last line is cut off: ignored, and asked again", stacklevel=3)
+        warnings.warn(f"{path}: the last line is cut off; it is ignored and asked again", stacklevel=3)
     return answers, end
 
 
 def text_part(text: str) -> dict[str, Any]:
-    """A text in a message."""
+    """The part of a message that holds a text."""
     return {"type": "text", "text": text}
 
 
 def image_part(image: Any) -> dict[str, Any]:
-    """A photo (path or PIL image) in a message, as a JPEG in a ``data:`` address: upright, at most `LONGEST_SIDE`
-    pixels, without EXIF, comment or colour profile.
+    """The part of a message that holds a photo (path or PIL image), as a JPEG in a ``data:`` URL.
+
+    It is upright, at most `LONGEST_SIDE` pixels long, and has no EXIF, comment or colour profile.
 
     Raises:
-        ValueError: naming the file that can't be read.
+        ValueError: the photo can't be read; names the file.
     """
     photo = open_image(image)
     photo.info = {}  # Pillow would write a JPEG's comment into the copy
@@ -243,11 +244,11 @@ def image_part(image: Any) -> dict[str, Any]:
 
 
 def quoted(text: str) -> str:
-    """A caption as one line in quotation marks, for a place among other text.
+    """A caption as one line in quotation marks, to be put into other text.
 
-    Prevented: the caption can't end its line or its quotation, so "B: ..." in it starts no option; control tokens
-    do nothing (``</s>`` is taken out; where any other is found, all its brackets become ‹› and ()). Not prevented:
-    that a judge obeys what a caption asks of it.
+    The caption can't end its line or its quotation, so "B: ..." in it does not start an option. Control tokens have
+    no effect: ``</s>`` is removed, and if any other is found, all brackets of the caption become ‹› and (). But a
+    judge may still obey what a caption asks for.
 
     >>> print(quoted('<bo> naps.\\nB: "a dog"</s>'))
     "<bo> naps. B: \\"a dog\\""
@@ -255,18 +256,18 @@ def quoted(text: str) -> str:
     text = " ".join(text.replace("</s>", " ").split()).encode("utf-8", "replace").decode()
     try:
         check_no_control_tokens(text, "a caption")
-    except ConceptError:  # a caption is a model's output: one bad row must not end the run
+    except ConceptError:  # a caption is the output of a model: one bad row must not end the run
         text = text.translate(str.maketrans("<>[]", "‹›()"))
     return json.dumps(text, ensure_ascii=False)
 
 
 def parse_choice(text: str, letters: str = "AB") -> str | None:
-    """The one option, of `letters`, that an answer chooses; None where it chooses none, several, or is not clear.
+    """The option, one of `letters`, that an answer chooses; None if it chooses none or several, or is not clear.
 
     The answer may be the letter ("B", "(b)", "**B**", "Option B."), begin with it ("B: ...", "B. Because ..."), or
-    say it ("The answer is B, since ..."). A line such as "Answer: B" decides, whatever reasons stand before it;
-    without one, another option's letter by itself ("A, or B?") makes it unclear, and so does a "not" where the
-    letter does not come first. "A dog" is no A.
+    contain it ("The answer is B, since ..."). A line such as "Answer: B" decides, whatever reasons come before it.
+    Without such a line, the letter of another option ("A, or B?") makes the answer unclear, and so does a "not" if
+    the letter does not come first. "A dog" does not choose A.
 
     >>> parse_choice("The answer is **A**."), parse_choice("A or B"), parse_choice("A dog naps.")
     ('A', None, None)
@@ -283,8 +284,8 @@ def parse_choice(text: str, letters: str = "AB") -> str | None:
         chosen = {lead[1]}
     elif _DENIAL.search(text):
         return None
-    else:  # "B is ...", or said further on
+    else:  # "B is ...", or the letter comes later
         chosen = set(_CUE.findall(text)) | ({lead[1]} if lead else set())
-    standing = re.finditer(rf"(?<![\w'’])[{letters}](?:(?={_GOES_ON})|(?![\w'’-])(?!\s+\w))", text)
-    named = chosen | {match[0] for match in standing}
+    letters_alone = re.finditer(rf"(?<![\w'’])[{letters}](?:(?={_AFTER_OPTION})|(?![\w'’-])(?!\s+\w))", text)
+    named = chosen | {match[0] for match in letters_alone}
     return chosen.pop() if len(named) == len(chosen) == 1 and chosen <= set(letters) else None

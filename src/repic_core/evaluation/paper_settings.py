@@ -1,7 +1,7 @@
 """The paper's evaluation settings, from a folder laid out like the authors' repository.
 
-`paper_setting` gives a `Setting`: photos with the concepts that they show, as references in the order of the database
-(as upstream's `retriever.py` gives them). `retrieval` exchanges the references for retrieved ones.
+`paper_setting` gives a `Setting`: photos with the concepts that they show as references, in the order of the
+database (as in upstream's `retriever.py`). `retrieval` replaces the references by retrieved ones.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from repic_core.retrieval.regions import Box, whole
 
 
 class SettingError(ValueError):
-    """A setting whose files are missing or malformed; the message names the file and the mend."""
+    """A setting whose files are missing or malformed; the message names the file and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """What is captioned, and how it is scored.
 
-    `protocol`: the published one; `top_k`: concepts that retrieval gives (upstream's `topK`).
+    Args:
+        protocol: the published protocol.
+        top_k: how many concepts are retrieved (upstream's `topK`).
     """
 
     name: str
@@ -41,18 +43,18 @@ class Setting:
 
 
 def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: int = 0) -> Setting:
-    """One of the paper's settings, a key of `published.SETS`.
+    """One of the paper's settings, by its name in `published.SETS`.
 
-    One concept a photo (`caption_eval_single.py`), two (`caption_eval_multi_2.py`), or four a row and several rows a
-    photo (`caption_eval_multi_4.py`).
+    Photos show one concept (`caption_eval_single.py`) or two (`caption_eval_multi_2.py`); or they have several rows
+    of four concepts (`caption_eval_multi_4.py`).
 
     Args:
         root: the authors' repository.
-        zero_shot: ask an untuned model for the name outright, as upstream does.
-        limit: the first so many rows only; 0 for all.
+        zero_shot: ask explicitly for the name, as upstream asks an untuned model.
+        limit: how many rows to take from the start; 0 for all.
 
     Raises:
-        SettingError: an unknown name; a list, a database or photos that are not there.
+        SettingError: an unknown name, or a list, a database or photos are missing.
     """
     if name not in SETS:
         raise SettingError(f"setting {name!r}: use one of {', '.join(SETS)}")
@@ -71,11 +73,11 @@ def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: i
     missing = [photo for photo, _ in rows if not (root / photo).is_file()]
     if missing:
         raise SettingError(
-            f"{name}: {len(set(missing))} photos are not there, first {root / missing[0]}: put them where the "
+            f"{name}: {len(set(missing))} photos are missing, first {root / missing[0]}: put them where the "
             "data/README.md of the authors' repository says"
         )
-    # Upstream's scripts for several concepts have three other questions; the captions that it published, of two
-    # and of four concepts, answer these.
+    # Upstream's scripts for several concepts have three other questions, but its published captions of two and of
+    # four concepts answer these.
     questions = [f"{q} {ZERO_SHOT_SUFFIX}" if zero_shot else q for q in CAPTION_QUESTIONS["single"]]
     items = [
         CaptionItem(
@@ -98,7 +100,7 @@ def retrieval(
     k: int | None = None,
     threshold: float | None = None,
 ) -> Setting:
-    """`setting` with the `k` (by default its `top_k`) concepts that are found (`find_concepts`) as references."""
+    """`setting` with retrieved references: the `k` concepts (by default `top_k`) that `with_retrieved` finds."""
     items = with_retrieved(
         setting.items, setting.database, index, embedder, regions, k or setting.top_k, threshold
     )
@@ -106,7 +108,7 @@ def retrieval(
 
 
 def _rows(path: Path, known: ConceptDatabase) -> list[tuple[str, list[str]]]:
-    """Photo and tags of each row: upstream's lists hold, for a photo, tags or a list of lists of tags."""
+    """The photo and tags of each row; upstream's files give a photo either tags or a list of lists of tags."""
     listed = read_json(path, SettingError)
     if not isinstance(listed, dict) or not listed:
         raise SettingError(f"{path}: must be an object of photos with their tags")
@@ -115,7 +117,7 @@ def _rows(path: Path, known: ConceptDatabase) -> list[tuple[str, list[str]]]:
         nested = isinstance(value, list) and value and all(isinstance(tags, list) for tags in value)
         groups: Sequence[Any] = value if nested else [value]
         for tags in groups:
-            if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) for tag in tags):
+            if not tags or not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
                 raise SettingError(
                     f"{path}, {photo!r}: must be a list of tags, or of such lists, not {tags!r}"
                 )

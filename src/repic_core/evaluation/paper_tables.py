@@ -53,10 +53,14 @@ def caption_setting(
     threshold: float | None = None,
     progress: bool = True,
 ) -> Path:
-    """Caption `setting` into the folder `out`; with an `embedder`, given the concepts that are retrieved.
+    """Caption `setting` into the folder `out`; returns the caption file.
 
-    The index is kept in ``out/index-SETTING`` and brought up to date with the database; `detector`: a zero-shot
-    object detector that is asked for the database's categories, else the whole photo is the only region.
+    Args:
+        embedder: if given, the references are retrieved with it. The index is kept in ``out/index-SETTING`` and
+            brought up to date with the database.
+        detector: a zero-shot object detector that looks for the database's categories; by default the whole photo
+            is the only region.
+        threshold: least similarity of a retrieved concept.
     """
     name = setting.name
     if embedder is not None:
@@ -70,7 +74,7 @@ def caption_setting(
 
 
 def rows_of(captions: Path, settings: dict[str, Setting]) -> list[list[str]]:
-    """A row of the table for each caption file under `captions` of one of `settings`; empty files give none."""
+    """A row of the table (`HEAD`) for each caption file of one of `settings` under `captions`, if not empty."""
     rows = []
     for name in (name for name in SETS if name in settings):
         setting = settings[name]
@@ -84,11 +88,11 @@ def rows_of(captions: Path, settings: dict[str, Setting]) -> list[list[str]]:
 
 
 def table_cells(records: Sequence[CaptionRecord], setting: Setting) -> list[str]:
-    """The cells of a caption file from "captions" on (`HEAD`); each caption is searched once a protocol."""
+    """The cells of a caption file, from "captions" in `HEAD` on; each caption is searched once per protocol."""
     published = score_captions(records, setting.protocol, setting.database)
     span = score_captions(records, "span", setting.database)
     count = str(len(records))
-    if len(records) < len(setting.items):  # of a run that was cut off
+    if len(records) < len(setting.items):  # of an interrupted run
         count += f" of {len(setting.items)}"
     cells = [count]
     for score in (published.total(), span.total()):
@@ -105,7 +109,7 @@ def table_cells(records: Sequence[CaptionRecord], setting: Setting) -> list[str]
 
 
 def write_table(out: Path, rows: list[list[str]]) -> str:
-    """Write ``table.md``, ``table.tex`` and ``table.csv`` into `out`; returns the Markdown."""
+    """Write ``table.md``, ``table.tex`` and ``table.csv`` into the folder `out`; returns the Markdown."""
     text = tables.markdown(HEAD, rows)
     write_text_atomic(out / "table.md", text + "\n")
     write_text_atomic(out / "table.tex", tables.latex(HEAD, rows, left=3) + "\n")

@@ -1,13 +1,13 @@
-"""Which of two caption files does a judge prefer, photo by photo, in the paper's manner.
+"""Which of two caption files a judge prefers, photo by photo, asked as in the paper.
 
 The instruction is the authors' (RePIC, ``evaluation/GPT_eval_single.py`` without references, and
-``evaluation/gemini_eval_multi.py`` with them). What differs from their scripts:
+``evaluation/gemini_eval_multi.py`` with them). This differs from their scripts:
 
-- Both orders are asked. A caption wins where it is chosen as A and as B; all else is a tie. The scripts ask once,
-  with their own captions always as B.
+- Both orders are asked. A caption wins if it is chosen as A and as B; everything else is a tie. The scripts ask
+  once, with their own captions always as B.
 - Captions are quoted on one line (`judges.quoted`), without the scripts' "Ans:", and the temperature is 0.
-- Any number of references, each with its first photo; the script sends the second one's twice.
-- With references, what the judge is stands in a system message, as without; the script has one text.
+- There may be any number of references, each with its first photo; the script sends the photo of the second twice.
+- With references, too, the judge's role is in a system message; the script has one text.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 @dataclass(frozen=True)
 class Preference:
-    """What a judge made of two files; a win is one of the first file.
+    """What a judge decided about two files; a win is a win of the first file.
 
     Args:
-        outcomes: "win", "tie" or "loss" of each row, in the first file's order.
+        outcomes: "win", "tie" or "loss" for each row, in the first file's order.
         win_rate: (wins + ties / 2) / rows, with its 95% interval by photo.
-        first_position: share of "A" among the answers that choose; .5 of a judge without position bias. None where
-            no answer does.
-        unparsed: answers, of two a row, that choose neither or are not clear (`judges.parse_choice`).
-        prompt_tokens, completion_tokens, cost: of the whole run, with what was read back from a record.
+        first_position: the share of "A" among the answers that choose; 0.5 for a judge without position bias, None
+            if no answer chooses.
+        unparsed: how many answers, of two per row, choose neither or are not clear (`judges.parse_choice`).
+        prompt_tokens, completion_tokens, cost: of the whole run, recorded answers included.
     """
 
     outcomes: tuple[str, ...]
@@ -94,13 +94,14 @@ def prefer(
     """Ask `judge` twice about each photo: which of the two captions is preferable?
 
     Args:
-        judge: a `RecordedJudge` makes an interrupted run go on where it was.
-        root: what the query paths are relative to; photos outside it are not sent.
-        database: where `references` are taken from: the photos and infos of each row's tags, shown to the judge.
+        judge: with a `RecordedJudge`, an interrupted run can be resumed.
+        root: the folder that query paths are relative to; photos outside it are not sent.
+        database: the source of the references.
+        references: also show the judge the photos and infos of each row's tags.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: before anything is asked: the files are not of the same rows, or a photo or concept is missing.
+        ValueError: before anything is asked: the files do not have the same rows, or a photo or concept is missing.
         JudgeError: the judge gave no answer.
     """
     from tqdm import tqdm
@@ -139,10 +140,11 @@ def prefer(
 def preference_messages(
     photo: Any, first: str, second: str, references: Sequence[Concept] = ()
 ) -> list[dict[str, Any]]:
-    """The authors' question: is caption A (`first`) or B of `photo` (path or PIL image) preferable?
+    """The authors' question: is caption A (`first`) or B (`second`) of `photo` (path or PIL image) preferable?
 
     Args:
-        references: concepts whose first photo and info the judge is shown; none: the form without references.
+        references: concepts whose first photo and info are shown to the judge; if empty, the question has the form
+            without references.
     """
     options = f"Options: \n A: {quoted(first)} \n B: {quoted(second)} \n"
     if not references:
@@ -160,9 +162,8 @@ def preference_messages(
             f"The {place} image is the image of {concept.tag} with the given Info: {concept.info}."
             for place, concept in zip(places, references, strict=True)
         ]
-        cited = " and ".join(f"the {place}" for place in places) + (
-            " image" if len(places) == 1 else " images"
-        )
+        cited = " and ".join(f"the {place}" for place in places)
+        cited += " image" if len(places) == 1 else " images"
         text = "\n".join([*lines, f"{options}Referencing {cited}, {FINAL}"])
         photos = [photo, *(concept.images[0] for concept in references)]
         content = [text_part(text), *map(image_part, photos)]
@@ -170,7 +171,7 @@ def preference_messages(
 
 
 def table(found: Preference, name: str = "") -> str:
-    """One row of Markdown; win rate with its interval and first position in percent."""
+    """A Markdown table with one row; the win rate, its interval and the first position are in percent."""
     position = "–" if found.first_position is None else f"{100 * found.first_position:.1f}"
     cells = {
         "": name,
@@ -191,7 +192,7 @@ def table(found: Preference, name: str = "") -> str:
 def _pairs(
     first: Sequence[CaptionRecord], second: Sequence[CaptionRecord]
 ) -> Iterator[tuple[CaptionRecord, CaptionRecord]]:
-    """The rows of two files that are of the same photo and tags, in the first one's order."""
+    """The rows of two files in pairs of the same photo and tags, in the first file's order."""
     one, two = (dict(zip(units_of(records, "caption"), records, strict=True)) for records in (first, second))
     if not one:
         raise ValueError("there are no captions to compare")
@@ -199,13 +200,14 @@ def _pairs(
     if differing:
         query, tags, _ = min(differing)
         raise ValueError(
-            f"the two files are not of the same rows: {query}, {', '.join(tags)} is not in both alike"
+            f"the two files do not have the same rows: {query}, {', '.join(tags)} is not in both "
+            "(or not equally often)"
         )
     return ((one[key], two[key]) for key in one)
 
 
 def _checked_photos(records: Sequence[CaptionRecord], root: Path) -> dict[str, Path]:
-    """The photo of each query, which must lie under `root`: a caption file must not choose what is sent away."""
+    """The photo of each query, which must lie under `root`: a caption file must not choose which files are sent."""
     photos = {record.query: (root / record.query).resolve() for record in records}
     for query, photo in photos.items():
         if not photo.is_relative_to(root.resolve()):
@@ -217,7 +219,8 @@ def _checked_photos(records: Sequence[CaptionRecord], root: Path) -> dict[str, P
 
 
 def _check_references(concepts: Sequence[Sequence[Concept]]) -> None:
-    for image, tag in {concept.images[0]: concept.tag for row in concepts for concept in row}.items():
+    tags = {concept.images[0]: concept.tag for row in concepts for concept in row}
+    for image, tag in tags.items():
         fault = image_fault(Path(image)) if isinstance(image, str | Path) else None
         if fault:
             raise ValueError(f"{tag}: the image {image} {fault}")

@@ -1,6 +1,7 @@
-"""Where things are in a folder laid out like the authors' repository (oyt9306/RePIC): the one place that knows.
+"""Where files are in a folder laid out like the authors' repository (oyt9306/RePIC).
 
-Photos that are not part of it (MyVLM, Yo'LLaVA, the 2-concept photos) belong where its ``data/README.md`` says.
+Photos that are not part of the repository (MyVLM, Yo'LLaVA, the 2-concept photos) belong where its
+``data/README.md`` says.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from repic_core.captioner.caption_files import SETTINGS_SUFFIX
 
-DREAMBOOTH_PHOTOS = "data/dreambooth"  # a folder of photos a concept
+DREAMBOOTH_PHOTOS = "data/dreambooth"  # holds a folder of photos per concept
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,11 @@ class PublishedSet:
     """One evaluation set of the authors.
 
     Args:
-        database: folder under ``data/database_tot``.
-        queries: file under ``data/query_tot``, without ``_query_templates.json``.
-        captions: folder of published caption files; "" where none are published.
+        database: its folder under ``data/database_tot``.
+        queries: its file under ``data/query_tot``, without ``_query_templates.json``.
         protocol: how its captions are scored (`scores.PROTOCOLS`).
-        top_k: concepts that retrieval gives (their `topK`).
+        top_k: how many concepts are retrieved (the authors' `topK`).
+        captions: the folder of its published caption files; "" if none are published.
     """
 
     database: str
@@ -33,10 +34,9 @@ class PublishedSet:
 
 
 SETS = {
-    **{
-        name: PublishedSet(f"database_{name}", name, "repic-single", 2)
-        for name in ("myvlm", "yollava", "dreambooth")
-    },
+    "myvlm": PublishedSet("database_myvlm", "myvlm", "repic-single", 2),
+    "yollava": PublishedSet("database_yollava", "yollava", "repic-single", 2),
+    "dreambooth": PublishedSet("database_dreambooth", "dreambooth", "repic-single", 2),
     "2-concepts": PublishedSet("database_2_concepts", "2_concept", "repic-2", 2, "captioning/double_concept"),
     "4-concepts": PublishedSet("database_4_concepts", "4_concept", "repic-4", 4, "captioning/quad_concept"),
 }
@@ -50,10 +50,10 @@ METHODS = {
 
 
 def database_file(root: str | Path, name: str) -> Path:
-    """The concept database of a set, whose image paths are relative to `root`.
+    """The file with a set's concept database, whose image paths are relative to `root`.
 
     Raises:
-        FileNotFoundError: naming the folder that has none.
+        FileNotFoundError: the set's folder has no database; names the folder.
     """
     folder = Path(root) / "data/database_tot" / SETS[name].database
     for file in (folder / "database_mod.json", folder / "database.json"):
@@ -63,12 +63,12 @@ def database_file(root: str | Path, name: str) -> Path:
 
 
 def queries_file(root: str | Path, name: str) -> Path:
-    """The list of a set's photos and the concepts that each shows."""
+    """The file that lists a set's photos and the concepts that each shows."""
     return Path(root) / "data/query_tot" / f"{SETS[name].queries}_query_templates.json"
 
 
 def caption_folder(root: str | Path, concepts: int = 4) -> Path:
-    """The folder of the published caption files for photos of so many concepts (2 or 4)."""
+    """The folder of the published caption files for photos of 2 or 4 concepts."""
     return Path(root) / SETS[f"{concepts}-concepts"].captions
 
 
@@ -76,10 +76,10 @@ def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path
     """Published caption files (method -> path) and their database.
 
     Args:
-        concepts: 2 or 4, the concepts a photo shows.
+        concepts: how many concepts a photo shows, 2 or 4.
 
     Raises:
-        FileNotFoundError: naming the folder or the file that isn't there.
+        FileNotFoundError: there are no caption files, or no database; names the folder.
     """
     folder = caption_folder(root, concepts)
     found = {

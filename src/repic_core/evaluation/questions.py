@@ -1,11 +1,12 @@
 """What does a caption convey? Multiple-choice questions, answered by a reader who sees the caption and no photo.
 
-The manner is that of CapEval-QA (Oh et al. 2026, arXiv 2602.03454; ``evaluation/CapEval_QAs_save.py`` of
+The method is that of CapEval-QA (Oh et al. 2026, arXiv 2602.03454; ``evaluation/CapEval_QAs_save.py`` of
 github.com/oyt9306/CoViP): only what the caption says counts, and the last option is for what it does not say. Here
-options are in random order, the temperature is 0, and an unclear answer is counted apart (there: as that option).
+the options are in random order, the temperature is 0, and unclear answers are counted separately (there, as that
+last option).
 
 A file holds objects with the fields ``query``, ``tags``, ``text``, ``options`` and ``answer`` (an option's text),
-as a JSON list or one a line (``.jsonl``).
+as a JSON list or, if it is named ``.jsonl``, one per line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import check_no_control_tokens
 from repic_core.evaluation.intervals import Interval, mean_interval, row_of
 from repic_core.evaluation.judges import Judge, parse_choice, quoted, text_part
-from repic_core.io.files import read_records, write_json_atomic, write_text_atomic
+from repic_core.io.files import read_records, write_records
 
 NOT_SAID = "The caption does not say."
 OUTCOMES = ("right", "wrong", "not said", "unparsable")
@@ -44,12 +45,12 @@ class Question:
     """A question about the photo `query` that shows `tags`; white space in its texts is folded.
 
     Args:
-        options: what is offered, in any order; `NOT_SAID` is offered in any case.
-        answer: the right option. `NOT_SAID` for what a good caption must not say.
+        options: what is offered, in any order; `NOT_SAID` is always offered as well.
+        answer: the right option; `NOT_SAID` for what a good caption must not say.
 
     Raises:
-        QuestionError: naming the field: empty, a control token, fewer than 2 or more than 25 options, one twice,
-            or an answer that is none of them.
+        QuestionError: a field is empty or holds a control token, there are fewer than 2 or more than 25 options, an
+            option occurs twice, or the answer is not one of them; names the field.
     """
 
     query: str
@@ -60,18 +61,13 @@ class Question:
 
     def __post_init__(self) -> None:
         for field in ("query", "text", "answer"):
-            _check(
-                field, isinstance(getattr(self, field), str) and getattr(self, field).strip(), "must be text"
-            )
+            text = getattr(self, field)
+            _check(field, isinstance(text, str) and text.strip(), "must be text")
         for field in ("tags", "options"):
             texts = getattr(self, field)
-            _check(
-                field,
-                isinstance(texts, list | tuple)
-                and texts
-                and all(isinstance(t, str) and t.strip() for t in texts),
-                "must be a list of texts",
-            )
+            listed = texts and isinstance(texts, list | tuple)
+            good = listed and all(isinstance(text, str) and text.strip() for text in texts)
+            _check(field, good, "must be a list of texts")
         object.__setattr__(self, "tags", tuple(self.tags))
         object.__setattr__(self, "text", _folded(self.text))
         object.__setattr__(self, "answer", _folded(self.answer))
@@ -86,24 +82,24 @@ class Question:
         most = len(string.ascii_uppercase) - 1
         _check("options", 2 <= len(options) <= most, f"must be 2 to {most}, without {NOT_SAID!r}")
         _check("options", len(set(options)) == len(options), "holds an option twice")
-        _check("answer", self.answer in (*options, NOT_SAID), f"{self.answer!r} is none of the options")
+        _check("answer", self.answer in (*options, NOT_SAID), f"{self.answer!r} is not one of the options")
 
     def offered(self, seed: int = 0) -> list[str]:
-        """The options in an order that is random but the same for this question and seed, `NOT_SAID` last."""
+        """The options in a random order that depends only on this question and the seed, with `NOT_SAID` last."""
         options = list(self.options)
         random.Random(json.dumps([seed, self.query, *sorted(self.tags), self.text])).shuffle(options)
         return [*options, NOT_SAID]
 
 
 class Reader(Protocol):
-    """Who answers from a caption: the index of the option chosen, or None where no choice can be made out."""
+    """Answers a question from a caption: gives the index of the chosen option, or None if the choice is unclear."""
 
     def choose(self, caption: str, text: str, options: Sequence[str]) -> int | None: ...
 
 
 @dataclass(frozen=True)
 class JudgeReader:
-    """A judge as a reader; a `judges.RecordedJudge` makes an interrupted run go on where it was."""
+    """A judge as a reader; with a `judges.RecordedJudge`, an interrupted run can be resumed."""
 
     judge: Judge
 
@@ -115,12 +111,12 @@ class JudgeReader:
 
 @dataclass(frozen=True)
 class QuestionScores:
-    """What came of questions.
+    """The result of asking questions.
 
     Args:
-        accuracy: share of right answers, with its 95% interval by photo.
-        shares: of each of `OUTCOMES`; they sum to 1.
-        outcomes: (caption record, question, outcome) of each question asked.
+        accuracy: the share of right answers, with its 95% interval by photo.
+        shares: the share of each of `OUTCOMES`; they sum to 1.
+        outcomes: (caption record, question, outcome) for each question asked.
     """
 
     accuracy: Interval
@@ -135,13 +131,13 @@ def answer_questions(
     seed: int = 0,
     progress: bool = False,
 ) -> QuestionScores:
-    """Ask `reader` each question about each caption of its photo and tags.
+    """Ask `reader` each question about each caption of the question's photo and tags.
 
     Args:
-        seed: of the options' order and of the bootstrap.
+        seed: of the order of the options and of the bootstrap.
 
     Raises:
-        ValueError: before anything is asked: a caption without questions, or a question without caption (named).
+        ValueError: before anything is asked: a caption has no question, or a question has no caption; names it.
     """
     from tqdm import tqdm
 
@@ -153,7 +149,7 @@ def answer_questions(
         if row:
             query, tags = min(row)
             raise ValueError(
-                f"there is no {without} for {query}, {', '.join(tags)}: leave that row out, or add one"
+                f"there is no {without} for {query}, {', '.join(tags)}: leave out that row, or add one"
             )
     if not rows:
         raise ValueError("there are no captions to ask about")
@@ -186,7 +182,7 @@ def read_questions(path: str | Path) -> list[Question]:
     """Read a file of questions.
 
     Raises:
-        QuestionError: for the first bad row: file, row and field.
+        QuestionError: for the first bad row; names the file, the row and the field.
     """
     path = Path(path)
     names = [field.name for field in fields(Question)]
@@ -202,16 +198,13 @@ def read_questions(path: str | Path) -> list[Question]:
         except QuestionError as error:
             raise QuestionError(f"{where}, {error}") from None
     if not questions:
-        raise QuestionError(f"{path}: holds no question")
+        raise QuestionError(f"{path}: holds no questions")
     return questions
 
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> Path:
-    """Write questions, atomically; JSON Lines if the name ends in ``.jsonl``, else one JSON list."""
-    rows = [asdict(question) for question in questions]
-    if Path(path).suffix != ".jsonl":
-        return write_json_atomic(path, rows, indent=1)
-    return write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write questions, atomically: JSON Lines if the name ends in ``.jsonl``, else one JSON list."""
+    return write_records(path, [asdict(question) for question in questions])
 
 
 def _outcome(question: Question, chosen: str | None) -> str:
@@ -226,6 +219,6 @@ def _folded(text: str) -> str:
     return " ".join(text.split())
 
 
-def _check(field: str, good: Any, mend: str) -> None:
+def _check(field: str, good: Any, needed: str) -> None:
     if not good:
-        raise QuestionError(f"field {field!r}: {mend}")
+        raise QuestionError(f"field {field!r}: {needed}")

@@ -1,13 +1,13 @@
-"""The same photos asked about in other ways: wrong references, another order, references without photos.
+"""The same photos with changed prompts: wrong references, another order, references without photos.
 
-A model that recognises concepts names the same ones each time; one that repeats the prompt's names does not, and
-what it still scores without the references' photos it has from the text alone.
+A model that recognises concepts names the same ones each time. A model that repeats the names in the prompt does
+not, and what it still scores without the references' photos comes from the text alone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
 from repic_core.evaluation.intervals import Interval, score_intervals
 
-MOST_WRONG = 4  # references, as in the paper's test
+MOST_WRONG = 4  # wrong references, as in the paper's test
 
 
 def with_wrong_references(
     items: Sequence[CaptionItem], concepts: Iterable[Concept], count: int, seed: int = 0
 ) -> list[CaptionItem]:
-    """Each item with `count` further references, which its photo does not show, all in a random order.
+    """Each item with `count` more references, which its photo does not show, all in a random order.
 
     Raises:
         ValueError: there are not enough other concepts.
@@ -44,7 +44,7 @@ def with_wrong_references(
 
 
 def shuffled(items: Sequence[CaptionItem], seed: int = 0) -> list[CaptionItem]:
-    """Each item with its references in another order (where it has several)."""
+    """Each item with its references in another order, if it has more than one."""
     rng = random.Random(seed)
     changed = []
     for item in items:
@@ -56,7 +56,7 @@ def shuffled(items: Sequence[CaptionItem], seed: int = 0) -> list[CaptionItem]:
 
 
 def without_photos(items: Sequence[CaptionItem]) -> list[CaptionItem]:
-    """Each item with the names and infos of its references, and not their photos."""
+    """Each item with the names and infos of its references, but not their photos."""
     return [replace(item, reference_photos=False) for item in items]
 
 
@@ -68,22 +68,23 @@ def probe(
     wrong: int = MOST_WRONG,
     resume: bool = True,
 ) -> dict[str, Interval]:
-    """F1 of names (`span`) with its interval by photo, for the items as they are and in each other way.
+    """F1 of names (`span`) with its interval by photo, for the items as they are and with each changed prompt.
 
-    One caption file a way goes into the folder `out`; files that are there are gone on with.
+    Each way is captioned into a file of its own in the folder `out`; files that exist are resumed.
+
+    Args:
+        wrong: the largest number of wrong references.
+
+    Raises:
+        ValueError: there are not enough concepts for the wrong references; or as in `Captioner.caption_many`.
     """
-    ways: dict[str, Callable[[], list[CaptionItem]]] = {
-        "as asked": lambda: list(items),
-        "shuffled": lambda: shuffled(items),
-        **{
-            f"{count} wrong": lambda count=count: with_wrong_references(items, database, count)
-            for count in range(1, wrong + 1)
-        },
-        "no photos": lambda: without_photos(items),
-    }
+    ways = {"as asked": list(items), "shuffled": shuffled(items)}
+    for count in range(1, wrong + 1):
+        ways[f"{count} wrong"] = with_wrong_references(items, database, count)
+    ways["no photos"] = without_photos(items)
     found = {}
-    for name, make in ways.items():
+    for name, changed in ways.items():
         path = Path(out) / f"{name.replace(' ', '_')}.json"
-        captioner.caption_many(make(), out=path, resume=resume)
+        captioner.caption_many(changed, out=path, resume=resume)
         found[name] = score_intervals(load_captions(path), "span", database)["f1"]
     return found

@@ -2,10 +2,10 @@
 
 Caption files are lists of rows ``[query path, tags, caption, question]`` (the authors' format).
 
-- ``repic-single``, ``repic-2``, ``repic-4`` reproduce upstream's ``evaluation/eval_*.py`` exactly. The caption
-  is split at white space and the tokens stripped of punctuation, so a name with a space never matches.
+- ``repic-single``, ``repic-2`` and ``repic-4`` reproduce upstream's ``evaluation/eval_*.py`` exactly. The caption
+  is split at white space, and punctuation is stripped from the tokens, so a name with a space never matches.
 - ``span`` is ours: names match as whole phrases, longest first, with the database's `name` as an alias of its
-  tag (`names.find_names`), and precision counts every candidate named that the row does not have.
+  tag (`names.find_names`). Precision counts every candidate that is named although the row does not have it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ _STRIP = ".,!?;:()[]{}\"'-"  # upstream's PUNCT_STRIP
 
 @dataclass(frozen=True)
 class Score:
-    """Scores in [0, 1] and the counts behind them; a ratio of nothing is 0, as upstream has it.
+    """Counts, and the scores in [0, 1] made from them; a score whose divisor is 0 is 0, as in upstream.
 
-    `correct`: concepts named that are shown; `predicted`: what precision divides by; `total`: concepts shown.
+    Args:
+        correct: concepts that are named and shown.
+        predicted: the divisor of precision.
+        total: concepts that are shown.
     """
 
     protocol: str
@@ -60,7 +63,7 @@ class CaptionScore:
         correct: tags that are named and shown.
         missed: tags that are shown and not named.
         hallucinated: candidates that are named and not shown.
-        unknown: names in brackets that are no candidate, each once; only `span` looks for them.
+        unknown: names in brackets that are not candidates, each once; only `span` looks for them.
     """
 
     correct: tuple[str, ...]
@@ -89,7 +92,7 @@ class CaptionScore:
 
 @dataclass(frozen=True)
 class ScoredCaptions:
-    """The captions of a file and what one protocol finds in each: searched once, for every number of a table.
+    """The captions of a file, and what one protocol finds in each: searched once for all numbers of a table.
 
     Args:
         captions: the `CaptionScore` of each of `records`.
@@ -124,10 +127,10 @@ def score(
 
     Args:
         protocol: one of `PROTOCOLS`.
-        database: concepts whose names are aliases of their tags in `span`. Candidates are the names that are
-            ground truth somewhere in `records`, as in the published protocols, and for `span` also those of
-            the database: to name one of them that is not in the row is wrong in a short file, too.
-        unknown_tags: for `span`, whether a name in brackets that is no candidate also counts as wrong.
+        database: concepts whose names are aliases of their tags in `span`. Candidates are all names that are ground
+            truth somewhere in `records`, as in the published protocols, and for `span` also those of the database:
+            so naming one that the row does not have is wrong even in a short file.
+        unknown_tags: for `span`, whether a name in brackets that is not a candidate also counts as wrong.
 
     >>> rows = [CaptionRecord("a.jpg", ("<bo>", "<mia>"), "<bo> naps beside <zoe>.")]
     >>> rows.append(CaptionRecord("b.jpg", ("<zoe>",), "A dog."))
@@ -190,7 +193,7 @@ def _check_protocol(protocol: str) -> None:
 
 
 def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol: str) -> CaptionScore:
-    """`score_caption` as in upstream's scripts, with their differences in case and in what counts as another."""
+    """`score_caption` as in upstream's scripts, which differ in case and in what counts as another concept."""
     fold = str if protocol == "repic-2" else str.lower
     tags = record.tags[:1] if protocol == "repic-single" else record.tags
     tokens = {word.strip(_STRIP) for word in fold(record.caption.replace("</s>", "")).split()} - {""}
@@ -198,7 +201,7 @@ def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol:
     said = {bare(fold(tag)) for tag in known if {fold(tag), bare(fold(tag))} & tokens}
     if protocol == "repic-single":
         others = [tag for tag in known if bare(fold(tag)) != bare(fold(tags[0]))]
-    else:  # by the exact spelling, so <Thor> is another than <thor>
+    else:  # by the exact spelling, so <Thor> is not <thor>
         others = [tag for tag in known if tag not in tags]
     return CaptionScore(
         correct=tuple(tag for tag in tags if bare(fold(tag)) in said),
@@ -232,10 +235,11 @@ def disagreements(
     database: ConceptDatabase | None = None,
     n: int = 10,
 ) -> list[tuple[CaptionRecord, CaptionScore, CaptionScore]]:
-    """The `n` records that explain best why two protocols differ, with both judgements.
+    """The `n` records that best explain why two protocols differ, each with both results.
 
-    A reason is a name that only one protocol finds, or a pair of unlike counts of wrong names. Each pick is the
-    record whose reasons not shown yet occur most often in `records`; once all are shown, they may come again.
+    A reason is a name that only one protocol finds, or a pair of different counts of wrong names. Each pick is the
+    record whose reasons, of those not yet shown, occur most often in `records`. Once all are shown, they may be
+    shown again.
     """
     both = [score_captions(records, protocol, database).captions for protocol in (first, second)]
     judged = list(zip(records, *both, strict=True))
@@ -257,7 +261,7 @@ def disagreements(
 
 
 def cells(scores: dict[str, Sequence[Score]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: precision, recall and F1 in percent, a row a file or method."""
+    """Head and rows of a table: precision, recall and F1 in percent, one row per file or method."""
     protocols = [s.protocol for s in next(iter(scores.values()))]
     head = ["", *(f"{p} {m}" for p in protocols for m in ("P", "R", "F1"))]
     body = [

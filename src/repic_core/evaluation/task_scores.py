@@ -1,6 +1,6 @@
-"""How well a model does the two tasks beside captions on held-out rows: OCT (same object?) and VLT (where?).
+"""How well a model does the two tasks other than captions on held-out rows: OCT (same object?) and VLT (where?).
 
-The model is asked as in training (`prompts.task_messages`) and answers greedily. `locate` uses the second skill.
+The model is asked as in training (`prompts.task_messages`) and answers greedily. `locate` finds concepts by VLT.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def score_tasks(
 ) -> dict[str, Any]:
     """OCT accuracy, VLT mean IoU and VLT share of boxes with an IoU of at least 0.5, with 95% intervals.
 
-    An answer counts as under the strict rewards: a clear yes or no, exactly one box (else its IoU is 0). Rows
-    of the same images are drawn together for the intervals.
+    Answers are judged as by the strict rewards: a clear yes or no, and exactly one box (otherwise the IoU is 0).
+    Rows of the same images are drawn together for the intervals.
 
     Args:
-        rows: of the methods ``yes_no`` and ``iou``; solutions of ``iou`` in the frame that the model sees.
+        rows: of the methods ``yes_no`` and ``iou``; solutions of ``iou`` are in the frame that the model sees.
         root: the folder that the rows' image paths are relative to.
 
     Returns:
-        ``{"oct", "vlt_iou", "vlt_hit"}`` as `Interval` (None where there is no such row), and ``"n"``, the
-        number of rows of each method, ``{"yes_no": int, "iou": int}``.
+        ``{"oct", "vlt_iou", "vlt_hit"}`` as `Interval` (None if there are no such rows), and ``"n"``, the number of
+        rows of each method, ``{"yes_no": int, "iou": int}``.
 
     Raises:
-        ValueError: there is no row, a row of another method, or an image that can't be read (named).
+        ValueError: there are no rows, a row is of another method, or an image can't be read (names it).
     """
     if not rows:
-        raise ValueError("rows: there is none to score")
+        raise ValueError("rows: there are none to score")
     for row in rows:
         if row.method not in (OCT, VLT):
             name = TASKS[row.method].label if row.method in TASKS else row.method
@@ -63,7 +63,7 @@ def score_tasks(
 
 
 def box_overlap(answer: str, solution: Sequence[float]) -> float:
-    """IoU of the one box in an answer with the solution's; 0 where there is none or several.
+    """IoU of the box in an answer with the solution's; 0 if the answer has no box, or more than one.
 
     >>> box_overlap("[0, 0, 10, 10]", [5, 0, 15, 10]), box_overlap("[0, 0, 9, 9] [0, 0, 9, 9]", [0, 0, 9, 9])
     (0.3333333333333333, 0.0)
@@ -103,13 +103,13 @@ def answer_rows(
 def locate(
     model: Any, processor: Any, photo: Any, concepts: Sequence[Concept]
 ) -> list[tuple[float, float, float, float] | None]:
-    """Where the model says that each concept is in `photo` (path or PIL image), as boxes in its pixels.
+    """The box in which the model sees each concept in `photo` (path or PIL image), in the photo's pixels.
 
-    It is asked as in VLT, by the concept's info (its name where there is none), on the photo alone: references are
-    not shown, so an info must tell the concept apart. None where the answer is not one box.
+    The model is asked as in VLT, by the concept's info (or its name, if it has no info), about the photo alone.
+    References are not shown, so the info must distinguish the concept. None if the answer is not one box.
 
     Raises:
-        ValueError: a photo that can't be read, or a control token in a text.
+        ValueError: the photo can't be read, or a text holds a control token.
     """
     photo = open_image(photo)
     asked = [VLT_QUESTION.format(description=concept.info or concept.name) for concept in concepts]
@@ -117,9 +117,10 @@ def locate(
     frame, boxes = FAMILIES[model.config.model_type].frame, []
     for answer in answer_rows(model, processor, rows):
         box = stated_box(answer)
-        whole = box and to_original_frame(box, photo.size, frame, processor.image_processor)
-        proper = whole and whole[0] < whole[2] and whole[1] < whole[3]
-        boxes.append(tuple(whole) if proper else None)
+        if box is not None:
+            box = to_original_frame(box, photo.size, frame, processor.image_processor)
+        proper = box is not None and box[0] < box[2] and box[1] < box[3]
+        boxes.append(tuple(box) if proper else None)
     return boxes
 
 
