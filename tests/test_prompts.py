@@ -1,4 +1,4 @@
-"""Prompts hold what they should, each image at its place, and no user text becomes a control token."""
+"""Prompts hold what they should, each image is in its place, and no user text becomes a control token."""
 
 import random
 import re
@@ -86,7 +86,7 @@ def test_every_image_has_its_block_at_its_place(request, photos, k, system, kind
     processor = request.getfixturevalue(kind)
     references = concepts(photos, k)
     ids, sizes = encode(processor, caption_messages(photos[7], references, QUESTION, system))
-    # toy: 16 x 16 pixels a visual token; Qwen: 28 x 28, and at least 56 x 56 pixels an image
+    # toy: 16 x 16 pixels per visual token; Qwen: 28 x 28, and at least 56 x 56 pixels per image
     assert sizes == ([4] * k + [36] if kind == "toy" else [4] * k + [9])
     before, *after = texts_around_images(processor, ids, sizes)
     default = "You are a helpful assistant." if kind == "qwen" else None
@@ -193,7 +193,7 @@ PIECES = [
 
 @given(st.lists(st.sampled_from([*PIECES, *SPECIAL_TOKENS, "<image>"]), max_size=8).map("".join))
 def test_no_info_changes_the_control_tokens(toy, info):
-    """Whatever the info: refused, or the prompt's control tokens are those of an empty info."""
+    """Any info is refused, or the prompt's control tokens are those of an empty info."""
     photo = Image.new("RGB", (32, 32))
     special = set(toy.tokenizer.all_special_ids)
 

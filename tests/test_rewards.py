@@ -69,11 +69,11 @@ def test_oct(completion, solution, paper, strict):
         ("[60, 60, 90, 90]", 0, 0),
         ("[10, 10, 50, 50] [0, 0, 5, 5]", 1, 0),  # one of several guesses
         ("[10.5, 10.0, 50.0, 50.0]", 0, 1),  # upstream reads integers only
-        ("[50, 50, 10, 10]", 0, 0),  # turned round
+        ("[50, 50, 10, 10]", 0, 0),  # corners swapped
         ("[10, 10, 10, 50]", 0, 0),  # no width
         ("the cat is at the left", 0, 0),
         ("[[10, 10, 50, 50], [60, 60, 90, 90]]", 1, 0),
-        ("[10, 10, 50, 50, 60, 60, 90, 90]", 0, 0),  # no box of four
+        ("[10, 10, 50, 50, 60, 60, 90, 90]", 0, 0),  # not a box of four
         (f"[0, 0, {'9' * 5000}, 9]", 0, 0),  # int() would refuse so long a number
         (f"[10, 10, 50, {'0' * 5000}50]", 1, 1),  # zeros in front add nothing
         ("[10, 10, 50, 0]", 0, 0),
@@ -124,10 +124,10 @@ TWO = ["<bo>", "<black widow>"]
         ("A dog runs after someone in the snow.", 0.0),
         ("<bo> runs after <mia> in the deep snow.", 0.25),  # (1 - 0.5) / 2: a wrong name
         ("<bo> runs after <bo>, and <bo> is fast.", 0.0),  # (1 - 2 * 0.5) / 2: repeats
-        ("<bo> <black widow> snow.", 0.0),  # a list of names, no sentence
+        ("<bo> <black widow> snow.", 0.0),  # a list of names, not a sentence
         ("bo runs after someone else in the snow.", 0.0),  # names of the prompt count as tags only
         ("<bo> runs, mia and zoe are watching him.", 0.25),  # wrong candidate without brackets
-        ("<bo> runs, an anemiac looks on.", 0.5),  # "mia" inside a word is no name
+        ("<bo> runs, an anemiac looks on.", 0.5),  # "mia" inside a word is not a name
         ("<bo> runs after a widow in the park.", 0.25),  # the wrong candidate "widow", but not "park"
         ("<bo> runs after black widow in the snow.", 0.5),  # longest first: the widow here is black widow
         ("<bo> runs after < black\n widow > in the snow.", 1.0),
@@ -137,7 +137,7 @@ TWO = ["<bo>", "<black widow>"]
         ("<black> runs after the spider in the snow.", -0.25),  # part of a tag is another tag
         ("<bo> runs after someone in the snow, Bo is fast.", 0.25),  # a repeat without brackets
         ("<bo> runs after someone </mia> in the snow.", 0.25),  # a wrong name in a closing tag: once
-        ("<bo> runs after someone </ Eve> in the snow.", 0.25),  # that is no candidate
+        ("<bo> runs after someone </ Eve> in the snow.", 0.25),  # not a candidate
         ("<bo> in <black widow>'s snow", 0.0),  # three words for two names
         ("<bo> in <black widow>'s snow now", 1.0),  # four
         ("<bo> in in in in <black widow>'s snow", 0.0),  # a word counts once
@@ -239,7 +239,7 @@ NAMES = ["<bo>", "<mia>", "<zoe>", "<kim>"]
 
 @given(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(["<eve>", "<ann>", "<max>"]), max_size=2))
 def test_the_strict_reward_is_graded(right, wrong):
-    """A right name more is worth 1/4 and a wrong one costs 1/8, so that a group of captions always differs."""
+    """One more right name is worth 1/4 and a wrong one costs 1/8, so that a group of captions always differs."""
     places = ["left of it", "far behind us", "on top", "under trees", "at home", "in rain"]
     caption = " ".join(f"{n} stands {p}." for n, p in zip(sorted(right | wrong), places, strict=False))
     value = ict_reward(caption, NAMES, [*NAMES, *wrong], min_length=0)

@@ -27,7 +27,7 @@ NEW_TOKENS = 12
 
 @pytest.fixture(scope="module")
 def stock():
-    """transformers' own model: sdpa, nothing batched. Large weights, so that what it says hangs on what it sees."""
+    """transformers' own model: sdpa, nothing batched. Its weights are large, so that captions depend on images."""
     model = make_model(make_processor(), seed=1).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -47,7 +47,7 @@ def captioner(stock):
 
 @pytest.fixture
 def photos(tmp_path):
-    """References: some of the toy size, some that are resized; the last two are queries."""
+    """References, some of the toy size and some that are resized; the last two are queries."""
     sizes = [(32, 32), (50, 33), (32, 32), (64, 200), (96, 96), (333, 250)]
     paths = [str(tmp_path / f"{i}.png") for i in range(len(sizes))]
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
@@ -96,7 +96,7 @@ def test_inputs_are_the_processors_own(captioner, items):
 
 def test_tokens_equal_generate_single_and_batched(captioner, stock, items, monkeypatch):
     want = [own_caption(stock, captioner.processor, item) for item in items]
-    assert len({tuple(tokens) for tokens, _ in want}) == len(items)  # else this test would show little
+    assert len({tuple(tokens) for tokens, _ in want}) == len(items)  # otherwise this test would show little
     seen = []
     real = captioner._run
 
@@ -178,7 +178,7 @@ def test_errors_in_the_streaming_thread_surface(captioner, photos, monkeypatch):
 
 
 def test_rows_are_in_the_published_format(captioner, photos, tmp_path):
-    """Tags and label of the item where it has them, else its references and its path."""
+    """The item's tags and label if it has them, otherwise its references and its path."""
     shown = [
         CaptionItem(query=photos[4], references=concepts(photos, 2), question="Who is this?"),
         CaptionItem(photos[4], concepts(photos, 2), "Who is this?", tags=["<do>"], label="images/1.png"),
@@ -236,7 +236,7 @@ def test_writes_while_it_runs_but_not_too_often(captioner, items, tmp_path, monk
     write = repic_core.captioner.captioner.write_json_atomic
 
     def counting(path, rows, **options):
-        if Path(path).suffixes == [".json"]:  # not the settings beside it
+        if Path(path).suffixes == [".json"]:  # not the settings file beside it
             sizes.append(len(rows))
         return write(path, rows, **options)
 
@@ -275,7 +275,7 @@ def test_a_file_of_other_items_is_refused(captioner, items, tmp_path, monkeypatc
 
 @pytest.fixture
 def begun(captioner, items, tmp_path):
-    """A caption file with three of four rows, as `captioner` leaves it when it is stopped."""
+    """A caption file with three of four rows, as `captioner` leaves it after an interrupt."""
     path = tmp_path / "captions.json"
     rows = captioner.caption_many(items, path, progress=False, max_new_tokens=2)
     path.write_text(json.dumps(rows[:3]))
@@ -314,7 +314,7 @@ def test_a_file_made_otherwise_is_not_gone_on_with(
         items[1] = CaptionItem(items[1].query, [other], label=items[1].label)
     elif change == "photo":
         Image.new("RGB", (96, 96)).save(photos[4])
-    elif change == "reference":  # another photo under the same name, as a world drawn anew has it
+    elif change == "reference":  # another photo under the same name, as in a world that was drawn again
         Image.new("RGB", (32, 32)).save(photos[0])
     elif change == "no settings":
         settings_path(begun).unlink()
@@ -327,7 +327,9 @@ def test_a_file_made_otherwise_is_not_gone_on_with(
     assert message in said and "captions" in said and "\n" not in said
     assert said.endswith("delete the file or write to another")
     assert begun.read_bytes() == before and asked == []
-    captioner.caption_many(items, begun, resume=False, progress=False, **options)  # anew, with its settings
+    captioner.caption_many(
+        items, begun, resume=False, progress=False, **options
+    )  # from the start, with new settings
     assert len(asked) == 4
     assert len(captioner.caption_many(items, begun, progress=False, **options)) == 4 and len(asked) == 4
 
@@ -349,7 +351,7 @@ def test_what_does_not_change_captions_is_no_hindrance(
     asked = counted(captioner, monkeypatch)
     assert len(captioner.caption_many(again, begun, progress=False, max_new_tokens=2)) == 5
     assert asked == ["new.png", "3.png"]
-    captioner.caption_many(again, begun, progress=False, max_new_tokens=2)  # the settings know the new rows
+    captioner.caption_many(again, begun, progress=False, max_new_tokens=2)  # the settings cover the new rows
     assert len(asked) == 2
 
 
@@ -380,7 +382,7 @@ def test_old_captions_stay_until_there_are_new_ones(captioner, items, begun, tmp
 
 
 def test_a_crash_between_the_two_files_leaves_no_wrong_pair(captioner, items, begun, monkeypatch):
-    """Old rows never stand beside new settings: starting anew, the rows go first."""
+    """Old rows are never found beside new settings: at a new start, the rows are deleted first."""
     write = repic_core.captioner.captioner.write_json_atomic
 
     def crashes(path, value, **options):
@@ -395,7 +397,7 @@ def test_a_crash_between_the_two_files_leaves_no_wrong_pair(captioner, items, be
 
 
 def test_a_file_cut_in_half_is_refused(captioner, items, tmp_path):
-    """Wherever it was cut, inside a letter's bytes too."""
+    """Wherever it was cut, even inside the bytes of a letter."""
     path = tmp_path / "captions.json"
     row = [items[0].label, ["<bo>"], "Größe", "Wer ist das?"]
     whole = json.dumps([row], ensure_ascii=False).encode()
@@ -432,7 +434,7 @@ def test_decompression_bombs_are_named(photos, monkeypatch):
 def test_photos_are_turned_upright_and_opaque(captioner, photos, tmp_path):
     turned = tmp_path / "turned.png"
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise
+    exif[0x0112] = 6  # the camera lay on its side: rotate by 90 degrees clockwise
     photo = Image.open(photos[5])
     photo.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     assert open_image(turned).tobytes() == photo.tobytes() and open_image(turned).size == photo.size
@@ -440,5 +442,5 @@ def test_photos_are_turned_upright_and_opaque(captioner, photos, tmp_path):
     one, two = (captioner.inputs([CaptionItem(p, references)])["pixel_values"] for p in (photos[5], turned))
     assert torch.equal(one, two)
     glass = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert open_image(glass).getpixel((0, 0)) == (255, 255, 255)  # as the processor does it
+    assert open_image(glass).getpixel((0, 0)) == (255, 255, 255)  # as in the processor
     assert open_image(Image.new("L", (4, 4), 7)).mode == "RGB"

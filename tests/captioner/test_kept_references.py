@@ -1,4 +1,4 @@
-"""With kept prefixes a model says what it says without, in all families; nothing that has changed is reused."""
+"""With kept prefixes the captions are the same, in all families; nothing that has changed is reused."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def pair(models):
-    """A captioner and one that keeps prefixes, on one model."""
+    """A captioner and one that keeps prefixes, with the same model."""
     arguments = models["qwen3_vl"]
     return (kind(*arguments, max_new_tokens=NEW_TOKENS) for kind in (Captioner, PrefixCaptioner))
 
@@ -68,7 +68,7 @@ def generated(captioner, query, references, **generation):
 
 
 def same(plain, keeping, query, references, reused, **generation):
-    """Both say the same, step by step; the logits (steps, vocabulary)."""
+    """Both generate the same tokens, step by step; returns the logits (steps, vocabulary)."""
     torch.manual_seed(7)
     tokens, logits = generated(plain, query, references, **generation)
     torch.manual_seed(7)
@@ -114,7 +114,7 @@ def test_several_photos_a_concept_and_images_in_memory(models, photos, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ids_and_positions_are_those_of_the_whole_prompt(models, photos, family):
-    """And the prefix's positions alone are the beginning of them, whatever the query's size."""
+    """The positions of the prefix alone are the first of them, for any size of the query."""
     keeping = PrefixCaptioner(*models[family])
     for query in photos[4:]:
         item = CaptionItem(query, concepts(photos, 4))
@@ -160,7 +160,7 @@ def test_an_adapter_is_used_and_told_apart(photos, tmp_path, family, task):
 
 
 def test_the_toy_base_says_the_same():
-    """In scenes of the toy world, of which it does speak."""
+    """In scenes of the toy world, which the model can describe."""
     model, processor = load_model(ROOT / "assets" / "toy-base", device="cpu")
     plain, keeping = (
         kind(model, processor, system=None, max_new_tokens=40) for kind in (Captioner, PrefixCaptioner)
@@ -304,7 +304,7 @@ def test_two_captions_at_once_do_not_mix(pair, photos, other):
     )
     first.start()
     assert waits.here.wait(60)
-    second = keeping.caption(photos[6], concepts(photos, other))  # begins and ends within the first
+    second = keeping.caption(photos[6], concepts(photos, other))  # begins and ends during the first
     waits.go.set()
     first.join()
     assert [found[-1], second] == wanted
@@ -332,7 +332,7 @@ def test_beams_and_several_answers_go_without(pair, photos, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_files_of_captions_are_those_without(pair, photos, tmp_path, size):
-    """Batches of several with another number of references each; the last one, of one item, may be reused."""
+    """Batches of items with different numbers of references; the last batch, of one item, may be reused."""
     files = []
     for captioner in pair:
         captioner.batch_size = size
@@ -352,7 +352,7 @@ def test_without_reference_photos_nothing_is_kept(pair, photos):
 
 
 def test_errors_are_those_without(pair, photos, tmp_path):
-    """And nothing half-encoded is kept."""
+    """Nothing that is only half encoded is kept."""
     plain, keeping = pair
     half = tmp_path / "half.png"
     with open(photos[0], "rb") as photo:

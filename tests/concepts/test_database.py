@@ -1,4 +1,4 @@
-"""Databases: the round trip, upstream's variants, and every refusal with file and entry in its message."""
+"""Databases: the round trip, upstream's variants, and every refusal with the file and the entry in its message."""
 
 import json
 import warnings
@@ -82,7 +82,7 @@ def test_save_looks_for_the_photos(root):
         ConceptDatabase([Concept("<bo>", image="gone.png")], root=root).save(root / "x.json")
     assert not (root / "x.json").exists()
     path = write(root, {"<bo>": entry(image="gone.png")})
-    elsewhere = ConceptDatabase.load(path, check_images=False)  # says that its photos are not here
+    elsewhere = ConceptDatabase.load(path, check_images=False)  # its photos are not here
     assert list(ConceptDatabase.load(elsewhere.save(), check_images=False)) == list(elsewhere)
 
 

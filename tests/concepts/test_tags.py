@@ -63,9 +63,8 @@ def test_spellings_of_one_tag(one, two):
     with pytest.raises(ConceptError, match=r"is taken already \(by"):
         database(one, two)
     assert reward(one, two) == reward(two, one) == 1
-    assert (
-        ict_reward(f"{two} sleeps on a white rug.", ["<x>"], ["<x>", one], min_length=10) < 0
-    )  # a wrong name
+    wrong_name = ict_reward(f"{two} sleeps on a white rug.", ["<x>"], ["<x>", one], min_length=10)
+    assert wrong_name < 0
     index = ConceptIndex("two numbers")
     index.add(one, [[1.0, 0.0]])
     index.add(two, [[0.0, 1.0]])

@@ -30,7 +30,7 @@ def image_processor():
     return Qwen2VLImageProcessor(max_pixels=1024 * 28 * 28)
 
 
-CATEGORIES = {"backpack_dog": "backpack"}  # what the name of DreamBooth's folder doesn't tell
+CATEGORIES = {"backpack_dog": "backpack"}  # not the last word of the folder's name
 
 
 def folders_of(row):
@@ -64,7 +64,7 @@ def test_dreambooth_negatives_and_distractors_are_hard(official_root):
     assert {re.sub(r"\d", "", folder) for folder in folders_of(several["dog"])} == {"dog"}  # of 7 dogs, 4
     assert "cat" in folders_of(several["cat2"])[:-1]
     places = Counter(row.candidates.index(row.solution) for row in several.values())
-    assert set(places) == {0, 1, 2, 3}  # the answer stands anywhere
+    assert set(places) == {0, 1, 2, 3}  # the answer may be in any place
 
 
 def test_dreambooth_collages_show_what_they_say(official_root, tmp_path):
@@ -73,7 +73,7 @@ def test_dreambooth_collages_show_what_they_say(official_root, tmp_path):
     multi = [row for row in rows if row.method == "yes_no_name_multi"]
     assert rows == build_from_folders(root, **options) + multi and len(multi) == 30
     assert {len(row.solution) for row in multi} == {2, 3, 4}
-    assert {len(row.candidates) - len(row.solution) for row in multi} == {0, 1}  # a distractor at times
+    assert {len(row.candidates) - len(row.solution) for row in multi} == {0, 1}  # a distractor in some rows
     for row in multi:
         reference = dict(zip(row.candidates, row.images, strict=False))
         assert len(set(folders_of(row)[:-1])) == len(row.candidates) == len(row.images) - 1
@@ -92,7 +92,7 @@ def test_dreambooth_collages_show_what_they_say(official_root, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three concepts of three photos each, of different sizes; the last of each is turned by its EXIF."""
+    """Three concepts of three photos each, of different sizes; the last of each is rotated by its EXIF."""
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     for folder, color in (("dog", "red"), ("dog2", "green"), ("vase", "blue")):
@@ -103,7 +103,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_rows_tell_what_the_prompt_tells(photos, tmp_path):
+def test_rows_hold_what_the_prompt_says(photos, tmp_path):
     infos = {"dog": "a red dog", "vase": "a blue vase"}
     names = {"dog": "rex", "vase": "bo"}
     rows = build_from_folders(photos, infos=infos, names=names, collages=tmp_path / "collages")
@@ -173,7 +173,7 @@ def test_misspelt_folders(tmp_path, argument):
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 777), (4000, 3000), (40, 30)])
 def test_resized_frame_is_the_processors(size, image_processor):
-    """The frame's size is that of the grid which transformers' processor really makes of such a photo."""
+    """The frame has the size of the grid that transformers' processor really makes of such a photo."""
     grid = image_processor(images=Image.new("RGB", size), return_tensors="pt")["image_grid_thw"][0]
     assert resized_size(*size, image_processor) == (int(grid[2]) * 14, int(grid[1]) * 14)
 

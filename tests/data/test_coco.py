@@ -48,7 +48,7 @@ def test_crowds_are_skipped_but_counted(coco):
     del data["annotations"][2]["caption"]
     (root / "boxes.json").write_text(json.dumps(data))
     rows = build_vlt(root / "boxes.json", root, "thousandths")
-    # the crowd's box is no dog's, and with more dogs about "the dog" is not one of them
+    # the box of a crowd is not one dog's, and as there are several dogs, "the dog" names none of them
     assert [row.problem for row in rows] == ["Give the bounding box of the cat."]
     data["annotations"][1]["caption"] = "the pack"
     (root / "boxes.json").write_text(json.dumps(data))

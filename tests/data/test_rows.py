@@ -128,13 +128,10 @@ def test_dataset_is_what_trl_reads(root):
     kinds = [block["type"] for block in message["content"]]
     assert kinds == ["image", "text", "image", "text", "image", "text"]
     colors = [b["image"].convert("RGB").getpixel((0, 0)) for b in message["content"] if b["type"] == "image"]
-    assert colors == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]  # each photo where the text speaks of it
+    assert colors == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]  # each photo is where the text mentions it
     first = dataset[0]["prompt"][0]["content"]
-    assert [block["type"] for block in first] == [
-        "image",
-        "image",
-        "text",
-    ]  # upstream's order without <image>
+    # without <image>, upstream's order
+    assert [block["type"] for block in first] == ["image", "image", "text"]
     assert first[-1]["text"].endswith("must be either 'yes' or 'no' with no additional output.")
     assert to_dataset(ROWS, root, seed=1)["prompt"] == dataset["prompt"]
 

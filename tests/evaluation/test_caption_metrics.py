@@ -26,7 +26,7 @@ def row(caption, photo="a.jpg"):
         ("<bo> naps.", 0),
         ("<bo> and <bo> nap.", 0),
         ("<bo> and Mia Rose, and Mia Rose again", 1),
-        ("<mia> and <zoe>", 2),  # <zoe> is no concept at all
+        ("<mia> and <zoe>", 2),  # <zoe> is not in the database
         ("a dog", 0),
         ("<bo></s>", 0),
     ],
@@ -40,7 +40,7 @@ def test_hallucinated_names_by_hand(caption, count):
     [
         (INFO, [INFO], 1.0),
         ("A SMALL, brown dog!", [INFO], 1.0),  # case and punctuation do not hide a copy
-        ("a small brown cat", [INFO], 0.0),  # three words in a row are no copy
+        ("a small brown cat", [INFO], 0.0),  # three words in a row are not a copy
         ("<bo> is a small brown dog in the sun", [INFO], 4 / 9),
         ("a small brown dog meets a dog with a red", [INFO], 4 / 10 + 4 / 10),
         ("brown dog with a red collar", ["a small brown dog", "dog with a red collar"], 5 / 6),

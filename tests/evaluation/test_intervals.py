@@ -46,7 +46,7 @@ def test_nothing_said_and_a_single_photo():
 
 @pytest.mark.parametrize("count", [3, 6])
 def test_p_by_hand(count):
-    """All right against all wrong: of 2 ** n ways to swap, two have a difference as large."""
+    """All right against all wrong: of 2 ** n ways to swap, two give a difference as large."""
     worse, better = rows([SILENT] * count), rows([NAMED] * count)
     found = compare(worse, better)
     assert found.p == pytest.approx(2 / 2**count)
@@ -71,7 +71,7 @@ def test_files_of_other_rows_are_refused():
 
 
 def test_published_files(official_root):
-    """RePIC against zero-shot: sure for these four photos, and no more than that."""
+    """RePIC against zero-shot: certain for these four photos, and not beyond them."""
     from repic_core.captioner.caption_files import load_captions
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.evaluation.published import published_files
@@ -81,4 +81,4 @@ def test_published_files(official_root):
     ours, base = (load_captions(files[name]) for name in ("RePIC 7B", "Qwen2.5-VL 7B zero-shot"))
     assert len(ours) == 105 and len({record.query for record in ours}) == 4
     assert compare(base, ours, "span", known, unit="caption").p < 0.001
-    assert compare(base, ours, "span", known).p == 0.125  # 2 of 2 ** 4: what four photos can tell at most
+    assert compare(base, ours, "span", known).p == 0.125  # 2 of 2 ** 4: the least p that four photos can give

@@ -164,7 +164,7 @@ def test_a_decorated_letter(letter, before, after):
 def test_photos_lose_their_metadata_and_size(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "maker-of-the-camera"
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # to be rotated by 90 degrees
     photo = Image.new("RGB", (2 * LONGEST_SIDE, LONGEST_SIDE), "red")
     photo.save(tmp_path / "a.jpg", exif=exif, comment=b"a private comment", icc_profile=b"profile" * 9)
     assert b"a private comment" in (tmp_path / "a.jpg").read_bytes()
@@ -181,7 +181,7 @@ def test_photos_lose_their_metadata_and_size(tmp_path):
     small.info["comment"] = b"a private comment"
     data = base64.b64decode(image_part(small)["image_url"]["url"].partition(",")[2])
     assert Image.open(io.BytesIO(data)).size == (30, 20) and b"private" not in data
-    assert small.info  # the caller's photo is left as it is
+    assert small.info  # the caller's photo is not changed
     with pytest.raises(ValueError, match=r"none\.jpg: no such image"):
         image_part(tmp_path / "none.jpg")
 
@@ -229,7 +229,7 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path):
         third.ask(ask("a changed caption"))
 
 
-def test_another_model_is_asked_anew(tmp_path):
+def test_another_model_is_asked_again(tmp_path):
     RecordedJudge(Counting(), tmp_path / "a.jsonl").ask(ask("a"))
     other = Counting()
     other.model = "another"
@@ -254,7 +254,7 @@ def test_a_torn_last_line(tmp_path, cut):
 
 
 @pytest.mark.parametrize("text", ['[["a.jpg", ["<bo>"], "a dog", ""]]', "[]\n", '{"key": 1}\n', "\x00"])
-def test_another_file_is_left_as_it_is(tmp_path, text):
+def test_another_file_is_not_changed(tmp_path, text):
     path = tmp_path / "captions.json"
     path.write_text(text)
     with pytest.raises(JudgeError, match=r"captions\.json: is not a record of answers .*give another file"):
@@ -288,7 +288,7 @@ def completion(text="A"):
 
 @pytest.fixture
 def endpoint():
-    """A server that gives the `replies` (status, JSON) in turn, and keeps the `requests`."""
+    """A server that sends the `replies` (status, JSON) in turn and records the `requests`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -381,7 +381,10 @@ def test_no_key(monkeypatch):
 
 
 def test_the_import_is_light():
-    code = "import sys, repic_core.evaluation.judges; print(sorted({'openai', 'numpy', 'torch', 'PIL'} & sys.modules.keys()))"
+    code = (
+        "import sys, repic_core.evaluation.judges; "
+        "print(sorted({'openai', 'numpy', 'torch', 'PIL'} & sys.modules.keys()))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

@@ -47,7 +47,7 @@ def layout(tmp_path_factory):
         folder.mkdir(parents=True)
         (folder / "database_mod.json").write_text(json.dumps({"concept_dict": known}))
         rows = {f"./toys/{q['query']}": q["references"] for q in queries[label]}
-        if name == "4_concept":  # several rows a photo
+        if name == "4_concept":  # several rows per photo
             rows = {photo: [tags, tags[::-1]] for photo, tags in rows.items()}
         path = root / "data/query_tot" / f"{name}_query_templates.json"
         path.parent.mkdir(exist_ok=True)
@@ -61,7 +61,7 @@ def test_settings_ask_as_the_authors_do(layout):
     one, other = four.items[:2]
     assert one.shown == other.shown[::-1] and one.query == other.query
     order = [concept.tag for concept in four.database]
-    for item in (one, other):  # references in the order of the database, whatever the row's
+    for item in (one, other):  # references are in the order of the database, not of the row
         positions = [order.index(concept.tag) for concept in item.references]
         assert positions == sorted(positions) and {c.tag for c in item.references} == set(item.shown)
     assert [item.question for item in four.items[:5]] == [
@@ -154,9 +154,8 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
         ("4-concepts", "given", "zero-shot", "6"),
         ("4-concepts", "retrieved", "GRPO", "6"),
     ]
-    assert (
-        float(rows[0]["span F1"]) == 100.0 > float(rows[3]["span F1"])
-    )  # the toy base names single concepts only
+    # the toy base names single concepts only
+    assert float(rows[0]["span F1"]) == 100.0 > float(rows[3]["span F1"])
     assert (out / "table.tex").read_text().count(r"\\") == 7
     asked = load_captions(out / "captions/zero-shot/4-concepts.json")
     assert all(record.question.endswith("including its name.") for record in asked)

@@ -16,7 +16,7 @@ PHOTOS = ("a.png", "b.png", "c.png", "d.png")
 
 
 class Longer:
-    """Prefers the longer caption, and of two as long ones the first; answers "?" where a caption says so."""
+    """Prefers the longer caption, or the first if both are equally long; answers "?" if a caption says so."""
 
     model, prices = "longer", (2.5, 10.0)
 
@@ -72,7 +72,7 @@ SECOND = rows("short", "long caption", "EQUAL", "short")
 
 
 def test_arithmetic_by_hand(root):
-    """A win, a loss, a tie by position (AA), a tie since nothing is clear; (1 + 2/2) / 4."""
+    """A win, a loss, a tie by position (AA), a tie since nothing is clear: (1 + 2/2) / 4."""
     judge = Longer()
     found = prefer(judge, FIRST, SECOND, root)
     assert found.outcomes == ("win", "loss", "tie", "tie")

@@ -70,7 +70,7 @@ def test_options_are_shuffled_but_the_last():
     assert len(orders) > 40 and all(order[-1] == NOT_SAID for order in orders)
     assert all(sorted(order[:-1]) == list("abcdefgh") for order in orders)
     firsts = {Question(f"{n}.png", TAGS, "Which?", ("a", "b"), "a").offered()[0] for n in range(20)}
-    assert firsts == {"a", "b"}  # another order for another photo
+    assert firsts == {"a", "b"}  # a different order for a different photo
     named = Question("a.png", TAGS, "Which?", (NOT_SAID, "x", "y"), NOT_SAID)
     assert named.options == ("x", "y") and named.offered()[-1] == NOT_SAID and len(named.offered()) == 3
 
@@ -90,7 +90,7 @@ def test_rows_without_counterpart():
 
 
 class Lettered:
-    """A judge that answers with the letter at which an option stands in its messages."""
+    """A judge that answers with the letter of one given option in its messages."""
 
     model = "lettered"
 

@@ -1,4 +1,4 @@
-"""Items asked about in other ways: what changes, what stays, and what the toy models make of it."""
+"""Changed prompts: what changes, what stays, and how the toy models react."""
 
 import json
 from collections import Counter
@@ -67,7 +67,7 @@ def test_without_photos_only_the_query_is_seen():
 
 
 def test_probe_of_the_toy_base(tmp_path):
-    """It names a single concept by its photo: not when a name stands there without one."""
+    """It names a single concept by its photo, so not when there is a name without a photo."""
     write_heldout(tmp_path, "val", 12)
     database = ConceptDatabase.load(tmp_path / "database.json")
     queries = json.loads((tmp_path / "queries.json").read_text())["1"]

@@ -68,7 +68,7 @@ def test_disagreements_show_each_reason_before_one_comes_again():
     records = [row(widow, "black widow", f"{i}.jpg") for i in range(5)]
     records += [row(hulk, "Hulk's fist", "h.jpg"), row(hulk, "<hulk>", "same.jpg")]
     assert [r.query for r, _, _ in disagreements(records, n=3)] == ["0.jpg", "h.jpg", "1.jpg"]
-    assert len(disagreements(records, n=10)) == 6  # not the one in which they agree
+    assert len(disagreements(records, n=10)) == 6  # without the one in which they agree
 
 
 def test_published_protocols_by_hand():
@@ -83,9 +83,8 @@ def test_published_protocols_by_hand():
     assert (found.correct, found.predicted, found.total) == (3, 6, 7)
     case = score(records, "repic-2")  # case matters: "Thor" and "<THOR>" are not "<thor>"
     assert (case.correct, case.predicted, case.total) == (2, 4, 7)
-    single = score(
-        records, "repic-single"
-    )  # the first tag of each row; thor, thor, a miss (hulk isn't one), none
+    # only the first tag of each row counts: thor, thor, a miss (hulk isn't one), none
+    single = score(records, "repic-single")
     assert (single.correct, single.predicted, single.total) == (2, 2, 4)
 
 
@@ -132,13 +131,13 @@ def test_span_by_hand():
         ("Hulk's fist", ["<hulk>"]),
         ("black\n widow", ["<black widow>"]),
         ("ＨＵＬＫ!", ["<hulk>"]),  # compatibility forms
-        ("a black widow and a widow", ["<black widow>", "<widow>"]),  # the longest takes its place
+        ("a black widow and a widow", ["<black widow>", "<widow>"]),  # the longest match comes first
         ("Mr. Krabs and Mr.Krabs", ["<mr.krab>", "<mr.krab>"]),  # a full stop needs no space
         ("Zoe\u0308, Zoë", ["<Zoë>", "<Zoë>"]),  # a letter and a mark are that letter
         ("Zoe\u0302 and Zoe\u0308s", []),  # another letter; inside another word
         ("a dog, A dog, Dog", []),  # stored as the ordinary word itself: only in brackets
         ("<Dog>, < DOG > and <a>", ["<dog>", "<dog>", "<A>"]),
-        ("Mia", ["<mia>"]),  # a tag goes before another concept's name
+        ("Mia", ["<mia>"]),  # a tag takes precedence over another concept's name
         ("a hulk-like man, Anti-Hulk, non\u2011hulk", []),  # one word by its hyphen
         ("- hulk -\n-Hulk: the Hulk- and--hulk", ["<hulk>"] * 4),  # a bullet, dashes
         ("H-beam, H&M, H.B., J.H., e@hulk.com, hulk@e.com, @hulk, hulk_1", []),
@@ -149,7 +148,7 @@ def test_span_by_hand():
         ("<baby hulk>, <hulk hogan> </hulk>", []),  # another tag
         ("< hulk >", ["<hulk>"]),
         ("hulk\u093e, \u0915\u093ehulk, hulk\u20dd", []),  # a vowel sign (Mc, before and after), Me
-        ("\u2764\ufe0fhulk\u2764\ufe0f", ["<hulk>"]),  # emoji are no letters
+        ("\u2764\ufe0fhulk\u2764\ufe0f", ["<hulk>"]),  # emoji are not letters
         ("hulk hulk-x hulk", ["<hulk>", "<hulk>"]),
     ],
 )
@@ -181,7 +180,7 @@ def test_find_names(text, tags):
         ("Spider-Man", "<spider>", 0),
         ("anna@bo.com", "<bo>", 0),
         ("J. Crew met J.", "<J>", 2),
-        ("xbo bo bo", "<bo bo>", 1),  # the place that overlaps a refused one
+        ("xbo bo bo", "<bo bo>", 1),  # a match that overlaps a refused one
     ],
 )
 def test_find_names_at_word_bounds(text, tag, n):

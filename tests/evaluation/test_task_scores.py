@@ -62,7 +62,7 @@ def test_a_task_without_rows_has_no_score(monkeypatch):
 
 
 def test_rows_of_the_same_images_are_drawn_together(monkeypatch):
-    """Ten questions about one photo are one photo: there is nothing to draw."""
+    """Ten questions about the same photo count as one photo: there is nothing to draw."""
     rows = [vlt_row("same", [0, 0, 10, 10]) for _ in range(10)]
     answers = ["[0, 0, 10, 10]", "none"] * 5
     answer_with(monkeypatch, list(zip(rows, answers, strict=True)))
@@ -80,13 +80,13 @@ def test_other_rows_are_refused():
 
 def test_box_overlap():
     assert box_overlap("[0, 0, 10, 10]", [0, 0, 10, 10]) == 1
-    assert box_overlap("[10, 10, 0, 0]", [0, 0, 10, 10]) == 0  # degenerate
+    assert box_overlap("[10, 10, 0, 0]", [0, 0, 10, 10]) == 0  # empty
 
 
 def test_the_toy_base_does_both_tasks(tmp_path, monkeypatch):
-    """As its card says (1.00; mean IoU .78), in the order of the rows, whatever the batch, asked as in training."""
+    """As on its card (1.00; mean IoU .78), in the order of the rows, in any batch size, asked as in training."""
     rows = write_heldout_tasks(tmp_path, "test", 24)
-    rows = [row for pair in zip(rows[:24], rows[24:], strict=True) for row in pair]  # OCT and VLT by turns
+    rows = [row for pair in zip(rows[:24], rows[24:], strict=True) for row in pair]  # OCT and VLT in turns
     model, processor = load_model(BASE)
     asked, template = [], type(processor).apply_chat_template
 

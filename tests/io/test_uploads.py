@@ -1,4 +1,4 @@
-"""Photos of strangers: whatever is no honest photo is refused with a message, and nothing of it stays."""
+"""Photos from strangers: what is not a proper photo is refused with a message, and nothing of it is kept."""
 
 import re
 
@@ -101,7 +101,7 @@ def test_any_damage_is_a_message_or_a_photo(name, place, damage):
 
 
 def test_jpegs_of_many_scans_are_refused():
-    """Each scan is decoded over the whole photo; 20 MB would hold hundreds of thousands."""
+    """Each scan is decoded over the whole photo; 20 MB could hold hundreds of thousands of scans."""
     import io
 
     buffer = io.BytesIO()
@@ -137,7 +137,7 @@ def test_a_large_turned_photo_stays_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = Image.new("RGB", (4000, 1000), "red")
-    wide.paste("blue", (0, 0, 2000, 1000))  # left, which is up when turned
+    wide.paste("blue", (0, 0, 2000, 1000))  # left, which is up after rotation
     photo = open_upload(encoded(wide, "JPEG", exif=exif), "a.jpg")
     assert photo.size == (512, 2048)
     assert photo.getpixel((200, 100))[2] > 200 and photo.getpixel((200, 1900))[0] > 200

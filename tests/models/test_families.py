@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL the whole way: tiny random models of the real classes, their processors."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL end to end: tiny random models of the real classes, with their processors."""
 
 import numpy as np
 import pytest

@@ -86,7 +86,7 @@ def test_adapter_round_trip(folder, inputs, tmp_path):
 
 
 def test_adapter_on_vision_and_captions(folder, tmp_path):
-    """An adapter that reaches the vision tower too; captions are those of the model that was saved."""
+    """An adapter that also changes the vision tower; captions are those of the saved model."""
     from PIL import Image
 
     from repic_core.captioner.captioner import Captioner
@@ -103,7 +103,7 @@ def test_adapter_on_vision_and_captions(folder, tmp_path):
 
 
 def test_adapters_of_older_transformers_load_and_strangers_are_refused(folder, inputs, tmp_path):
-    """Before 4.52 the layers were called `model.layers`; strangers must not load as no adapter."""
+    """Before 4.52 the layers were called `model.layers`; a foreign adapter must not load without effect."""
     from safetensors.torch import load_file, save_file
 
     model = tuned(folder, tmp_path / "adapter", ["q_proj", "v_proj"])
@@ -134,7 +134,7 @@ def test_pickled_adapters_are_refused(folder, tmp_path):
 
 
 def test_an_adapter_from_the_hub_is_its_config_and_safetensors(folder, inputs, tmp_path, monkeypatch):
-    """The download is stood in for by a copy that honours the patterns."""
+    """A copy that honours the patterns takes the place of the download."""
     import fnmatch
 
     import huggingface_hub
@@ -159,7 +159,7 @@ def test_an_adapter_from_the_hub_is_its_config_and_safetensors(folder, inputs, t
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    """Anything that would go to the hub or its cache is an error of the test."""
+    """Any access to the hub or its cache fails the test."""
     import huggingface_hub
     import transformers
 
@@ -203,7 +203,7 @@ def test_a_looks_local_adapter_is_never_fetched(folder, monkeypatch):
 
 
 def test_hub_names_that_cannot_be_had_say_so_in_a_line(folder):
-    """Tests are offline, which is an unreachable hub."""
+    """Tests are offline, so the hub is unreachable."""
     with pytest.raises(ModelError, match="no such folder, and it can't be loaded from the hub") as error:
         load_model("Qwen/Qwen2.5-VL-7B-Instruct")
     assert str(error.value).startswith("Qwen/Qwen2.5-VL-7B-Instruct: ") and "\n" not in str(error.value)

@@ -40,7 +40,7 @@ def assert_close(one, two):
     "grids", [[(8, 8)], [(8, 8), (4, 6), (8, 8), (10, 14)], [(20, 22), (2, 2)], [(2, 30), (30, 2), (18, 16)]]
 )
 def test_tower_equals_stock(full_attention, grids):
-    """Several image sizes, also such as windows do not divide."""
+    """Several image sizes, some of which windows do not divide evenly."""
     stock, ours = tower(full_attention), tower(full_attention)
     ours.load_state_dict(stock.state_dict())
     use_batched_vision(ours)
@@ -60,7 +60,7 @@ def test_tower_equals_stock(full_attention, grids):
 
 
 def test_video_frames_stay_apart():
-    """Two time steps of one clip: attention goes within a frame, as in stock."""
+    """Two time steps of one clip: attention stays within a frame, as in stock."""
     stock = tower([1])
     ours = use_batched_vision(copy.deepcopy(stock))
     grid = torch.tensor([(2, 8, 10), (1, 6, 8)])

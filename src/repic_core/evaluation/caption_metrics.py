@@ -15,7 +15,7 @@ from repic_core.concepts.tags import fold
 from repic_core.evaluation.intervals import Interval, mean_interval, units_of
 from repic_core.evaluation.scores import ScoredCaptions, score_captions
 
-COPY_RUN = 4  # so many equal words in a row are not a coincidence
+COPY_RUN = 4  # this many equal words in a row are not a coincidence
 
 
 def hallucinated_names(

@@ -70,7 +70,7 @@ def probe(
 ) -> dict[str, Interval]:
     """F1 of names (`span`) with its interval by photo, for the items as they are and with each changed prompt.
 
-    Each way is captioned into a file of its own in the folder `out`; files that exist are resumed.
+    Each of these has its own caption file in the folder `out`; files that exist are resumed.
 
     Args:
         wrong: the largest number of wrong references.
