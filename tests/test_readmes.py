@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import tomllib
 
 import pytest
 
@@ -15,6 +16,7 @@ from helpers.readmes import (
     notebook_parameters,
     pages,
     parameter_names,
+    text_of,
 )
 
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
@@ -26,27 +28,33 @@ def faults(text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_parses(page):
-    assert faults(page.read_text(encoding="utf-8")) == []
+    assert faults(text_of(page)) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_relative_link_leads_somewhere(page):
-    assert link_faults(page.read_text(encoding="utf-8"), page.parent) == []
+    assert link_faults(text_of(page), page.parent) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_of_the_repository_that_is_named_exists(page):
-    named = re.findall(r"`((?:assets|notebooks|src|tests)/[^`*<> ]+)`", page.read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:assets|notebooks|src|tests)/[^`*<> ]+)`", text_of(page))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_python_examples_import_exists(page):
-    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+    for code in re.findall(r"```python\n(.*?)```", text_of(page), re.S):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_installing_brings_the_one_command():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"repic": "repic_core.cli:main"}
+    assert project["readme"] == "README.md"
 
 
 def test_the_papers_items_name_parameters_that_their_notebooks_have():

@@ -25,11 +25,20 @@ OURS = re.compile(r"(repic|papermill|accelerate launch|bash setup\.sh|\S*python3
 
 
 def pages() -> list[Path]:
-    """All Markdown files that a reader of the repository is shown."""
-    found = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    """All Markdown files and notebooks that a reader of the repository is shown."""
+    found = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]
     for folder in ("assets", "notebooks", "src"):
         found += sorted((ROOT / folder).rglob("*.md"))
     return found
+
+
+def text_of(page: Path) -> str:
+    """A page's Markdown; of a notebook, that of its cells of text."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def command_lines(text: str) -> Iterator[tuple[str, bool]]:
