@@ -1,0 +1,1 @@
+"""Find the concepts of a photo in a large database: regions, embedders, indexes, thresholds."""
