@@ -84,12 +84,13 @@ def test_viewer_filters_rows(folder):
         assert fit(*both, "any", "all") == ("4 of 4", 1)
         assert fit(1, "any", "any", "all") == ("1 of 4", 4)  # one concept
         assert fit("any", "gone", "any", "all") == ("1 of 4", 3)
-        assert fit(*both, ours, "names everybody") == ("1 of 4", 1)
-        assert fit(*both, "base", "names everybody", at=2) == ("1 of 4", 1)
-        assert fit(*both, "base", "only it names everybody") == ("No row fits; all are as they were.", 1)
-        assert fit(*both, ours, "names somebody wrong") == ("1 of 4", 2)  # zoe
-        assert fit(*both, "base", "misses a name") == ("1 of 4", 4)
-        chosen = ("any", "any", ours, "misses a name")
+        assert fit(*both, ours, "names every concept") == ("1 of 4", 1)
+        assert fit(*both, "base", "names every concept", at=2) == ("1 of 4", 1)
+        only = "is the only one to name every concept"
+        assert fit(*both, "base", only) == ("No row fits; nothing has changed.", 1)
+        assert fit(*both, ours, "names a wrong concept") == ("1 of 4", 2)  # zoe
+        assert fit(*both, "base", "misses a concept") == ("1 of 4", 4)
+        chosen = ("any", "any", ours, "misses a concept")
         assert client.predict(2, *chosen, api_name="/next")[0] == 3
         assert (
             client.predict(3, *chosen, api_name="/next")[0] == 2

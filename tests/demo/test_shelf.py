@@ -118,7 +118,7 @@ def test_names_never_become_paths(shelf, tmp_path, name):
 
 
 def test_out_and_in_again(shelf, tmp_path, given):
-    with pytest.raises(ConceptError, match="no concept of yours"):
+    with pytest.raises(ConceptError, match="You have no concepts to export"):
         shelf.export(tmp_path / "none.zip")
     assert not (tmp_path / "none.zip").exists()
     shelf.put(RED, "bo", "a dog")
@@ -168,9 +168,9 @@ def bad_zips() -> dict[str, tuple[bytes, str]]:
 
     whole = database(bo(), **{"bo.png": photo})
     return {
-        "no zip": (b"hello", "no zip file"),
-        "cut off": (whole[: len(whole) // 2], "no zip file"),
-        "empty": (b"", "no zip file"),
+        "no zip": (b"hello", "can't be read as a zip file"),
+        "cut off": (whole[: len(whole) // 2], "can't be read as a zip file"),
+        "empty": (b"", "can't be read as a zip file"),
         "no database": (zipped("a.txt", b"a"), "no database.json"),
         "half a database": (zipped("database.json", b'{"concept_dict": {"<bo'), "not valid JSON"),
         "deep JSON": (zipped("database.json", b"[" * 100_000), "not valid JSON"),
@@ -286,7 +286,7 @@ def test_an_import_decodes_each_photo_once_and_lets_others_save(shelf, tmp_path,
         return open_upload(content, name)
 
     other = Shelf(tmp_path / "other", given)
-    monkeypatch.setattr("repic_core.demo.shelf.open_upload", slowly)
+    monkeypatch.setattr("repic_core.demo.shelf_zip.open_upload", slowly)
     shares = []
     assert shelf.take(tmp_path / "a.zip", shares.append) == 40
     assert decoded == [False] and len(photos(shelf)) == 1

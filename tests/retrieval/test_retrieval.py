@@ -188,14 +188,14 @@ def test_broken_files_are_named(database, tmp_path):
     ConceptIndex.build(database, Colors()).save(folder)
     about = json.loads((folder / "concepts.json").read_text())
     (folder / "concepts.json").write_text(json.dumps({**about, "rows": about["rows"][:-1]}))
-    with pytest.raises(IndexFileError, match="not of the vectors beside it"):
+    with pytest.raises(IndexFileError, match="does not belong to the vectors beside it"):
         ConceptIndex.load(folder)
     (folder / "concepts.json").write_text("[]")
     with pytest.raises(IndexFileError, match="not a saved concept index"):
         ConceptIndex.load(folder)
     (folder / "concepts.json").write_text(json.dumps(about))
     (folder / about["vectors"]).write_bytes(b"nothing")
-    with pytest.raises(IndexFileError, match="no faiss index"):
+    with pytest.raises(IndexFileError, match="not a faiss index"):
         ConceptIndex.load(folder)
     (folder / about["vectors"]).unlink()
     with pytest.raises(IndexFileError, match="no such file"):
@@ -240,14 +240,14 @@ def test_asking_for_more_concepts_than_there_are_reads_no_further(monkeypatch):
     assert max(asked) < 3000
 
 
-def test_a_broken_index_is_built_anew_and_other_files_stay(database, tmp_path, caplog):
+def test_a_broken_index_is_built_again_and_other_files_stay(database, tmp_path, caplog):
     folder, embedder = tmp_path / "index", Colors()
     ConceptIndex.open(folder, database, embedder)
     vectors = next(folder.glob("*.faiss"))
     (folder / "vectors-of-another-process.faiss").write_bytes(b"just being written")
     vectors.write_bytes(b"cut off")
     index = ConceptIndex.open(folder, database, embedder)
-    assert "built anew" in caplog.text and len(index) == 4 and embedder.seen == 8
+    assert "built again" in caplog.text and len(index) == 4 and embedder.seen == 8
     assert (folder / "vectors-of-another-process.faiss").exists()
     assert len(ConceptIndex.load(folder)) == 4
     about = json.loads((folder / "concepts.json").read_text())

@@ -13,11 +13,11 @@ from repic_core.retrieval.find import ConceptIndex
 from repic_core.toyworld.retrieval import (
     STRANGERS,
     caption_found,
-    finding_table,
     fitted_threshold,
-    measure_finding,
+    measure_retrieval,
+    retrieval_table,
     toy_embedder,
-    write_finding,
+    write_retrieval,
 )
 from repic_core.toyworld.world import identities
 
@@ -36,8 +36,8 @@ def embedder(toy):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finding")
-    write_finding(folder, "val", size=30, n=12)
+    folder = tmp_path_factory.mktemp("retrieval")
+    write_retrieval(folder, "val", size=30, n=12)
     return folder
 
 
@@ -49,43 +49,45 @@ def test_a_database_and_its_scenes(folder, tmp_path):
         assert 1 <= len(query["shown"]) <= 4 and len(query["boxes"]) == len(query["shown"])
         assert len(known.select(*query["shown"].values())) == len(set(query["shown"].values()))
     assert all(tag is None for query in queries["strangers"] for tag in query["shown"].values())
-    again = write_finding(tmp_path, "val", size=30, n=12)
+    again = write_retrieval(tmp_path, "val", size=30, n=12)
     assert [concept.tag for concept in again] == [concept.tag for concept in known]
     assert json.loads((tmp_path / "queries.json").read_text()) == queries
     total = sum(len(identities(split)) for split in ("train", "val", "test"))
-    assert len(write_finding(tmp_path / "all", "test", size=1000, n=1)) == total - STRANGERS == 580
+    assert len(write_retrieval(tmp_path / "all", "test", size=1000, n=1)) == total - STRANGERS == 580
     with pytest.raises(ValueError, match="'train' is not held out"):
-        write_finding(tmp_path / "no", "train", size=3)
+        write_retrieval(tmp_path / "no", "train", size=3)
 
 
 def test_strangers_are_in_no_database(folder, tmp_path, embedder, monkeypatch):
     """What is drawn as a stranger is never drawn as a reference, and the toys of the known scenes all are."""
-    from repic_core.toyworld import retrieval as finding
+    from repic_core.toyworld import retrieval
 
     references, scenes = [], []
-    one, many = finding.draw_reference, finding.draw_scene
-    monkeypatch.setattr(finding, "draw_reference", lambda toy, rng: references.append(toy) or one(toy, rng))
-    monkeypatch.setattr(finding, "draw_scene", lambda toys, rng: scenes.append(toys) or many(toys, rng))
-    write_finding(tmp_path, "test", size=580, n=30)
+    one, many = retrieval.draw_reference, retrieval.draw_scene
+    monkeypatch.setattr(retrieval, "draw_reference", lambda toy, rng: references.append(toy) or one(toy, rng))
+    monkeypatch.setattr(retrieval, "draw_scene", lambda toys, rng: scenes.append(toys) or many(toys, rng))
+    write_retrieval(tmp_path, "test", size=580, n=30)
     known, strangers = ({toy for toys in part for toy in toys} for part in (scenes[:30], scenes[30:]))
     assert known <= set(references) and not strangers & set(references) and len(set(references)) == 580
     assert known | strangers <= set(identities("test"))
 
 
 def test_what_a_threshold_lets_through(folder, embedder):
-    open_door = measure_finding(embedder, folder, -1.0)
+    open_door = measure_retrieval(embedder, folder, -1.0)
     assert open_door["recall@4"] >= 0.85 and open_door["first"] >= 0.75 and open_door["concepts"] == 30
     assert open_door["accepted"] == open_door["recall@4"] <= open_door["recall@8"]
     assert (open_door["false_accepts"], open_door["abstained"]) == (1, 0)
-    shut = measure_finding(embedder, folder, 1.1)
+    shut = measure_retrieval(embedder, folder, 1.1)
     assert (shut["accepted"], shut["false_accepts"], shut["abstained"]) == (0, 0, 1)
     assert shut["recall@4"] == open_door["recall@4"]
-    boxes = measure_finding(embedder, folder, -1.0, known_boxes=True)
+    boxes = measure_retrieval(embedder, folder, -1.0, known_boxes=True)
     assert boxes["recall@4"] >= open_door["recall@4"]
 
     index = ConceptIndex.build(ConceptDatabase.load(folder / "database.json"), embedder)
     threshold = fitted_threshold(index, embedder, folder)
-    fitted = measure_finding(embedder, folder, threshold)  # on the same scenes, so it is met by construction:
+    fitted = measure_retrieval(
+        embedder, folder, threshold
+    )  # on the same scenes, so it is met by construction:
     queries = json.loads((folder / "queries.json").read_text())
     quarters = 4 * (len(queries["known"]) + len(queries["strangers"]))
     assert 0 < threshold < 1 and fitted["false_accepts"] * 4 * 12 <= 0.05 * quarters
@@ -93,7 +95,7 @@ def test_what_a_threshold_lets_through(folder, embedder):
 
 def test_the_table_has_a_row_a_size_and_kind_of_region(embedder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table = finding_table(embedder, "relative", sizes=(5, 20), n=6)
+    table = retrieval_table(embedder, "relative", sizes=(5, 20), n=6)
     assert [(row["concepts"], row["regions"]) for row in table] == [
         (5, "quarters"),
         (5, "true boxes"),

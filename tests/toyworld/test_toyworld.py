@@ -12,9 +12,10 @@ from repic_core.models.loading import load_model
 from repic_core.prompts import caption_messages
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_training
 from repic_core.toyworld.draw import COLORS, IDENTITIES, PLACES, Toy, draw_scene
+from repic_core.toyworld.encoder import Encoder
 from repic_core.toyworld.lessons import HABIT, LESSONS, references_of
 from repic_core.toyworld.model import make_processor
-from repic_core.toyworld.pretrain import Encoder, pretrain
+from repic_core.toyworld.pretrain import pretrain
 from repic_core.toyworld.scoring import position_agreement, score_scene
 from repic_core.toyworld.skills import box_iou, measure_skills
 from repic_core.toyworld.world import identities, make_sample, new_name, pick_toys, split_of
@@ -45,9 +46,9 @@ def test_scene_shows_each_toy_in_its_box():
 def test_sample_caption_and_truth_agree():
     sample = make_sample(4, np.random.default_rng(1), "train", n_shown=3)
     caption = sample.caption()
-    told = [caption.index(f"at the {place} is <{sample.names[i]}>") for i, place in zip(sample.shown, sample.places,
-                                                                                       strict=True)]  # fmt: skip
-    assert told == sorted(told) and len(told) == 3 and sample.background in caption
+    shown = zip(sample.shown, sample.places, strict=True)
+    found = [caption.index(f"at the {place} is <{sample.names[i]}>") for i, place in shown]
+    assert found == sorted(found) and len(found) == 3 and sample.background in caption
     described = sample.caption(named=[False] * 3)
     assert all(sample.toys[i].description in described for i in sample.shown) and "<" not in described
 
@@ -144,7 +145,7 @@ def test_shipped_base_is_what_its_card_says():
     assert (BASE / "README.md").exists()
 
 
-def test_pretraining_is_seeded_and_goes_on_from_its_checkpoints(tmp_path):
+def test_pretraining_is_seeded_and_resumes_from_its_checkpoints(tmp_path):
     def weights(out: str, work: str, **options: Any) -> dict[str, Any]:
         pretrain(tmp_path / out, tmp_path / work, (1, 1), 2, **options)
         return load_model(tmp_path / out)[0].state_dict()

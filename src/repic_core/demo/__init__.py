@@ -1,6 +1,6 @@
-"""Pages to look at captions and to make them: ``repic demo viewer`` and ``repic demo live``.
+"""Two pages in the browser, to look at captions and to make them: ``repic demo viewer`` and ``repic demo live``.
 
-`viewer` shows captions that are on disk and needs no torch; `live` captions with a loaded model.
+`viewer` shows captions from files and needs no torch; `live` captions photos with a loaded model.
 
 >>> from repic_core.demo import launch
 >>> from repic_core.demo.viewer import build_viewer
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import gradio as gr
 
-# Gradio's own colours of these are below the contrast of 4.5 that WCAG AA asks for.
+# With its own colours for these, Gradio misses the contrast of 4.5 that WCAG AA requires.
 READABLE = {
     "body_text_color_subdued": "*neutral_600",
     "body_text_color_subdued_dark": "*neutral_400",
@@ -32,11 +32,11 @@ READABLE = {
 
 
 def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
-    """``app.launch`` for this machine alone: on 127.0.0.1, never shared, with fonts that the system has.
+    """Launch `app` for this machine only: on 127.0.0.1, not shared, with the system's fonts.
 
     Args:
-        options: of ``gr.Blocks.launch``, such as ``server_port`` or ``prevent_thread_lock=True``; they
-            replace the ones set here.
+        options: passed on to ``gr.Blocks.launch``, such as ``server_port`` or ``prevent_thread_lock=True``; they
+            override the ones set here.
 
     Returns:
         Gradio's (server, local address, public address); the last is empty.

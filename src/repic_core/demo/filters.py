@@ -1,4 +1,4 @@
-"""Which rows of a viewer to browse: by number of concepts, by scene, by what a method got right or wrong."""
+"""Filters for the viewer's rows: by number of concepts, by scene, by what a method got right or wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from repic_core.display.caption_grid import GridRow
 from repic_core.evaluation.scores import CaptionScore, names_to_find, score_caption
 
 ANY = "any"
-KINDS = ("all", "names everybody", "only it names everybody", "misses a name", "names somebody wrong")
-MOST_SCENES = 30  # photos that are listed one by one; of more, their folders are
+ALL = "all"
+NAMES_ALL = "names every concept"
+ONLY_NAMES_ALL = "is the only one to name every concept"
+MISSES = "misses a concept"
+WRONG = "names a wrong concept"
+KINDS = (ALL, NAMES_ALL, ONLY_NAMES_ALL, MISSES, WRONG)
+# With more photos than this, the filter lists their folders instead.
+MOST_SCENES = 30
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,13 @@ class JudgedRow:
         return len(self.row.tags)
 
     def whole(self, method: str) -> bool:
-        """Whether a method's caption names all that the photo shows, and nobody else (`span`)."""
+        """Whether a method's caption names every concept that the photo shows and no other (`span`)."""
         found = self.scores.get(method, {}).get("span")
         return found is not None and not found.missed and not found.hallucinated
 
 
 def published_protocol(concepts: int) -> str:
-    """The published protocol for photos of so many concepts."""
+    """The published protocol for photos of this many concepts."""
     return {1: "repic-single", 2: "repic-2"}.get(concepts, "repic-4")
 
 
@@ -71,34 +77,33 @@ def matching(
     concepts: int | str = ANY,
     scene: str = ANY,
     method: str = ANY,
-    kind: str = KINDS[0],
+    kind: str = ALL,
 ) -> list[int]:
-    """The places of the rows that fit all filters; `kind` is of `method`, or of any method.
+    """The places of the rows that pass all filters. `kind` is about `method`, or about any of them.
 
     Raises:
         ValueError: no such kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}")
-    return [
-        place
-        for place, row in enumerate(rows)
-        if concepts in (ANY, row.concepts)
-        and scene in (ANY, row.scene)
-        and (
-            kind == KINDS[0]
-            or any(_is(row, one, kind) for one in ([method] if method != ANY else row.scores))
-        )
-    ]
+        raise ValueError(f"there is no kind {kind!r}: choose one of {', '.join(KINDS)}")
+    found = []
+    for place, row in enumerate(rows):
+        methods = row.scores if method == ANY else [method]
+        fits = kind == ALL or any(_is(row, one, kind) for one in methods)
+        if fits and concepts in (ANY, row.concepts) and scene in (ANY, row.scene):
+            found.append(place)
+    return found
 
 
 def _is(row: JudgedRow, method: str, kind: str) -> bool:
     found = row.scores.get(method, {}).get("span")
     if found is None:
         return False
-    if kind == "misses a name":
+    if kind == MISSES:
         return bool(found.missed)
-    if kind == "names somebody wrong":
+    if kind == WRONG:
         return bool(found.hallucinated)
-    alone = not any(row.whole(other) for other in row.scores if other != method)
-    return row.whole(method) and (alone or kind == "names everybody")
+    if kind == NAMES_ALL:
+        return row.whole(method)
+    others = (other for other in row.scores if other != method)
+    return row.whole(method) and not any(row.whole(other) for other in others)

@@ -1,4 +1,4 @@
-"""Which of a visitor's concepts a photo shows: an index of the given ones, and one of each visitor's own."""
+"""Find which concepts a photo shows, in an index of the given ones and in one of the visitor's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repic_core.retrieval.regions import Box, whole
 
 
 class Finder:
-    """``Finder(given, embedder)(photo, shelf)``: the tags of the up to `k` concepts nearest to regions of `photo`.
+    """``Finder(given, embedder)(photo, shelf)`` gives the tags of up to `k` concepts nearest to regions of `photo`.
 
     Args:
         given: the concepts that everybody is given; embedded once.
@@ -33,14 +33,15 @@ class Finder:
     def __call__(self, photo: Any, shelf: Shelf) -> list[str]:
         own = shelf.own
         indexes = [self._given]
-        if len(own):  # in the shelf's folder, so that only what changed is embedded
+        if len(own):
+            # The visitor's index is kept in the shelf's folder, so that only what has changed is embedded.
             indexes.insert(0, ConceptIndex.open(shelf.folder / "index", own, self._embedder))
         hits = find_concepts(photo, _Both(indexes), self._embedder, self._regions, self._k)
         return [hit.tag for hit in hits]
 
 
 class _Both:
-    """Indexes searched as one; a concept of the first hides one of the second with its tag."""
+    """Indexes searched as one; a concept of the first hides a concept with the same tag in the others."""
 
     def __init__(self, indexes: Sequence[ConceptIndex]) -> None:
         self._indexes, self.embedder_name = indexes, indexes[0].embedder_name

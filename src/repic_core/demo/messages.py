@@ -8,52 +8,60 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from html import escape
-from inspect import isgeneratorfunction
+from inspect import isgeneratorfunction, signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import gradio as gr
 
-FOLDERS = re.compile(r"(?<![\w<])/(?:[^\s:/]+/)+")  # where files lie on the server is not for visitors
+# Visitors must not learn where files lie on the server.
+FOLDERS = re.compile(r"(?<![\w<])/(?:[^\s:/]+/)+")
 logger = logging.getLogger(__name__)
 
 
 def message(text: str) -> gr.Error:
-    """An error whose text the visitor reads; the browser would take it for HTML."""
+    """An error that shows `text` to the visitor. It is escaped, since the browser would read it as HTML."""
     import gradio as gr
 
     return gr.Error(escape(text), print_exception=False)
 
 
 def handler(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An event handler whose errors are messages: a ValueError's own text, of others that the log has it.
+    """Wrap an event handler, a function or a bound method, so that its errors become messages.
 
-    Its parameter ``request``, if it has one, gets Gradio's request.
+    The visitor reads the text of a ValueError; for any other error, that the log has the reason. Parameters named
+    ``request`` and ``progress`` get Gradio's request and progress bar.
     """
     import gradio as gr
-
-    if "request" in function.__annotations__:
-        function.__annotations__["request"] = gr.Request  # Gradio looks for the type, not for its name
 
     if isgeneratorfunction(function):
 
         @wraps(function)
-        def told(*args: Any, **kwargs: Any) -> Any:
-            with _told(function.__name__):
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with _errors_as_messages(function.__name__):
                 yield from function(*args, **kwargs)
 
     else:
 
         @wraps(function)
-        def told(*args: Any, **kwargs: Any) -> Any:
-            with _told(function.__name__):
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with _errors_as_messages(function.__name__):
                 return function(*args, **kwargs)
 
-    return told
+    # Gradio recognises a request by its type and a progress bar by its default value.
+    form = signature(function)
+    if "request" in form.parameters:
+        wrapped.__annotations__ = function.__annotations__ | {"request": gr.Request}
+    if "progress" in form.parameters:
+        parameters = form.parameters | {
+            "progress": form.parameters["progress"].replace(default=gr.Progress())
+        }
+        wrapped.__signature__ = form.replace(parameters=list(parameters.values()))
+    return wrapped
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _errors_as_messages(name: str) -> Iterator[None]:
     import gradio as gr
 
     try:
@@ -68,7 +76,7 @@ def _told(name: str) -> Iterator[None]:
 
 
 def local_choices(dropdown: gr.Dropdown) -> gr.Dropdown:
-    """`dropdown`, whose own error for a choice that it has not (the server was started again, say) is a message."""
+    """`dropdown` with a plain message for an unknown choice, as after a restart of the server."""
     import gradio as gr
 
     preprocess = dropdown.preprocess

@@ -14,35 +14,34 @@ from repic_core.io.uploads import UploadError, open_upload
 if TYPE_CHECKING:
     import gradio as gr
 
-# What Pillow reads from a file that says nothing of its photo, and how files end.
+# Fields that Pillow finds in a file that tells nothing about its photo.
 PLAIN = {
-    "jfif",
-    "jfif_version",
-    "jfif_unit",
-    "jfif_density",
-    "dpi",
-    "gamma",
-    "srgb",
-    "chromaticity",
-    "interlace",
-}
-PLAIN |= {
-    "transparency",
     "background",
-    "version",
+    "chromaticity",
     "compression",
-    "progressive",
-    "progression",
-    "loop",
+    "dpi",
     "duration",
+    "gamma",
+    "interlace",
+    "jfif",
+    "jfif_density",
+    "jfif_unit",
+    "jfif_version",
+    "loop",
+    "progression",
+    "progressive",
+    "srgb",
+    "transparency",
+    "version",
 }
+# The last bytes of a file.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 def photo_input(**options: Any) -> gr.Image:
     """``gr.Image`` (upload, clipboard, webcam) whose handlers get an RGB PIL image, upright and without metadata.
 
-    The uploaded file itself loses its metadata, too. One that `uploads.open_upload` refuses is deleted, and the
+    Metadata is removed from the uploaded file, too. A file that `uploads.open_upload` refuses is deleted, and the
     visitor reads why. Addresses of other machines are not fetched.
     """
     import gradio as gr
@@ -50,14 +49,14 @@ def photo_input(**options: Any) -> gr.Image:
 
     settings: dict[str, Any] = {"type": "pil", "sources": ["upload", "clipboard", "webcam"], "buttons": []}
     image = gr.Image(**(settings | options))
-    # On the instance: for each subclass, Gradio writes a .pyi file beside the source. An update of its properties
-    # (`gr.Image(...)` as a handler's result) would make a plain one for that visitor, so handlers return values.
+    # Set on the instance, because Gradio writes a .pyi file beside the source of each subclass. Handlers return
+    # values and never `gr.Image(...)`: such an update would replace this component with a plain one.
     image.preprocess = partial(_preprocess, Path(get_upload_folder()))
     return local_only(image)
 
 
 def local_only(component: Any) -> Any:
-    """`component`, which from now on takes uploads only: Gradio would fetch what a visitor gives the address of."""
+    """`component`, which now takes only uploads. Gradio itself would fetch any address that a visitor sends."""
     component.async_move_resource_to_block_cache = partial(
         _move, component.async_move_resource_to_block_cache
     )
@@ -85,8 +84,8 @@ async def _move(move: Callable[[Any], Awaitable[str | None]], file: Any) -> str 
 
 
 def _without_metadata(file: Path, photo: Any) -> Any:
-    """`photo`, or what stands in `file` after it was written again, if it holds more than its pixels: EXIF (with
-    place and time), XMP, comments, profiles, thumbnails, or bytes after its end."""
+    """`photo`, after `file` was written again if it held more than pixels: EXIF (with place and time), XMP,
+    comments, profiles, thumbnails, or bytes after its end."""
     from PIL import Image
 
     content = file.read_bytes()
@@ -98,4 +97,5 @@ def _without_metadata(file: Path, photo: Any) -> Any:
         return photo
     with replaced(file) as out:
         photo.save(out, "JPEG" if kind == "MPO" else kind, quality=95)
-    return open_upload(file)  # every handler sees the same pixels
+    # Read again, so that every handler sees the same pixels.
+    return open_upload(file)

@@ -1,7 +1,7 @@
-"""Browse captions that were made before: the photo, its concepts, and what each method says about them.
+"""The viewer: browse finished captions, with the photo, its concepts, and what each method says about them.
 
-Reads caption files in the published row format and a concept database, such as the authors' repository
-(``captioning/`` and ``data/``) or a run of this kit. Needs no torch and no model.
+Reads caption files in the published row format and a concept database, such as those of the authors' repository
+(``captioning/`` and ``data/``) or of a run of this kit. Needs no torch and no model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repic_core.captioner.caption_files import load_captions
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.demo.filters import ANY, KINDS, JudgedRow, judge, matching
+from repic_core.demo.filters import ALL, ANY, KINDS, JudgedRow, judge, matching
 from repic_core.demo.messages import handler
 from repic_core.demo.summary import Summary
 from repic_core.display.caption_grid import concept_colors, grid_rows
@@ -24,7 +24,7 @@ from repic_core.display.html import STYLE, caption_card, concept_cards, photo
 if TYPE_CHECKING:
     import gradio as gr
 
-# The arrows press the buttons, unless somebody types or moves a slider; and the address opens the same row again.
+# The arrow keys press the buttons, unless somebody types or moves a slider.
 KEYS_JS = """() => {
   if (window.repicKeys) return;
   window.repicKeys = true;
@@ -35,6 +35,7 @@ KEYS_JS = """() => {
     if (id) document.getElementById(id).click();
   });
 }"""
+# The address then opens the same row again.
 LINK_JS = """(row) => {
   const address = new URL(window.location);
   address.searchParams.set("row", row);
@@ -53,107 +54,138 @@ def build_viewer(
         root: what the paths in both are relative to.
 
     Raises:
-        ValueError, FileNotFoundError: a file that is missing, cut off or malformed, by name. Missing photos
-            are no error: a placeholder stands in their place.
+        ValueError, FileNotFoundError: a file is missing, cut off or malformed; the message names it. A missing
+            photo is not an error: the page shows a placeholder.
     """
-    import gradio as gr
-
     concepts = ConceptDatabase.load(database, root, check_images=False)
     captions = {method: load_captions(path) for method, path in caption_files.items()}
     lined_up = grid_rows(captions, concepts, root)
     if not lined_up:
         raise ValueError(f"no captions in {', '.join(map(str, caption_files.values())) or 'no files'}")
     rows = judge(lined_up, captions, concepts)
-    table = Summary(captions, concepts, rows)
-    shown = (concept for row in lined_up for concept in row.references)  # also those not in the database
+    # Rows may have concepts that the database lacks.
+    shown = (concept for row in lined_up for concept in row.references)
     candidates = list({concept.tag: concept for concept in (*concepts, *shown)}.values())
+    return ViewerPage(rows, candidates, Summary(captions, concepts, rows)).build()
 
-    def show(number: float) -> tuple[int, str, str]:
-        """Row `number` (from 1; beyond the last comes the first), its HTML, and the table with its place."""
-        place = (int(number) - 1) % len(rows)
-        return place + 1, row_html(rows[place], candidates), table.html(place)
 
-    def step(number: float, by: int, *chosen: Any) -> tuple[int, str, str]:
-        places = _matching(rows, chosen)
-        later = [place for place in places if (place - number + 1) * by > 0][::by]
-        return show((later or places[::by] or [int(number) - 1])[0] + 1)
+class ViewerPage:
+    """The viewer; the handlers of its events are methods.
 
-    def back(number: float, *chosen: Any) -> tuple[int, str, str]:
-        return step(number, -1, *chosen)
+    Args:
+        rows: one for each photo and its concepts.
+        candidates: concepts whose names are looked for in captions.
+        table: of all methods.
+    """
 
-    def forward(number: float, *chosen: Any) -> tuple[int, str, str]:
-        return step(number, 1, *chosen)
+    def __init__(self, rows: Sequence[JudgedRow], candidates: Sequence[Concept], table: Summary) -> None:
+        self.rows, self.candidates, self.table = rows, candidates, table
 
-    def pick(number: float, *chosen: Any) -> tuple[int, str, str]:
-        places = _matching(rows, chosen)
-        return show(random.choice(places) + 1 if places else number)
+    def build(self) -> gr.Blocks:
+        import gradio as gr
 
-    def narrow(number: float, *chosen: Any) -> tuple[str, int, str, str]:
-        """How many rows fit, and the first of them where this one doesn't."""
-        places = _matching(rows, chosen)
+        with gr.Blocks(title="RePIC captions", analytics_enabled=False, fill_width=True) as app:
+            self.layout()
+            self.connect(app)
+        return app
+
+    def layout(self) -> None:
+        """Build the components, within a ``gr.Blocks``."""
+        import gradio as gr
+
+        count = len(self.rows)
+        title = "Captions, method by method"
+        gr.HTML(f'{STYLE}<div class="repic"><h1>{title}</h1></div>', apply_default_css=False)
+        self.summary = gr.HTML(self.table.html(0), apply_default_css=False)
+        self.filters = self._filters()
+        self.count = gr.Markdown(f"{count} of {count} rows fit.")
+        with gr.Row():
+            self.previous = gr.Button("Previous", min_width=90, elem_id="repic-previous")
+            self.anywhere = gr.Button("Random", min_width=90)
+            self.following = gr.Button("Next", min_width=90, variant="primary", elem_id="repic-next")
+        # A slider needs at least two places.
+        last = max(count, 2)
+        self.number = gr.Slider(1, last, 1, step=1, label=f"Row (of {count})", visible=count > 1)
+        self.page = gr.HTML(self.show(1)[1], apply_default_css=False)
+
+    def _filters(self) -> list[gr.Dropdown]:
+        """Dropdowns for concepts, scene, method and kind, side by side."""
+        import gradio as gr
+
+        counts = sorted({row.concepts for row in self.rows})
+        scenes = list(dict.fromkeys(row.scene for row in self.rows))
+        methods = list(dict.fromkeys(method for row in self.rows for method in row.scores))
+        numbers = [(ANY, ANY), *((str(n), n) for n in counts)]
+        with gr.Row():
+            return [
+                gr.Dropdown(numbers, value=ANY, label="Concepts", min_width=90),
+                gr.Dropdown([ANY, *scenes], value=ANY, label="Scene", min_width=140),
+                gr.Dropdown([ANY, *methods], value=ANY, label="Method", min_width=140),
+                gr.Dropdown(list(KINDS), value=ALL, label="Rows where it ...", min_width=160),
+            ]
+
+    def connect(self, app: gr.Blocks) -> None:
+        """Connect events with their handlers."""
+        row, chosen = [self.number, self.page, self.summary], [self.number, *self.filters]
+        hidden: dict[str, Any] = {"show_progress": "hidden"}
+        self.previous.click(self.back, chosen, row, api_name="previous", **hidden)
+        self.following.click(self.forward, chosen, row, api_name="next", **hidden)
+        self.anywhere.click(self.pick, chosen, row, api_name="random", **hidden)
+        self.number.release(self.show, self.number, row, api_name="show", **hidden)
+        for one in self.filters:
+            name = "filter" if one is self.filters[0] else False
+            one.input(self.narrow, chosen, [self.count, *row], api_name=name, **hidden)
+        self.number.change(None, self.number, js=LINK_JS)
+        app.load(handler(self.open_link), None, row, api_name=False, **hidden)
+        app.load(None, js=KEYS_JS)
+
+    def show(self, number: float) -> tuple[int, str, str]:
+        """Row `number` (from 1; after the last comes the first), its HTML, and the table with its place."""
+        place = (int(number) - 1) % len(self.rows)
+        return place + 1, row_html(self.rows[place], self.candidates), self.table.html(place)
+
+    def back(self, number: float, *chosen: Any) -> tuple[int, str, str]:
+        places = self._matching(chosen)
+        before = [place for place in places if place < number - 1]
+        return self._show_first(before[::-1] or places[::-1], number)
+
+    def forward(self, number: float, *chosen: Any) -> tuple[int, str, str]:
+        places = self._matching(chosen)
+        after = [place for place in places if place > number - 1]
+        return self._show_first(after or places, number)
+
+    def _show_first(self, places: Sequence[int], number: float) -> tuple[int, str, str]:
+        """The row at the first of `places`; row `number` if there is none."""
+        return self.show(places[0] + 1 if places else number)
+
+    def pick(self, number: float, *chosen: Any) -> tuple[int, str, str]:
+        """A random row of those that fit."""
+        places = self._matching(chosen)
+        return self.show(random.choice(places) + 1 if places else number)
+
+    def narrow(self, number: float, *chosen: Any) -> tuple[str, int, str, str]:
+        """How many rows fit, and the first of them if the present row doesn't."""
+        places = self._matching(chosen)
         if places and int(number) - 1 not in places:
             number = places[0] + 1
-        count = f"{len(places)} of {len(rows)} rows fit." if places else "No row fits; all are as they were."
-        return count, *show(number)
+        count = (
+            f"{len(places)} of {len(self.rows)} rows fit." if places else "No row fits; nothing has changed."
+        )
+        return count, *self.show(number)
 
-    @handler
-    def open_link(request: gr.Request) -> tuple[int, str, str]:
+    def open_link(self, request: gr.Request) -> tuple[int, str, str]:
+        """The row that the address asks for with ``?row=``, else the first."""
         asked = str(request.query_params.get("row", ""))
-        return show(int(asked) if asked.isdecimal() and 0 < int(asked) <= len(rows) else 1)
+        known = asked.isdecimal() and 0 < int(asked) <= len(self.rows)
+        return self.show(int(asked) if known else 1)
 
-    with gr.Blocks(title="RePIC captions", analytics_enabled=False, fill_width=True) as app:
-        gr.HTML(
-            f'{STYLE}<div class="repic"><h1>Captions, method by method</h1></div>', apply_default_css=False
-        )
-        summary = gr.HTML(table.html(0), apply_default_css=False)
-        filters, count = _filter_row(rows)
-        with gr.Row():
-            previous = gr.Button("Previous", min_width=90, elem_id="repic-previous")
-            anywhere = gr.Button("Random", min_width=90)
-            following = gr.Button("Next", min_width=90, variant="primary", elem_id="repic-next")
-        last = max(len(rows), 2)  # a slider can't have a single place
-        number = gr.Slider(1, last, 1, step=1, label=f"Row (of {len(rows)})", visible=len(rows) > 1)
-        page = gr.HTML(show(1)[1], apply_default_css=False)
-        row, chosen = [number, page, summary], [number, *filters]
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
-        previous.click(back, chosen, row, api_name="previous", **quiet)
-        following.click(forward, chosen, row, api_name="next", **quiet)
-        anywhere.click(pick, chosen, row, api_name="random", **quiet)
-        number.release(show, number, row, api_name="show", **quiet)
-        for one in filters:
-            one.input(
-                narrow, chosen, [count, *row], api_name="filter" if one is filters[0] else False, **quiet
-            )
-        number.change(None, number, js=LINK_JS)
-        app.load(open_link, None, row, api_name=False, **quiet)
-        app.load(None, js=KEYS_JS)
-    return app
-
-
-def _filter_row(rows: Sequence[JudgedRow]) -> tuple[list[Any], Any]:
-    """Concepts, scene, method and kind to choose, and where it is said how many rows fit."""
-    import gradio as gr
-
-    counts = sorted({row.concepts for row in rows})
-    scenes = list(dict.fromkeys(row.scene for row in rows))
-    methods = list(dict.fromkeys(method for row in rows for method in row.scores))
-    with gr.Row():
-        concepts = gr.Dropdown(
-            [(ANY, ANY), *((str(n), n) for n in counts)], value=ANY, label="Concepts", min_width=90
-        )
-        scene = gr.Dropdown([ANY, *scenes], value=ANY, label="Scene", min_width=140)
-        method = gr.Dropdown([ANY, *methods], value=ANY, label="Method", min_width=140)
-        kind = gr.Dropdown(list(KINDS), value=KINDS[0], label="Rows that it ...", min_width=160)
-    return [concepts, scene, method, kind], gr.Markdown(f"{len(rows)} of {len(rows)} rows fit.")
-
-
-def _matching(rows: Sequence[JudgedRow], chosen: Sequence[Any]) -> list[int]:
-    concepts, scene, method, kind = chosen or (ANY, ANY, ANY, KINDS[0])
-    return matching(rows, concepts, scene, method, kind)
+    def _matching(self, chosen: Sequence[Any]) -> list[int]:
+        """The places of the rows that pass the filters; all rows if there are no filters."""
+        return matching(self.rows, *chosen)
 
 
 def row_html(judged: JudgedRow, candidates: Sequence[Concept]) -> str:
-    """One row of the viewer. Names of `candidates` that the photo doesn't show are struck out."""
+    """A row of the viewer as HTML. Names of `candidates` that the photo doesn't show are struck out."""
     row = judged.row
     colors = concept_colors(row.tags)
     cards = []

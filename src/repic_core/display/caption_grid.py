@@ -1,7 +1,7 @@
 """The qualitative caption grid for papers and notebooks (`charts` has the curves).
 
-It returns a ``matplotlib.figure.Figure``, which a notebook shows, and, given a path, writes it as
-PNG and PDF with fonts embedded as TrueType.
+`caption_grid` returns a ``matplotlib.figure.Figure``, which a notebook shows. Given a path, it also writes the
+figure as PNG and PDF, with fonts embedded as TrueType.
 """
 
 from __future__ import annotations
@@ -16,22 +16,14 @@ from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.names import find_names
-from repic_core.display.typeset import (
-    BLACK,
-    Canvas,
-    Piece,
-    fit,
-    save_figure,
-    text_width,
-    wrap,
-)
+from repic_core.display.typeset import BLACK, Canvas, Piece, fit, save_figure, text_width, wrap
 from repic_core.io.images import open_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Each has a contrast of at least 4.5 with white (text, WCAG AA) and of 3 with a dark page (frames); none is
-# the red of errors. They are told apart by hue, and every use stands beside the name.
+# the red of errors. They differ in hue, and a colour is always shown together with the name.
 CONCEPT_COLORS = (
     "#1d70c9",  # blue
     "#c2410c",  # orange
@@ -46,7 +38,7 @@ ERROR_COLOR, MUTED, RULE = "#b91c1c", "#52525b", "#d4d4d8"
 
 
 def concept_colors(tags: Iterable[str]) -> dict[str, str]:
-    """A colour (``#rrggbb``) for each tag, by its place; they repeat after eight.
+    """A colour (``#rrggbb``) for each tag, by its place; colours repeat after eight.
 
     >>> concept_colors(["<bo>", "<mia>"])
     {'<bo>': '#1d70c9', '<mia>': '#c2410c'}
@@ -61,9 +53,9 @@ class GridRow:
     Args:
         query: path or PIL image.
         references: the concepts in prompt order.
-        captions: method -> caption; None where a method has none for this photo.
+        captions: method -> caption; None if a method has none for this photo.
         question: the request.
-        tags: the concepts that the photo shows; by default those of all `references`.
+        tags: the concepts that the photo shows; by default all `references`.
     """
 
     query: Any
@@ -80,28 +72,29 @@ class GridRow:
 def grid_rows(
     captions: Mapping[str, Sequence[CaptionRecord]], database: ConceptDatabase, root: str | Path
 ) -> list[GridRow]:
-    """Line up the captions of several methods: a row for each photo and concepts, in the first file's order.
+    """Line up the captions of several methods: a row for each photo and its concepts, in the first file's order.
 
     Args:
         captions: method -> records (`caption_files.load_captions`), with queries relative to `root`. A method
-            without a caption for a row has None there.
-        database: a tag that it lacks becomes a concept without a photo whose info says so.
+            without a caption for a row gets None there.
+        database: a tag that it lacks becomes a concept without a photo, and the info says so.
 
     Raises:
-        ValueError: a query lies outside the root, or a tag isn't one name in angle brackets.
+        ValueError: a query is outside the root, or a tag isn't one name in angle brackets.
     """
     rows: dict[tuple[Any, ...], dict[str, CaptionRecord]] = {}
     for method, records in captions.items():
         seen: Counter[tuple[Any, ...]] = Counter()
         for record in records:
             key = (record.query, tuple(record.tags))
-            seen[key] += 1  # the same photo may be asked about twice
+            # The same photo may be asked about twice.
+            seen[key] += 1
             rows.setdefault((*key, seen[key]), {})[method] = record
     found = []
     for (query, tags, _), records in rows.items():
         path = (Path(root) / query).resolve()
         if not path.is_relative_to(Path(root).resolve()):
-            raise ValueError(f"the query {query!r} lies outside the root {root}")
+            raise ValueError(f"the query {query!r} is outside the root {root}")
         found.append(
             GridRow(
                 query=path,
@@ -119,11 +112,11 @@ def grid_rows(
 def caption_grid(
     rows: Sequence[GridRow], path: str | Path | None = None, width: float = 7.2, font_size: float = 8.0
 ) -> Figure:
-    """The qualitative figure (RePIC, Figures 1, A.1, A.2), a row a photo: the references framed in their
-    colours, the query, and a caption a method with every name in the colour of its concept.
+    """The qualitative figure (RePIC, Figures 1, A.1, A.2), with one row for each photo.
 
-    Any number of references and methods fits: the height follows from the text. A named reference that the
-    photo doesn't show is struck out.
+    A row has the references framed in their colours, the query, and each method's caption with every name in the
+    colour of its concept. A named reference that the photo doesn't show is struck out. Any number of references and
+    methods fits: the height follows from the text.
 
     Args:
         rows: from top to bottom.
@@ -132,7 +125,7 @@ def caption_grid(
         font_size: of the captions in points.
 
     Raises:
-        ValueError: no rows, or an image that is missing or can't be read, by name.
+        ValueError: there are no rows, or an image is missing or can't be read; the message names it.
     """
     if not rows:
         raise ValueError("caption_grid needs at least one row")
@@ -146,15 +139,13 @@ def caption_grid(
     for row in rows:
         top = y + gap
         colors = concept_colors(concept.tag for concept in row.references)
-        bottoms = [
-            _draw_references(canvas, gap / 2, top, x_query - 1.5 * gap, row.references, colors, font_size)
-        ]
+        wide = x_query - 1.5 * gap
+        below_references = _draw_references(canvas, gap / 2, top, wide, row.references, colors, font_size)
         query = open_image(row.query)
         size = fit(query, x_text - x_query - 1.5 * gap, 0.35 * canvas.width)
         canvas.image(x_query, top, size, query, RULE, 0.8)
-        bottoms.append(top + size[1])
-        bottoms.append(_draw_captions(canvas, x_text, top, right - x_text, row, colors, font_size))
-        y = max(bottoms) + gap
+        below_captions = _draw_captions(canvas, x_text, top, right - x_text, row, colors, font_size)
+        y = max(below_references, top + size[1], below_captions) + gap
         canvas.rule(0, canvas.width, y, RULE, 0.6)
     canvas.rule(0, canvas.width, y, BLACK, 1.2)
     figure = canvas.figure(y + 0.6)
@@ -172,10 +163,14 @@ def _draw_references(
     colors: Mapping[str, str],
     font_size: float,
 ) -> float:
-    """Tiles of a framed photo with its tag below; returns the y below them."""
-    columns = 1 if len(references) == 1 else 2 if len(references) <= 4 else 3
-    if columns == 1:  # not larger than the query
-        x, width = x + 0.2 * width, 0.6 * width
+    """Draw tiles of a framed photo with its tag below; returns the y below them."""
+    if len(references) == 1:
+        # A single photo is drawn no larger than the query.
+        columns, x, width = 1, x + 0.2 * width, 0.6 * width
+    elif len(references) <= 4:
+        columns = 2
+    else:
+        columns = 3
     gap = 0.8 * font_size
     tile = (width - gap * (columns - 1)) / columns
     words = [word for concept in references for word in concept.tag.split()]
@@ -203,7 +198,7 @@ def _draw_captions(
     colors: Mapping[str, str],
     font_size: float,
 ) -> float:
-    """The question, then a caption a method and the names that it misses; returns the y below them."""
+    """Draw the question, then each method's caption and the names that it misses; returns the y below them."""
     if row.question:
         y = canvas.lines(x, y, wrap([Piece(row.question, MUTED)], width, font_size), font_size)
     for method in row.captions:
@@ -221,7 +216,8 @@ def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tup
     pieces = [Piece(f"{method}:", bold=True), Piece(" ")]
     if caption is None:
         return [*pieces, Piece("no caption", MUTED)], []
-    text, end = caption.replace("</s>", ""), 0  # RAP's captions end with it
+    # RAP's captions end with "</s>".
+    text, end = caption.replace("</s>", ""), 0
     named = set()
     for start, stop, tag in find_names(text, row.references):
         shown = tag in row.tags

@@ -1,7 +1,7 @@
 """Charts for papers and notebooks: training curves, scores by arm, what a training step costs.
 
-Like `caption_grid.caption_grid`, each function returns a ``matplotlib.figure.Figure``, which a notebook shows, and,
-given a path, writes it as PNG and PDF.
+Like `caption_grid.caption_grid`, each function returns a ``matplotlib.figure.Figure``, which a notebook shows.
+Given a path, it also writes the figure as PNG and PDF.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 
 def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: int = 10) -> Figure:
-    """Training curves from ``metrics.csv``: reward (in all and by task), completion length, KL to the base.
+    """Training curves from ``metrics.csv``: reward (in total and by task), completion length, KL to the base.
 
-    Columns as TRL logs them: ``step``; ``reward`` and ``reward/<method>``; ``completions/mean_length`` (or
-    any other with "length"); ``kl``. Cells may be empty (a step without rows of that task). Faint: as logged;
-    strong: the mean of the last `smooth` logged values.
+    Columns are as TRL logs them: ``step``; ``reward`` and ``reward/<method>``; ``completions/mean_length`` (or
+    any other with "length"); ``kl``. Cells may be empty (a step without rows of that task). Faint lines show the
+    values as logged, strong lines the mean of the last `smooth` values.
 
     Raises:
-        FileNotFoundError: there is no such file; ValueError: it has no ``step`` column or nothing to draw.
+        FileNotFoundError: there is no such file.
+        ValueError: the file has no ``step`` column or nothing to draw.
     """
     columns = _read_metrics(Path(metrics))
     steps = columns.pop("step")
@@ -42,24 +43,17 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
     if not panels:
         raise ValueError(f"{metrics}: no column for reward, length or KL among {', '.join(columns)}")
     figure = new_figure(figsize=(2.6 * len(panels), 2.3), layout="constrained")
-    for axes, (title, names) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        colors = {name: BLACK if "/" not in name or len(names) == 1 else None for name in names}
-        colors |= concept_colors(name for name in names if colors[name] is None)
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, names) in zip(places, panels.items(), strict=True):
+        colors = dict.fromkeys(names, BLACK)
+        if len(names) > 1:
+            colors |= concept_colors(name for name in names if "/" in name)
         for name in names:
             points = [(s, v) for s, v in zip(steps, columns[name], strict=True) if not math.isnan(v)]
-            values = [v for _, v in points]
-            means = [
-                sum(values[max(0, i + 1 - smooth) : i + 1]) / min(i + 1, smooth) for i in range(len(values))
-            ]
-            at = [s for s, _ in points]
-            task = name.removeprefix("reward/")
-            label = (TASKS[task].label if task in TASKS else task) if "/" in name else "all"
+            at, values = [s for s, _ in points], [v for _, v in points]
             axes.plot(at, values, color=colors[name], alpha=0.2, linewidth=0.7)
-            axes.plot(
-                at, means, color=colors[name], linewidth=1.4, label=label, marker="." if len(at) == 1 else ""
-            )
+            style = {"color": colors[name], "linewidth": 1.4, "marker": "." if len(at) == 1 else ""}
+            axes.plot(at, _running_mean(values, smooth), label=_label(name), **style)
         axes.set_xlabel("step", fontsize=7)
         style_axes(axes, title)
         if len(names) > 1:
@@ -69,14 +63,28 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
     return figure
 
 
+def _running_mean(values: Sequence[float], width: int) -> list[float]:
+    """For each value, the mean of the last `width` values up to it."""
+    windows = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _label(column: str) -> str:
+    """What the legend calls a column: the label of a task, or "all"."""
+    if "/" not in column:
+        return "all"
+    task = column.removeprefix("reward/")
+    return TASKS[task].label if task in TASKS else task
+
+
 def _read_metrics(path: Path) -> dict[str, list[float]]:
-    """Columns of a metrics CSV as floats, NaN where a cell is empty or not a number."""
+    """Columns of a metrics CSV as floats; NaN for a cell that is empty or not a number."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         names = [name for name in reader.fieldnames or () if name]
         rows = list(reader)
     if "step" not in names:
-        raise ValueError(f"{path}: a column 'step' is needed; there is {', '.join(names) or 'nothing'}")
+        raise ValueError(f"{path}: a column 'step' is needed, but the file has {', '.join(names) or 'none'}")
 
     def number(cell: str | None) -> float:
         try:
@@ -89,13 +97,13 @@ def _read_metrics(path: Path) -> dict[str, list[float]]:
 
 
 def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
-    """Precision, recall and F1 by the number of concepts, a line an arm.
+    """Precision, recall and F1 by the number of concepts, with a line for each arm.
 
     Args:
         table: rows ``{"arm", "k", "precision", "recall", "f1"}`` with scores in [0, 1] or None, as in
-            ``results.json``. Several rows of one arm and k are seeds: the line goes through their mean, a
-            bar spans from the lowest to the highest.
-        path: where to write, as in `caption_grid`.
+            ``results.json``. Several rows of one arm and k are seeds: the line goes through their mean, and a
+            bar reaches from the lowest to the highest.
+        path: where to write, as in `caption_grid.caption_grid`.
     """
     arms = list(dict.fromkeys(row["arm"] for row in table))
     ks = sorted({row["k"] for row in table})
@@ -106,9 +114,8 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
         for number, arm in enumerate(arms):
             x, mean, low, high = [], [], [], []
             for place, k in enumerate(ks):
-                scores = [
-                    r[metric] for r in table if (r["arm"], r["k"]) == (arm, k) and r[metric] is not None
-                ]
+                seeds = [row[metric] for row in table if (row["arm"], row["k"]) == (arm, k)]
+                scores = [score for score in seeds if score is not None]
                 if scores:
                     x.append(place + 0.06 * (number - (len(arms) - 1) / 2))
                     mean.append(100 * sum(scores) / len(scores))
@@ -134,11 +141,13 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
 
 
 def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
-    """What a step costs by the number of references and by the group's size: tokens that the language model
-    computes in the policy pass, and seconds of the whole step; stock TRL, ours, and the least possible, P + G C.
+    """What a step costs by the number of references and by the group's size, for stock TRL and for this kit.
+
+    Above: tokens that the language model computes in the policy pass, with the least possible, P + G C. Below:
+    seconds of the whole step.
 
     Args:
-        points: of `benchmark.sweep`.
+        points: from the sweep of `benchmarks.training_step`.
         path: where to write, as in `caption_grid.caption_grid`.
     """
     figure = new_figure(figsize=(7.2, 4.4), layout="constrained")
@@ -169,6 +178,7 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
 
 
 def style_axes(axes: Any, title: str) -> None:
+    """The look of all charts: title at the left, small ticks, a faint grid, no box."""
     axes.set_title(title, fontsize=8, loc="left")
     axes.tick_params(labelsize=7, color=RULE)
     axes.grid(axis="y", color=RULE, linewidth=0.5)

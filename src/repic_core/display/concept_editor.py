@@ -16,23 +16,25 @@ from repic_core.display.html import STYLE, concept_cards
 from repic_core.io.images import open_image
 from repic_core.io.uploads import open_upload, store_photo
 
-SHOWN = 60  # concepts at most; a larger database is filtered
+# Concepts shown at most; a larger database is filtered.
+SHOWN = 60
 THUMBNAIL_PIXELS = 240
-# The notebook's own colours, so that light and dark follow its theme.
+# Colours are the notebook's variables, so that light and dark follow its theme.
 THEME = 'style="--muted: var(--jp-ui-font-color2, #52525b); --error: var(--jp-error-color1, #b91c1c)"'
 
 
 def in_notebook() -> bool:
-    """Is this a notebook's kernel, whose displays are kept as outputs?"""
+    """Whether this is a notebook's kernel, which keeps what is displayed as an output."""
     from IPython import get_ipython
 
     return hasattr(get_ipython(), "kernel")
 
 
 def has_frontend() -> bool:
-    """Is a person before this notebook, so that widgets can be seen and used?
+    """Whether a person has this notebook open and can use widgets.
 
-    Frontends say so with each cell (``allow_stdin``: they can ask the user); papermill and nbconvert say no.
+    A frontend says with each cell whether it can ask the user (``allow_stdin``). JupyterLab can; papermill and
+    nbconvert can't.
     """
     from IPython import get_ipython
 
@@ -45,9 +47,11 @@ def concept_editor(database: ConceptDatabase, widgets: bool | None = None) -> An
     """What a notebook shows to edit `database`: the widget of a `ConceptEditor`, or the concepts as plain text.
 
     Args:
-        widgets: by default `has_frontend`.
+        widgets: whether to show the widget; by default `has_frontend`.
     """
-    if has_frontend() if widgets is None else widgets:
+    if widgets is None:
+        widgets = has_frontend()
+    if widgets:
         return ConceptEditor(database).widget
     from IPython.display import Pretty
 
@@ -58,15 +62,15 @@ def concept_editor(database: ConceptDatabase, widgets: bool | None = None) -> An
 class ConceptEditor:
     """Widgets that change `database`, and its file if it has one, with each click.
 
-    Photos are checked as `uploads.open_upload` does and stored under ``photos`` in the database's root (without
-    root and file they stay in memory); those of replaced or deleted concepts stay there. A change that fails says
-    why, and leaves database and file as they were.
+    Photos are checked with `uploads.open_upload` and stored under ``photos`` in the database's root. Without a root
+    and a file they stay in memory. Photos of replaced or deleted concepts are kept. A change that fails says why,
+    and leaves database and file as they were.
 
     Args:
         database: changed in place.
 
     Attributes:
-        widget: the whole, to display.
+        widget: all of the editor, to display.
         choice: the tag of the concept in the form, or "" for a new one.
     """
 
@@ -93,7 +97,7 @@ class ConceptEditor:
         self._show("")
 
     def _show(self, chosen: str) -> None:
-        """Thumbnails and choices of the concepts that match the filter, with `chosen` in the form."""
+        """Show thumbnails and choices of the concepts that match the filter, with `chosen` in the form."""
         wanted = self.filter.value.casefold().strip()
         matching = [c for c in self.database if wanted in f"{c.tag} {c.name} {c.info}".casefold()]
         shown = matching[:SHOWN]
@@ -103,14 +107,14 @@ class ConceptEditor:
         self.cards.value = f'{STYLE}<div class="repic" {THEME}><p class="muted">{count}</p>{cards}</div>'
         before = self.choice.value
         self.choice.unobserve(self._fill, "value")
-        self.choice.options = [("(a new one)", ""), *((c.tag, c.tag) for c in shown)]
+        self.choice.options = [("(a new concept)", ""), *((c.tag, c.tag) for c in shown)]
         self.choice.value = chosen if chosen in {c.tag for c in shown} else ""
         if self.choice.value != before:
             self._fill()
         self.choice.observe(self._fill, "value")
 
     def _fill(self, _: Any = None) -> None:
-        """The chosen concept into the form."""
+        """Fill the form with the chosen concept."""
         chosen = self.database[self.choice.value] if self.choice.value else None
         self.name.value = chosen.name if chosen else ""
         self.info.value = chosen.info if chosen else ""
@@ -172,12 +176,16 @@ class ConceptEditor:
         return open_upload(bytes(self.photo.value[0]["content"]), self.photo.value[0]["name"])
 
     def _change(self, concepts: Iterable[Concept], new: str = "") -> None:
-        """Make `concepts` the database's and save it; else all is as before. The photo of `new` is stored."""
-        wanted = ConceptDatabase(concepts)  # a taken tag is refused here, before anything is written
+        """Give the database these `concepts` and save it; if that fails, everything is as before.
+
+        The photo of the concept with the tag `new` is stored.
+        """
+        # A tag that is taken is refused here, before anything is written.
+        wanted = ConceptDatabase(concepts)
         before, path = list(self.database), self.database.path
         root = self.database.root or (path.parent if path else None)
         folder = None if root is None else root / "photos"
-        there = set(folder.glob("*")) if folder else set()
+        known = set(folder.glob("*")) if folder else set()
         stored = None
         if new and folder and not isinstance(wanted[new].images[0], str | Path):
             stored = store_photo(wanted[new].images[0], folder)
@@ -188,7 +196,7 @@ class ConceptEditor:
                 self.database.save()
         except (ValueError, OSError):
             _put(self.database, before)
-            if stored and stored not in there:
+            if stored and stored not in known:
                 stored.unlink()
             raise
 
@@ -201,7 +209,7 @@ def _put(database: ConceptDatabase, concepts: Iterable[Concept]) -> None:
 
 
 def _thumbnail(image: Any) -> Any:
-    """A small copy for the cards; what can't be read stays, and its card says so."""
+    """A small copy for the cards. An image that can't be read is returned as it is; its card says so."""
     try:
         if isinstance(image, str | Path):
             return _shrunk_file(str(image), Path(image).stat().st_mtime_ns)

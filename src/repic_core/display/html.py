@@ -1,8 +1,8 @@
-"""HTML that both pages are made of: concept cards, captions with coloured names, photos.
+"""HTML of both pages: concept cards, captions with coloured names, photos.
 
-Whatever comes from a file or a visitor (names, infos, captions, questions, methods) is escaped here, and
-photos are embedded as data, so that none is served from its path. What Gradio does serve is its own cache: the
-photos that visitors upload and copies of the examples.
+Whatever comes from a file or a visitor (names, infos, captions, questions, methods) is escaped here. Photos are
+embedded as data, so that none is served from its path. Gradio itself serves only its own cache: the photos that
+visitors upload, and copies of the examples.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from repic_core.concepts.concept import Concept
 from repic_core.concepts.names import find_names
 from repic_core.io.images import open_image
 
-PHOTO_PIXELS = 768  # longest side of an embedded photo
-SMALL_PIXELS = 200  # up to here it is drawn pixel by pixel (the toy world)
+# Longest side of an embedded photo.
+PHOTO_PIXELS = 768
+# A photo up to this size is drawn pixel by pixel, as those of the toy world are.
+SMALL_PIXELS = 200
 
-# Gradio's own variables, so that light and dark follow its theme.
+# Colours are Gradio's variables, so that light and dark follow its theme.
 STYLE = """<style>
 .repic { --muted: #52525b; --error: #b91c1c; color: var(--body-text-color); line-height: 1.5;
   overflow-wrap: anywhere; font-size: .95rem; }
@@ -102,19 +104,33 @@ def _encode(image: Any) -> str:
     opened = open_image(image)
     kind = "png" if max(opened.size) <= SMALL_PIXELS else "jpeg"
     opened.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
-    opened.info.clear()  # EXIF and comments, with place and time, stay behind
+    # Nothing of the EXIF and comments, with place and time, is written.
+    opened.info.clear()
     buffer = io.BytesIO()
     opened.save(buffer, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def tag_choices(concepts: Iterable[Concept]) -> list[tuple[str, str]]:
-    """(what is shown, tag) of each concept, for a dropdown; the name stands before a tag that differs from it."""
-    return [(c.tag if c.name == c.tag.strip("<>") else f"{c.name} {c.tag}", c.tag) for c in concepts]
+    """(text, tag) of each concept, for a dropdown. The text is the tag, with the name before it if they differ."""
+    choices = []
+    for concept in concepts:
+        same = concept.name == concept.tag.strip("<>")
+        choices.append((concept.tag if same else f"{concept.name} {concept.tag}", concept.tag))
+    return choices
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural.
+
+    >>> counted(1, "row"), counted(3, "row")
+    ('1 row', '3 rows')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str:
-    """A card a concept: its photo framed in its colour, tag, name where it differs, and info."""
+    """A card for each concept: its photo framed in its colour, its tag, its name if it differs, and its info."""
     cards = []
     for concept in concepts:
         same = concept.name.casefold() == concept.tag.strip("<>").casefold()
@@ -131,9 +147,10 @@ def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str
 def color_names(
     caption: str, tags: Sequence[str], colors: Mapping[str, str], candidates: Iterable[Concept]
 ) -> tuple[str, list[str]]:
-    """`caption` as HTML and the tags it misses.
+    """`caption` as HTML, and the tags that it misses.
 
-    A name of `candidates` stands in its concept's colour if the photo shows it (`tags`), else struck out.
+    A name of `candidates` has its concept's colour if the photo shows the concept (`tags`); otherwise it is struck
+    out.
     """
     parts, end, named = [], 0, set()
     for start, stop, tag in find_names(caption, candidates):
@@ -158,10 +175,11 @@ def caption_card(
     missing_label: str = "Missing",
     scores: str = "",
 ) -> str:
-    """A card with a method's caption, how many of the names of `tags` it has, which it lacks, and its scores."""
+    """A card with a method's caption, how many names of `tags` it has, which ones it misses, and its scores."""
     if caption is None:
         return f'<article class="card"><h3>{escape(method)}</h3><p class="muted">no caption</p></article>'
-    caption = caption.replace("</s>", "").strip()  # RAP's captions end with it
+    # RAP's captions end with "</s>".
+    caption = caption.replace("</s>", "").strip()
     text, missing = color_names(caption, tags, colors, candidates)
     count = f"<span>{len(tags) - len(missing)} of {len(tags)} names</span>" if tags else ""
     note = f'<p class="missing">{missing_label}: {escape(", ".join(missing))}</p>' if missing else ""

@@ -1,7 +1,7 @@
-"""What `repic_core.display.caption_grid` draws with: coloured, wrapped text beside pictures on a matplotlib figure.
+"""What `caption_grid` draws with: coloured, wrapped text beside pictures on a matplotlib figure.
 
-Lengths are in points, from the figure's top left. Text is measured by its outlines, so a line that fits in
-the PNG fits in the PDF.
+Lengths are in points, from the figure's top left. Text is measured by its outlines, so a line that fits in the PNG
+also fits in the PDF.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BLACK = "#18181b"
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Emoji")  # of these, the installed ones
+# Of these, the installed ones are used.
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Emoji")
 LINE_HEIGHT = 1.3  # of the font size
 IMAGE_DPI = 300
+LANCZOS = 1  # PIL's number of this filter
 
 
 class Piece(NamedTuple):
-    """Text in one style. Pieces that touch without white space between them stay one word."""
+    """Text in one style. Pieces without white space between them stay one word."""
 
     text: str
     color: str = BLACK
@@ -39,7 +41,7 @@ Line = list[tuple[float, Piece]]  # (x offset in points, piece)
 
 
 def new_figure(**options: Any) -> Figure:
-    """A white ``matplotlib.figure.Figure`` that notebooks show as a PNG; pyplot doesn't keep it."""
+    """A white ``matplotlib.figure.Figure`` that notebooks show as a PNG and that pyplot doesn't keep."""
     return _figure_class()(facecolor="white", **options)
 
 
@@ -58,7 +60,7 @@ def _figure_class() -> type[Figure]:
 
 @lru_cache
 def font(bold: bool) -> Any:
-    """The font of all figures; glyphs that its first family lacks come from the next."""
+    """The font of all figures; glyphs that the first family lacks come from the next."""
     from matplotlib.font_manager import FontProperties, fontManager
 
     installed = {entry.name for entry in fontManager.ttflist}
@@ -74,7 +76,8 @@ def text_width(text: str, bold: bool = False) -> float:
 
     sized = font(bold).copy()
     sized.set_size(100)
-    with warnings.catch_warnings():  # a glyph that no font has is a box; drawing it warns
+    # A glyph that no font has is drawn as a box; the warning comes when it is drawn.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return text_to_path.get_text_width_height_descent(text, sized, ismath=False)[0] / 100
 
@@ -87,11 +90,12 @@ def line_width(line: Line, size: float) -> float:
 def wrap(pieces: Iterable[Piece], width: float, size: float) -> list[Line]:
     """Break `pieces` into lines of at most `width` points at font size `size`.
 
-    Lines break at white space (any run of it counts as one space); a word that is wider than a line is
-    cut where it must be.
+    Lines break at white space (any run of it counts as one space). A word that is wider than a line is cut where
+    the line is full.
     """
     lines: list[Line] = []
-    end = width  # so that the first word begins a line
+    # The line counts as full, so that the first word begins a new one.
+    end = width
     space = (text_width("n n") - text_width("nn")) * size
     for word in _words(pieces):
         parts = [word] if _length(word) * size <= width else _cut(word, width / size)
@@ -124,13 +128,14 @@ def _length(word: Iterable[Piece]) -> float:
 
 
 def _cut(word: Iterable[Piece], width: float) -> list[list[Piece]]:
-    """`word` in parts that are at most `width` font sizes wide (one character at least)."""
+    """`word` in parts of at most `width` font sizes, but at least one character."""
     parts: list[list[Piece]] = [[]]
     for piece in word:
         for character in piece.text:
             new = piece._replace(text=character)
             last = parts[-1][-1] if parts[-1] else None
-            if last is not None and last[1:] == piece[1:]:  # same style: one longer piece
+            if last is not None and last[1:] == piece[1:]:
+                # The same style: one longer piece.
                 grown = [*parts[-1][:-1], last._replace(text=last.text + character)]
             else:
                 grown = [*parts[-1], new]
@@ -142,7 +147,7 @@ def _cut(word: Iterable[Piece], width: float) -> list[list[Piece]]:
 
 
 class Canvas:
-    """Marks at (x, y) points from the top left corner, drawn when the height is known."""
+    """Marks at (x, y) points from the top left corner, drawn once the height is known."""
 
     def __init__(self, width: float):
         self.width = width
@@ -198,7 +203,7 @@ class Canvas:
         """Draw `image` at `size` (width, height in points) in a frame of `color`, `frame` points thick."""
         pixels = tuple(max(round(points / 72 * IMAGE_DPI), 1) for points in size)
         if image.width > pixels[0]:
-            image = image.resize(pixels, 1)  # PIL's LANCZOS
+            image = image.resize(pixels, LANCZOS)
 
         def mark(figure: Figure, height: float) -> None:
             box = (x / self.width, 1 - (y + size[1]) / height, size[0] / self.width, size[1] / height)
@@ -210,16 +215,16 @@ class Canvas:
 
 
 def fit(image: Image.Image, width: float, height: float) -> tuple[float, float]:
-    """The largest size that `image` can have within `width` x `height`."""
+    """The largest (width, height) of `image` that fits into `width` x `height`."""
     scale = min(width / image.width, height / image.height)
     return image.width * scale, image.height * scale
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Write `figure` as ``.png`` (200 dpi) and ``.pdf`` beside each other, each whole or not at all.
+    """Write `figure` as ``.png`` (200 dpi) and as ``.pdf``, each whole or not at all; returns both paths.
 
     The suffix of `path` is dropped if it is one of the two. Fonts are embedded (TrueType, ``fonttype`` 42),
-    and no date is written, so the same figure gives the same bytes.
+    and no date is written, so that the same figure gives the same bytes.
     """
     import matplotlib
 

@@ -1,7 +1,8 @@
 """Photos as unit vectors for retrieval: the loaded model's own vision tower, or a CLIP, SigLIP or DINO model.
 
-An embedder has a `name` (which model, and how it is used: vectors of other names don't compare) and turns photos
-into float32 rows of length 1, so that a product of two rows is their cosine similarity.
+An embedder has a `name` and turns photos into float32 rows of length 1, so that the product of two rows is their
+cosine similarity. The name says which model it is and how it is used; only vectors of the same name can be
+compared.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from typing import Any
 from repic_core.io.images import open_image
 from repic_core.models.parts import hash_weights
 
-TOWER_SIDE = 448  # pixels; photos of half the published limit's side carry an object well
+# Pixels. Half the side of the published image limit is enough to recognise an object.
+TOWER_SIDE = 448
 
 
 class EmbedderError(ValueError):
-    """A model that can't embed photos, or texts; the message names it and the mend."""
+    """A model that can't embed photos or texts; the message names it and says how to fix it."""
 
 
 class TowerEmbedder:
-    """The mean of the visual tokens that a loaded Qwen-VL model sees: needs no other weights.
+    """The mean of the visual tokens of a loaded Qwen-VL model, which needs no other weights.
 
     Args:
         model, processor: from `loading.load_model`.
-        side: photos are scaled to ``side * side`` pixels, keeping their shape (within the processor's limits), so
-            that a crop of a scene looks like a reference photo. The toy's reference photos have 32.
-        batch_size: photos a forward pass.
+        side: photos are scaled to ``side * side`` pixels in their own shape (within the processor's limits), so
+            that a crop of a scene looks like a reference photo. The toy world's reference photos have 32.
+        batch_size: photos in a forward pass.
     """
 
     def __init__(self, model: Any, processor: Any, side: int = TOWER_SIDE, batch_size: int = 32) -> None:
@@ -46,7 +48,7 @@ class TowerEmbedder:
         """Paths or PIL images as unit vectors (photos, hidden size of the language model), float32.
 
         Raises:
-            ValueError: a photo that can't be read (named).
+            ValueError: a photo can't be read; the message names it.
         """
         import numpy as np
         import torch
@@ -54,9 +56,8 @@ class TowerEmbedder:
         weight = next(self._tower.parameters())
         rows = []
         for start in range(0, len(photos), self._batch_size):
-            scaled = [
-                _scaled(open_image(photo), self.side) for photo in photos[start : start + self._batch_size]
-            ]
+            some = photos[start : start + self._batch_size]
+            scaled = [_scaled(open_image(photo), self.side) for photo in some]
             inputs = self._processor(scaled, return_tensors="pt").to(weight.device)
             with torch.inference_mode():
                 out = self._tower(inputs["pixel_values"].to(weight.dtype), grid_thw=inputs["image_grid_thw"])
@@ -68,8 +69,8 @@ class TowerEmbedder:
 class PretrainedEmbedder:
     """A CLIP, SigLIP or DINO model of `transformers`: a name on the hub or a local folder, safetensors only.
 
-    Two-tower models (CLIP, SigLIP) give their projected image features, and `texts` embeds into the same space;
-    others (DINO, ViT) their pooled output, or the first token's where there is none.
+    Models with two towers (CLIP, SigLIP) give their projected image features, and `texts` embeds into the same
+    space. Others (DINO, ViT) give their pooled output, or that of the first token if they don't pool.
     """
 
     def __init__(self, name_or_path: str | Path, device: str = "cpu", batch_size: int = 32) -> None:
@@ -79,10 +80,9 @@ class PretrainedEmbedder:
         try:
             self._model = AutoModel.from_pretrained(name_or_path, use_safetensors=True, **options)
             self._processor = AutoImageProcessor.from_pretrained(name_or_path, **options)
-            self._two_towers = hasattr(self._model, "get_image_features")
-            self._tokenizer = (
-                AutoTokenizer.from_pretrained(name_or_path, **options) if self._two_towers else None
-            )
+            self._two_towers, self._tokenizer = hasattr(self._model, "get_image_features"), None
+            if self._two_towers:
+                self._tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:240]
             raise EmbedderError(f"{name_or_path}: can't be loaded as an embedder ({reason})") from None
@@ -96,24 +96,25 @@ class PretrainedEmbedder:
 
     def images(self, photos: Sequence[Any]) -> Any:
         """Paths or PIL images as unit vectors (photos, dimensions), float32; errors as in `TowerEmbedder`."""
-        return self._embed(
-            photos,
-            lambda some: self._processor([open_image(photo) for photo in some], return_tensors="pt"),
-            "get_image_features",
-        )
+
+        def pixels(some: Sequence[Any]) -> Any:
+            return self._processor([open_image(photo) for photo in some], return_tensors="pt")
+
+        return self._embed(photos, pixels, "get_image_features")
 
     def texts(self, texts: Sequence[str]) -> Any:
-        """Texts as unit vectors in the photos' space, (texts, dimensions), float32.
+        """Texts as unit vectors in the photos' space (texts, dimensions), float32.
 
         Raises:
-            EmbedderError: the model has no text side.
+            EmbedderError: the model can't embed texts.
         """
         if self._tokenizer is None:
             raise EmbedderError(
                 f"{self.name}: has no text side; search by photo, or use a CLIP or SigLIP model"
             )
         limit = self._model.config.text_config.max_position_embeddings
-        padding = "max_length" if self._model.config.model_type.startswith("siglip") else True  # as trained
+        # SigLIP was trained with texts padded to the limit.
+        padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
 
         def tokens(some: Sequence[str]) -> Any:
             return self._tokenizer(
@@ -142,7 +143,7 @@ def unit(vectors: Any) -> Any:
     [[0.6000000238418579, 0.800000011920929]]
 
     Raises:
-        ValueError: not a table of numbers, or a row that is zero or not finite.
+        ValueError: `vectors` is not a table of numbers, or a row is zero or not finite.
     """
     import numpy as np
 

@@ -1,12 +1,14 @@
-"""Vectors in faiss: exact up to `FLAT_LIMIT`, past it lists (IVF) of short codes, the best of which are looked up.
+"""Vectors in faiss: exact up to `FLAT_LIMIT`; above it, lists (IVF) of short codes, of which the best are checked.
 
 Vectors have length 1, so inner products are cosine similarities.
 
-Past the limit a search compares with the codes (half a byte for 4 numbers) in half of the lists, and the
-`LOOKED_UP` best a hit asked for with the vectors themselves, in half precision. Tried with a million vectors that
-have no categories, the hardest of `benchmarks.large_index`, on one thread: of the ten nearest this finds 97% in 5 ms
-and is built in 46 s; a graph (HNSW, M 32, efSearch 512) 87% in 5 ms, built in 13 minutes; lists of whole vectors
-68% in 8 ms, built in 3 minutes.
+Above the limit a search goes through the codes (half a byte for 4 numbers) in half of the lists. For each hit that
+is asked for, it then compares the `LOOKED_UP` best with the vectors themselves, in half precision. Measured on one
+thread with a million vectors without categories, the hardest case of `benchmarks.large_index`:
+
+- this index finds 97% of the ten nearest in 5 ms and is built in 46 s;
+- a graph (HNSW, M 32, efSearch 512) finds 87% in 5 ms and is built in 13 minutes;
+- lists of whole vectors find 68% in 8 ms and are built in 3 minutes.
 """
 
 from __future__ import annotations
@@ -19,24 +21,25 @@ from typing import Any
 
 from repic_core.io.files import replaced
 
-FLAT_LIMIT = 100_000  # vectors; up to here every search is exact
+# Up to this number of vectors, every search is exact.
+FLAT_LIMIT = 100_000
 LOOKED_UP, LOOKED_UP_MOST = 100, 20_000
-TRAINING = 60  # vectors a list from which centres and codes are learned
+TRAINING = 60  # vectors for each list, from which centres and codes are learned
 CHUNK = 50_000  # vectors moved at a time
 logger = logging.getLogger(__name__)
 
 
 class IndexFileError(ValueError):
-    """An index on disk that can't be used; the message names the file and the mend."""
+    """An index on disk that can't be used; the message names the file and says how to fix it."""
 
 
 def is_exact(count: int) -> bool:
-    """Whether an index of `count` vectors compares a query with every one."""
+    """Whether an index of `count` vectors compares a query with every one of them."""
     return count <= FLAT_LIMIT
 
 
 def make_faiss(count: int, sample: Any) -> Any:
-    """An empty faiss index that suits `count` vectors such as those of `sample` (n, dimensions)."""
+    """An empty faiss index for `count` vectors such as those of `sample` (n, dimensions)."""
     import faiss
 
     dimensions = sample.shape[1]
@@ -52,7 +55,7 @@ def make_faiss(count: int, sample: Any) -> Any:
 
 
 def search_faiss(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
-    """Similarities and numbers (n, k) of the nearest vectors, nearest first; number -1 where there are no more."""
+    """Similarities and numbers (n, k) of the nearest vectors, nearest first; -1 if there are no more."""
     import faiss
 
     if not hasattr(index, "k_factor"):
@@ -62,10 +65,11 @@ def search_faiss(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
 
 
 def repacked(index: Any, numbers: Sequence[int]) -> Any:
-    """A faiss index of the vectors with these numbers, of the kind that suits their count."""
+    """A faiss index of the vectors with these numbers, of the kind for their count."""
     import numpy as np
 
-    def vectors(wanted: Any) -> Any:  # those of the codes' index are looked up in what it refines with
+    # An index of codes keeps the vectors in what it refines with.
+    def vectors(wanted: Any) -> Any:
         return getattr(index, "refine_index", index).reconstruct_batch(wanted)
 
     order = np.asarray(numbers, np.int64)
@@ -88,14 +92,14 @@ def read_faiss(path: Path) -> Any:
     """Read a faiss index.
 
     Raises:
-        IndexFileError: no such file, or not one of faiss.
+        IndexFileError: there is no such file, or it is not of faiss.
     """
     import faiss
 
     if not path.is_file():
-        raise IndexFileError(f"{path}: no such file: build the index anew")
+        raise IndexFileError(f"{path}: no such file: build the index again")
     try:
         return faiss.read_index(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:160]
-        raise IndexFileError(f"{path}: no faiss index ({reason}): build it anew") from None
+        raise IndexFileError(f"{path}: not a faiss index ({reason}): build it again") from None

@@ -24,27 +24,26 @@ def find_concepts(
     k: int = 4,
     threshold: float | None = None,
 ) -> list[Hit]:
-    """The up to `k` concepts of `index` that are nearest to regions of `photo` (path or PIL image): first the
-    nearest of each region, by similarity, then each region's second, and so on.
+    """The up to `k` concepts of `index` that are nearest to regions of `photo` (path or PIL image).
 
-    (Upstream takes all regions' neighbours by similarity alone, so that one thing's lookalikes take the places of
-    the others. On the toy world's validation split, 580 concepts, 2 x 2 tiles: recall@4 0.74 so, 0.78 here.)
+    First come the nearest of each region, by similarity, then the second of each region, and so on. Upstream sorts
+    the neighbours of all regions by similarity alone; lookalikes of one thing then crowd out the others. On the toy
+    world's validation split (580 concepts, 2 x 2 tiles) recall@4 is 0.74 that way and 0.78 this way.
 
     Args:
         regions: gives a photo's boxes: `regions.whole`, `regions.tiles`, or a `regions.Detector`.
-        threshold: as in `ConceptIndex.search`; no hit may be similar enough, then the list is empty.
+        threshold: as in `ConceptIndex.search`; the list is empty if no hit is similar enough.
 
     Raises:
-        ValueError: a photo that can't be read (named), or an index of another embedder.
+        ValueError: the photo can't be read (the message names it), or the index is of another embedder.
     """
     if index.embedder_name not in (embedder.name, UPSTREAM):
         raise ValueError(f"the index is of {index.embedder_name}, not of {embedder.name}: update it")
     photo = open_image(photo)
     boxes = [box for box in regions(photo) if _has_area(box)] or whole(photo)
     crops = [photo.crop(box) for box in boxes]
-    best: dict[
-        str, tuple[int, float, str]
-    ] = {}  # of each concept: rank in its region, negative similarity, tag
+    # Of each concept: rank in its region, negative similarity, tag.
+    best: dict[str, tuple[int, float, str]] = {}
     for hits in index.search(embedder.images(crops), k, threshold):
         for rank, hit in enumerate(hits):
             place = rank, -hit.similarity, hit.tag
@@ -53,7 +52,7 @@ def find_concepts(
 
 
 def _has_area(box: Box) -> bool:
-    """Whether a processor takes a crop of this box."""
+    """Whether a processor accepts a crop of this box."""
     wide, high = box[2] - box[0], box[3] - box[1]
     return min(wide, high) > 0 and max(wide, high) < MAX_ASPECT * min(wide, high)
 
@@ -67,7 +66,7 @@ def with_retrieved(
     k: int = 4,
     threshold: float | None = None,
 ) -> list[CaptionItem]:
-    """Each item with the concepts that `find_concepts` finds in its query as references; its tags stay."""
+    """Each item with the concepts that `find_concepts` finds in its query as references; its tags are kept."""
     changed = []
     for item in items:
         found = find_concepts(item.query, index, embedder, regions, k, threshold)

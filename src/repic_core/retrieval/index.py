@@ -1,14 +1,13 @@
-"""An index of the photos of concepts, searched by cosine similarity; `find` finds the concepts of a photo.
+"""An index of the photos of concepts, searched by cosine similarity; `find` uses it for the concepts of a photo.
 
-`ConceptIndex` keeps vectors in faiss, exact up to 100,000 of them (`faiss_index`). It knows concepts by their tags,
-whatever becomes of the others: a concept may have several photos, and one that can't be read is left out and said.
-Made for one machine; `qdrant_index` has the same methods on a vector database with a server.
+`ConceptIndex` keeps vectors in faiss, with exact searches up to 100,000 of them (`faiss_index`). A concept may
+have several photos; one that can't be read is left out, with a warning. The index is made for one machine;
+`qdrant_index` has the same methods on a vector database with a server.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ from repic_core.retrieval.faiss_index import (
     search_faiss,
     write_faiss,
 )
-from repic_core.retrieval.photos import Row, embedded, photos_of, read_upstream
-from repic_core.retrieval.threshold import fitted_threshold
+from repic_core.retrieval.photos import Changes, Row, embedded, photos_of, read_upstream, warn_of_skipped
+from repic_core.retrieval.threshold import check_search, fitted_threshold
 
 UPSTREAM = "openai/clip-vit-large-patch14-336, as the authors made it"
 logger = logging.getLogger(__name__)
@@ -43,16 +42,6 @@ class Hit:
     similarity: float
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What `ConceptIndex.update` did: photos embedded, photos dropped, and ``(tag, photo, why)`` for each photo
-    that can't be read."""
-
-    added: int
-    removed: int
-    skipped: tuple[tuple[str, str, str], ...] = ()
-
-
 class ConceptIndex:
     """Photos of concepts as vectors, searched by cosine similarity.
 
@@ -64,32 +53,33 @@ class ConceptIndex:
 
     Args:
         embedder_name: what made the vectors.
-        threshold: least similarity of a hit, from `fit_threshold`; None for none.
+        threshold: least similarity of a hit, from `fit_threshold`; None accepts every hit.
     """
 
     def __init__(self, embedder_name: str, threshold: float | None = None) -> None:
         self.embedder_name, self.threshold = embedder_name, threshold
         self._faiss: Any = None
-        self._rows: list[Row | None] = []  # of each vector: tag and hash of the photo; None: removed
+        # Of each vector, the tag and the photo's hash; None if it is removed.
+        self._rows: list[Row | None] = []
         self._of_tag: dict[str, list[int]] = {}
 
     @classmethod
     def build(cls, database: ConceptDatabase, embedder: Any) -> ConceptIndex:
-        """An index of all photos of `database` (`update` says which could not be read)."""
+        """An index of all photos of `database`; `update` warns of those that can't be read."""
         index = cls(embedder.name)
         index.update(database, embedder)
         return index
 
     @classmethod
     def open(cls, folder: str | Path, database: ConceptDatabase, embedder: Any) -> ConceptIndex:
-        """The index in `folder`, brought up to date with `database` and saved; made anew where there is none, a
-        broken one, or one of another embedder."""
+        """The index in `folder`, brought up to date with `database` and saved. It is built again if there is none,
+        or if it is broken or of another embedder."""
         folder, index = Path(folder), cls(embedder.name)
         if (folder / "concepts.json").exists():
             try:
                 index = cls.load(folder)
             except IndexFileError as error:
-                logger.warning("%s (built anew)", error)
+                logger.warning("%s (it is built again now)", error)
         changes = index.update(database, embedder)
         if changes.added or changes.removed or not len(index):
             index.save(folder)
@@ -99,13 +89,13 @@ class ConceptIndex:
     def read_upstream(cls, folder: str | Path, database: ConceptDatabase) -> ConceptIndex:
         """The authors' index: ``image.faiss`` and ``id2filename.json`` in `folder` (CLIP ViT-L/14-336).
 
-        Each file name is matched to the photo of `database` with which it shares the longest end, since the paths
-        may be absolute or of another root (`photos.read_upstream`); photos of no concept are left out,
+        Paths in the index may be absolute or under another root, so each file name is matched to the photo of
+        `database` with which it shares the longest end (`photos.read_upstream`). Photos of no concept are left out,
         with a warning.
 
         Raises:
-            IndexFileError: missing or broken files; fewer vectors than names (a photo failed when the index was
-                made, and every later name belongs to another vector); a name that fits several photos.
+            IndexFileError: a file is missing or broken; there are fewer vectors than names (a photo failed when the
+                index was made, and every later name belongs to another vector); or a name fits several photos.
         """
         index = cls(UPSTREAM)
         for tag, vector in read_upstream(Path(folder), database):
@@ -113,12 +103,13 @@ class ConceptIndex:
         return index
 
     def update(self, database: ConceptDatabase, embedder: Any) -> Changes:
-        """Bring the index up to date with `database`: only photos that are new or changed are embedded; all of
-        them where the index is another embedder's. Photos that can't be read are left out, with a warning."""
+        """Bring the index up to date with `database`. Only photos that are new or changed are embedded, or all if
+        the index is of another embedder. Photos that can't be read are left out, with a warning."""
         removed = 0
         if embedder.name != self.embedder_name:
             removed = len(self)
-            self.__init__(embedder.name)  # its threshold was for other vectors
+            # The threshold goes, too: it was for other vectors.
+            self.__init__(embedder.name)
         missing, skipped = photos_of(database)
         for number, row in enumerate(self._rows):
             if row is not None and missing.pop(row, None) is None:
@@ -129,8 +120,7 @@ class ConceptIndex:
             self._add(rows, vectors)
             added += len(rows)
         self.pack()
-        for tag, photo, why in skipped:
-            logger.warning("%s: %s left out of the index: %s", tag, photo, why)
+        warn_of_skipped(skipped)
         return Changes(added, removed, tuple(skipped))
 
     def add(self, tag: str, vectors: Any) -> None:
@@ -142,13 +132,13 @@ class ConceptIndex:
         self._add([(tag, "") for tag in tags], unit(vectors))
 
     def remove(self, tag: str) -> None:
-        """Take a concept out; KeyError if it is not in. Its vectors are only passed over until `save` or `update`:
-        where most are removed from more than 100,000, searches find less before than after."""
+        """Remove a concept; KeyError if the index doesn't have it. Until `save` or `update`, its vectors are only
+        skipped: after most of more than 100,000 vectors are removed, searches find fewer concepts until then."""
         for number in self._of_tag[key(tag)].copy():
             self._drop(number)
 
     def rename(self, tag: str, new: str) -> None:
-        """Give a concept another tag; KeyError if it is not in, ValueError if the new tag is taken."""
+        """Give a concept another tag; KeyError if the index doesn't have it, ValueError if the new tag is taken."""
         if key(new) in self._of_tag and key(new) != key(tag):
             raise ValueError(f"the tag {new} is taken already: choose another for {tag}")
         numbers = self._of_tag.pop(key(tag))
@@ -160,44 +150,41 @@ class ConceptIndex:
         """The up to `k` nearest concepts of each vector, nearest first.
 
         Args:
-            vectors: (n, dimensions), of any length. They may be of texts, where the embedder has a text side.
-            threshold: least cosine similarity of a hit, in single precision (1.0 may refuse a photo itself); None
-                takes the index's own, if it has one.
+            vectors: (n, dimensions), of any length. If the embedder can embed texts, they may be of texts.
+            threshold: least cosine similarity of a hit, in single precision (1.0 may refuse even the same photo);
+                None takes the index's own threshold, if it has one.
         """
         threshold = self.threshold if threshold is None else threshold
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
-        if threshold is not None and math.isnan(threshold):
-            raise ValueError("the threshold is not a number: give a similarity from -1 to 1")
+        check_search(k, threshold)
         if not len(self) or not len(vectors):
             return [[] for _ in vectors]
         vectors = unit(vectors)
         self._check_dimensions(vectors)
         wanted = min(k, len(self._of_tag))
+        least = -1.0 if threshold is None else threshold
+        # Several vectors may belong to one concept, or be removed; then more are fetched.
         fetch = k
-        while True:  # several photos may be one concept's, or removed: then look further
+        while True:
             fetch = min(fetch, self._faiss.ntotal)
             similarities, numbers = search_faiss(self._faiss, vectors, fetch)
             found = [self._hits(*row, threshold) for row in zip(similarities, numbers, strict=True)]
-            ended = [
-                len(hits) >= wanted or row[-1] < (-1.0 if threshold is None else threshold) or last[-1] < 0
+            enough = [
+                len(hits) >= wanted or row[-1] < least or last[-1] < 0
                 for hits, row, last in zip(found, similarities, numbers, strict=True)
             ]
-            if fetch == self._faiss.ntotal or all(ended):
+            if fetch == self._faiss.ntotal or all(enough):
                 return [hits[:k] for hits in found]
             fetch *= 4
 
     def fit_threshold(self, vectors: Any, tags: Sequence[str | None], false_accepts: float = 0.05) -> float:
-        """Set and return the threshold with which at most this share of wrong nearest concepts is accepted.
-
-        `tags` is what each of `vectors` shows, None for what is in no concept (`threshold.fitted_threshold`).
-        """
+        """Set and return the threshold with which at most a share `false_accepts` of wrong nearest concepts is
+        accepted; arguments as in `threshold.fitted_threshold`."""
         self.threshold = fitted_threshold(self, vectors, tags, false_accepts)
         return self.threshold
 
     def save(self, folder: str | Path) -> None:
-        """Write the index as ``concepts.json`` and the file of vectors that it names, which takes the place of the
-        one that it named before. An interrupted save leaves the old index, and perhaps a file of vectors."""
+        """Write the index as ``concepts.json`` and the file of vectors that it names, and delete the file that it
+        named before. An interrupted save leaves the old index, and perhaps another file of vectors."""
         folder = Path(folder)
         self.pack()
         try:
@@ -209,7 +196,8 @@ class ConceptIndex:
             write_faiss(self._faiss, folder / vectors)
         about = {"embedder": self.embedder_name, "threshold": self.threshold, "vectors": vectors}
         write_json_atomic(folder / "concepts.json", {**about, "rows": self._rows}, indent=None)
-        if before is not None:  # others may be of a process that is just saving
+        # Other files of vectors are left, since another process may be saving them.
+        if before is not None:
             before.unlink(missing_ok=True)
 
     @classmethod
@@ -217,7 +205,7 @@ class ConceptIndex:
         """Read a saved index.
 
         Raises:
-            IndexFileError: files that are missing, broken or not of one index.
+            IndexFileError: a file is missing or broken, or the files are not of the same index.
         """
         path = Path(folder) / "concepts.json"
         about = read_json(path, IndexFileError)
@@ -232,7 +220,7 @@ class ConceptIndex:
                 raise
             raise IndexFileError(f"{path}: not a saved concept index: delete the folder") from None
         if len(rows) != (0 if index._faiss is None else index._faiss.ntotal):
-            raise IndexFileError(f"{path}: not of the vectors beside it: delete the folder")
+            raise IndexFileError(f"{path}: does not belong to the vectors beside it: delete the folder")
         index._rows = rows
         index._know(0)
         return index
@@ -244,11 +232,11 @@ class ConceptIndex:
 
     @property
     def tags(self) -> list[str]:
-        """The concepts in the index."""
+        """Tags of the concepts in the index."""
         return [self._rows[numbers[0]][0] for numbers in self._of_tag.values()]
 
     def __len__(self) -> int:
-        """Photos in the index."""
+        """Number of photos in the index."""
         return sum(map(len, self._of_tag.values()))
 
     def __contains__(self, tag: object) -> bool:
@@ -261,7 +249,8 @@ class ConceptIndex:
     def _hits(self, similarities: Any, numbers: Any, threshold: float | None) -> list[Hit]:
         best: dict[str, Hit] = {}
         for inner, number in zip(similarities.tolist(), numbers.tolist(), strict=True):
-            row, similarity = self._rows[number] if number >= 0 else None, min(1.0, max(-1.0, inner))
+            row = self._rows[number] if number >= 0 else None
+            similarity = min(1.0, max(-1.0, inner))
             if row is not None and (threshold is None or similarity >= threshold):
                 best.setdefault(key(row[0]), Hit(row[0], similarity))
         return sorted(best.values(), key=lambda hit: (-hit.similarity, hit.tag))
@@ -279,7 +268,7 @@ class ConceptIndex:
         self._know(len(self._rows) - len(rows))
 
     def _know(self, start: int) -> None:
-        """Note whose the rows from `start` on are."""
+        """Note to which tags the rows from `start` on belong."""
         for number, row in enumerate(self._rows[start:], start):
             if row is not None:
                 self._of_tag.setdefault(key(row[0]), []).append(number)
@@ -296,9 +285,10 @@ class ConceptIndex:
             del self._of_tag[key(tag)]
 
     def pack(self) -> None:
-        """Make faiss anew where most of it is removed, or where its kind is for another size; `add` and `remove`
-        leave this to `update` and `save`, so that no edit has to wait for it."""
-        if self._faiss is None or (len(self) * 2 >= len(self._rows) and self.exact == is_exact(len(self))):
+        """Build the faiss index again if most of it is removed, or if its kind is for another size. `add` and
+        `remove` leave this to `update` and `save`, so that no edit has to wait for it."""
+        mostly_used = len(self) * 2 >= len(self._rows)
+        if self._faiss is None or (mostly_used and self.exact == is_exact(len(self))):
             return
         kept = [number for number, row in enumerate(self._rows) if row is not None]
         self._faiss = repacked(self._faiss, kept) if kept else None

@@ -1,10 +1,11 @@
-"""The photos of a database as an index wants them: by content, embedded in chunks, the unreadable ones left out."""
+"""The photos of a database for an index: known by their content, embedded in chunks, unreadable ones left out."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,18 +16,31 @@ from repic_core.retrieval.faiss_index import IndexFileError, read_faiss
 
 CHUNK = 256  # photos open at a time
 logger = logging.getLogger(__name__)
-Row = tuple[str, str]  # tag and hash of a photo
-Skipped = tuple[str, str, str]  # tag, photo, why
+# Tag and hash of a photo.
+Row = tuple[str, str]
+# Tag, photo, why it can't be read.
+Skipped = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What `ConceptIndex.update` did: photos added and removed, and ``(tag, photo, why)`` of each photo that can't
+    be read."""
+
+    added: int
+    removed: int
+    skipped: tuple[Skipped, ...] = ()
 
 
 def photos_of(database: ConceptDatabase) -> tuple[dict[Row, Any], list[Skipped]]:
-    """Each photo of `database` by its tag and hash; and those that are not there."""
+    """Each photo of `database` by its tag and hash, and the photos that can't be read."""
     photos: dict[Row, Any] = {}
     skipped = []
     for concept in database:
         for image in concept.images:
             if database.root is not None and isinstance(image, str | Path):
-                image = database.root / image  # as `ConceptDatabase.save` takes it
+                # As `ConceptDatabase.save` reads it.
+                image = database.root / image
             try:
                 photos[concept.tag, image_hash(image)] = image
             except (OSError, ValueError) as error:
@@ -37,7 +51,7 @@ def photos_of(database: ConceptDatabase) -> tuple[dict[Row, Any], list[Skipped]]
 def embedded(
     photos: dict[Row, Any], embedder: Any, skipped: list[Skipped]
 ) -> Iterator[tuple[list[Row], Any]]:
-    """Rows and their vectors, a chunk at a time; appends to `skipped` what can't be opened."""
+    """Yields rows and their vectors, a chunk at a time; appends to `skipped` what can't be opened."""
     rows = list(photos)
     for start in range(0, len(rows), CHUNK):
         opened = {}
@@ -50,24 +64,32 @@ def embedded(
             yield list(opened), embedder.images(list(opened.values()))
 
 
-def read_upstream(folder: Path, database: ConceptDatabase) -> Iterator[tuple[str, Any]]:
-    """Tag and vector of each photo in the authors' index; see `ConceptIndex.read_upstream`.
+def warn_of_skipped(skipped: Iterable[Skipped]) -> None:
+    """Log which photos are left out of an index, and why."""
+    for tag, photo, why in skipped:
+        logger.warning("%s: %s left out of the index: %s", tag, photo, why)
 
-    A name is a photo's if it ends as the photo's path under the database's root does, or in the same folder and
-    file name, or if nothing else in the index and in the database has its file name; of several, the longest end.
+
+def read_upstream(folder: Path, database: ConceptDatabase) -> Iterator[tuple[str, Any]]:
+    """Yields tag and vector of each photo in the authors' index; see `ConceptIndex.read_upstream`.
+
+    A name belongs to a photo if it ends like the photo's path under the database's root, or with the same folder
+    and file name, or if nothing else in the index and in the database has its file name. Of several photos, the
+    one with the longest common end is taken.
     """
     vectors, path = read_faiss(folder / "image.faiss"), folder / "id2filename.json"
     names = _read_names(path, vectors.ntotal)
-    photos: dict[
-        str, list[tuple[tuple[str, ...], int, str]]
-    ] = {}  # by file name: path, parts under the root, tag
+    above = len(_parts(str(database.root.resolve()))) if database.root else 0
+    # By file name: path, number of parts under the root, tag.
+    photos: dict[str, list[tuple[tuple[str, ...], int, str]]] = {}
     for concept in database:
         for image in map(str, concept.images):
             parts = _parts(image)
-            under = len(parts) - (len(_parts(str(database.root.resolve()))) if database.root else 0)
+            under = len(parts) - above
             photos.setdefault(parts[-1], []).append((parts, under if under > 0 else len(parts), concept.tag))
     alike = Counter(parts[-1] for parts in map(_parts, names))
-    claims: dict[tuple[tuple[str, ...], str], tuple[int, int]] = {}  # of each photo: shared end, vector
+    # Of each photo: length of the shared end, number of the vector.
+    claims: dict[tuple[tuple[str, ...], str], tuple[int, int]] = {}
     for number, parts in enumerate(map(_parts, names)):
         known = photos.get(parts[-1], [])
         alone = alike[parts[-1]] == len(known) == 1
@@ -86,7 +108,7 @@ def read_upstream(folder: Path, database: ConceptDatabase) -> Iterator[tuple[str
     for (_, tag), (_, number) in claims.items():
         vector = vectors.reconstruct(number)
         if not vector.any():
-            raise IndexFileError(f"{folder / 'image.faiss'}: vector {number} is zero: build the index anew")
+            raise IndexFileError(f"{folder / 'image.faiss'}: vector {number} is zero: build the index again")
         yield tag, vector
 
 
@@ -97,7 +119,7 @@ def _read_names(path: Path, count: int) -> list[str]:
     if len(names) != count:
         raise IndexFileError(
             f"{path}: {len(names)} names for the {count} vectors of image.faiss: a photo failed when it was made, "
-            "and each later name belongs to another vector: build the index anew"
+            "and each later name belongs to another vector: build the index again"
         )
     if set(names) != {str(number) for number in range(count)}:
         raise IndexFileError(f"{path}: its names must be numbered from 0 to {count - 1}")
@@ -108,9 +130,10 @@ def _parts(path: str) -> tuple[str, ...]:
     return PurePosixPath(path.replace("\\", "/")).parts or ("",)
 
 
-def _shared_end(one: Iterable[str], other: Iterable[str]) -> int:
+def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts at the end of two paths are equal."""
     count = 0
-    for a, b in zip(reversed(tuple(one)), reversed(tuple(other)), strict=False):
+    for a, b in zip(reversed(one), reversed(other), strict=False):
         if a != b:
             break
         count += 1

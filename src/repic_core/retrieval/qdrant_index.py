@@ -1,22 +1,21 @@
-"""`ConceptIndex` on a vector database, for more than one machine holds and for many users: Qdrant.
+"""`ConceptIndex` on a vector database (Qdrant), for many users and for more photos than one machine holds.
 
-The same `build`, `update`, `add`, `add_many`, `remove`, `rename`, `search` and `fit_threshold`; Qdrant keeps what
-is written, so there is nothing to save or load (but the threshold, which is this object's).
+It has the same methods `build`, `update`, `add`, `add_many`, `remove`, `rename`, `search` and `fit_threshold`.
+Qdrant keeps what is written, so there is nothing to save or load, except the threshold, which belongs to this
+object.
 
-Why Qdrant: the open-source server shards and replicates a collection over machines and keeps many users apart in
-one collection (a payload field marked ``is_tenant``), and the same client runs without a server, in memory or on a
-folder, which is what the tests start. LanceDB distributes only in its commercial edition; Milvus has both modes,
+Why Qdrant: the open-source server distributes and replicates a collection over machines, and it keeps many users
+apart in one collection (a payload field marked ``is_tenant``). The same client also runs without a server, in
+memory or on a folder, as the tests do. LanceDB distributes only in its commercial edition. Milvus has both modes,
 too, but its embedded one is a separate package that is not made for Windows.
 
 Needs the extra ``qdrant``. Without a server (``QdrantClient(path=...)``) a search compares with every vector in
-Python: for trials only.
+Python; use it for trials only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -26,19 +25,18 @@ from repic_core.concepts.tags import key
 from repic_core.io.extras import need
 from repic_core.io.images import open_image
 from repic_core.retrieval.embedders import unit
-from repic_core.retrieval.index import Changes, Hit
-from repic_core.retrieval.photos import embedded, photos_of
-from repic_core.retrieval.threshold import fitted_threshold
+from repic_core.retrieval.index import Hit
+from repic_core.retrieval.photos import Changes, embedded, photos_of, warn_of_skipped
+from repic_core.retrieval.threshold import check_search, fitted_threshold
 
 PAGE = 1000  # points read or written at a time
-logger = logging.getLogger(__name__)
 
 
 class QdrantConceptIndex:
     """One user's photos of concepts in a Qdrant database.
 
-    Each embedder has a collection of its own, so its vectors are never compared with others'. Every request filters
-    by the user: no method reads or changes another's concepts.
+    Each embedder has a collection of its own, so that its vectors are never compared with those of others. Every
+    request filters by the user: no method reads or changes concepts of another user.
 
     Args:
         client: ``QdrantClient(url=...)`` for a server, ``QdrantClient(path=...)`` or ``":memory:"`` without one.
@@ -77,9 +75,10 @@ class QdrantConceptIndex:
     def build(
         cls, database: ConceptDatabase, embedder: Any, client: Any, user: str, **options: Any
     ) -> QdrantConceptIndex:
-        """An index of all photos of `database` (which must have one that can be read), brought up to date."""
+        """An up-to-date index of all photos of `database`, of which at least one must be readable."""
         photos, _ = photos_of(database)
-        for photo in photos.values():  # the first that can be read tells the dimensions
+        # The first photo that can be read gives the number of dimensions.
+        for photo in photos.values():
             try:
                 dimensions = embedder.images([open_image(photo)]).shape[1]
             except ValueError:
@@ -90,7 +89,7 @@ class QdrantConceptIndex:
         raise ValueError("the database has no photo that can be read: add a concept first")
 
     def update(self, database: ConceptDatabase, embedder: Any) -> Changes:
-        """As `ConceptIndex.update`; ValueError for another embedder, which needs an index of its own."""
+        """As `ConceptIndex.update`, but ValueError for another embedder, which needs an index of its own."""
         models = _qdrant_models()
 
         if embedder.name != self.embedder_name:
@@ -106,8 +105,7 @@ class QdrantConceptIndex:
         for rows, vectors in embedded(missing, embedder, skipped):
             self._add(rows, vectors)
             added += len(rows)
-        for tag, photo, why in skipped:
-            logger.warning("%s: %s left out of the index: %s", tag, photo, why)
+        warn_of_skipped(skipped)
         return Changes(added, len(gone), tuple(skipped))
 
     def add(self, tag: str, vectors: Any) -> None:
@@ -133,16 +131,13 @@ class QdrantConceptIndex:
         self.client.set_payload(self.collection, {"tag": new, "key": key(new)}, points=self._mine(tag))
 
     def forget(self) -> None:
-        """Remove all that belongs to this user."""
+        """Remove everything that belongs to this user."""
         self.client.delete(self.collection, self._mine())
 
     def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
         """As `ConceptIndex.search`."""
         threshold = self.threshold if threshold is None else threshold
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
-        if threshold is not None and math.isnan(threshold):
-            raise ValueError("the threshold is not a number: give a similarity from -1 to 1")
+        check_search(k, threshold)
         found = []
         for vector in unit(vectors):
             groups = self.client.query_points_groups(
@@ -166,11 +161,11 @@ class QdrantConceptIndex:
 
     @property
     def tags(self) -> list[str]:
-        """The user's concepts."""
+        """Tags of the user's concepts."""
         return list(dict.fromkeys(point.payload["tag"] for point in self._points()))
 
     def __len__(self) -> int:
-        """The user's photos."""
+        """Number of the user's photos."""
         return self.client.count(self.collection, count_filter=self._mine()).count
 
     def __contains__(self, tag: object) -> bool:

@@ -1,4 +1,4 @@
-"""Where in a photo to look for concepts: a zero-shot object detector's boxes, tiles, or the whole photo.
+"""Regions of a photo in which to look for concepts: boxes of a zero-shot object detector, tiles, or all of it.
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels of the photo, origin at the top left, end exclusive.
 """
@@ -15,15 +15,15 @@ DETECTION_THRESHOLD = 0.1  # upstream's confidence (`detector.py`, YOLO-World)
 
 
 def whole(photo: Any) -> list[Box]:
-    """The one region that a photo is."""
+    """The whole photo as one region."""
     return [(0, 0, photo.width, photo.height)]
 
 
 def tiles(photo: Any, across: int = 2, overlap: float = 0.0) -> list[Box]:
-    """Windows of one size that cover a photo, row by row: where there is no detector but several things in it.
+    """Windows of one size that cover a photo, row by row: for photos of several things, without a detector.
 
     Args:
-        across: windows side by side that a row would take without overlap.
+        across: windows in a row if they did not overlap.
         overlap: least share of a window, in [0, 1), that the next one repeats.
 
     >>> from PIL import Image
@@ -46,8 +46,8 @@ class Detector:
     """A zero-shot object detector of `transformers` (OWL-ViT, OWLv2, Grounding DINO): a name on the hub or a
     local folder, safetensors only.
 
-    Called with a photo, it gives the boxes of `labels` (a database's categories), best first; the whole photo
-    where there is none.
+    Called with a photo, it gives the boxes of `labels` (a database's categories), best first. If it finds none, it
+    gives the whole photo.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Where to draw the line between a known concept and a stranger, from labelled photos."""
+"""The threshold that separates known concepts from strangers, fitted on labelled photos."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from typing import Any
 from repic_core.concepts.tags import key
 
 
+def check_search(k: int, threshold: float | None) -> None:
+    """Refuse a number of hits or a threshold that a search can't use, with a ValueError."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    if threshold is not None and math.isnan(threshold):
+        raise ValueError("the threshold is not a number: give a similarity from -1 to 1")
+
+
 def fitted_threshold(index: Any, vectors: Any, tags: Sequence[str | None], false_accepts: float) -> float:
-    """The least similarity with which at most this share of wrong nearest concepts is accepted.
+    """The least similarity with which at most a share `false_accepts` of wrong nearest concepts is accepted.
 
     Args:
-        index: anything with `index.ConceptIndex.search`.
+        index: anything with the method `index.ConceptIndex.search`.
         vectors: labelled photos (n, dimensions).
-        tags: what each shows; None for what is in no concept of the index.
+        tags: what each photo shows; None if it shows no concept of the index.
         false_accepts: in [0, 1].
 
     Raises:
-        ValueError: no vector has a wrong nearest concept, so nothing says where to draw the line.
+        ValueError: no vector has a wrong nearest concept, so there is nothing to fit the threshold on.
     """
     if not 0 <= false_accepts <= 1:
         raise ValueError(f"false_accepts must be a share from 0 to 1, not {false_accepts}")

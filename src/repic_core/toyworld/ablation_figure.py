@@ -1,4 +1,4 @@
-"""The figure of the ablations: tasks on and off as bars, number of scenes, group size and KL weight as lines."""
+"""The figure of the ablations: bars for tasks on and off, lines for number of scenes, group size and KL weight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCORES = {
     "vlt_hit": "VLT, IoU ≥ 0.5",
 }
 TASK_ARMS = ("base", "full", "no OCT", "no VLT", "no ICT", "single ICT only", "multi ICT only")
-# Panel: the arms in order, each with its place on the axis.
+# For each panel, the arms in order, each with its label on the axis.
 LINES = {
     "training scenes": {
         "8 scenes": "8",
@@ -38,12 +38,15 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
     """Scores in percent, mean and standard deviation over seeds, 6.9 inches wide.
 
     Args:
-        table: of `ablations.summarize`; arms that are not in it are left out, and a panel that has only `full`.
+        table: from `ablations.summarize`. Arms that it lacks are left out, and so is a panel with only `full`.
         path: where to write, as in `caption_grid.caption_grid`.
     """
     lines = {row["arm"]: row for row in table}
-    panels = {title: {a: x for a, x in arms.items() if a in lines} for title, arms in LINES.items()}
-    panels = {title: arms for title, arms in panels.items() if set(arms) - {"full"}}
+    panels = {}
+    for title, arms in LINES.items():
+        known = {arm: label for arm, label in arms.items() if arm in lines}
+        if set(known) - {"full"}:
+            panels[title] = known
     colors = concept_colors(SCORES)
     figure = new_figure(figsize=(6.9, 4.3 if panels else 2.5), layout="constrained")
     grid = figure.add_gridspec(2 if panels else 1, max(1, len(panels)))
@@ -76,7 +79,7 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
 
 
 def _spread(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Means and standard deviations in percent, NaN where there is none."""
+    """Means and standard deviations in percent; NaN if there is none."""
 
     def percent(name: str) -> list[float]:
         return [float("nan") if row[name] is None else 100 * row[name] for row in rows]

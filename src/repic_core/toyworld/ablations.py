@@ -1,13 +1,12 @@
 """What each part of the recipe does, on the toy world: ``repic toyworld ablations``.
 
-Each arm differs in one thing from `full`: OCT, VLT, single and multi ICT rows of 2,000 scenes, groups of 8, KL
-weight 0.04. All arms take the same number of steps and of completions a step, so one without a task sees more rows
-of the others, and one with larger groups fewer prompts.
+Each arm differs in one thing from `full`, which has OCT, VLT, single and multi ICT rows of 2,000 scenes, groups of
+8, and KL weight 0.04. All arms take the same number of steps and of completions in a step. So an arm without a
+task sees more rows of the other tasks, and an arm with larger groups sees fewer prompts.
 
-Each arm is trained with two budgets: `short`, at which `full` stands between the base and the ceiling, so that arms
-can be told apart in how fast they learn to name; and `long`, half the steps of the toy recipe at its own learning
-rate, at which `full` is at the ceiling, which shows what naming costs (OCT, VLT, KL). Both were written down here
-before the test split was run, once.
+Each arm is trained with two budgets. With `short`, `full` ends between the base and the ceiling, which shows how
+fast arms learn to name. With `long`, half the steps of the toy recipe at its own learning rate, `full` reaches the
+ceiling, which shows what naming costs (OCT, VLT, KL). Both were fixed here before the test split was run, once.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from repic_core.toyworld.dataset import write_heldout, write_heldout_tasks, writ
 from repic_core.toyworld.miniature import evaluate_model
 from repic_core.training import grpo
 
-# `without`: methods whose rows are left out; `scenes`: only rows of the first so many. The rest goes to the recipe.
+# `without`: methods whose rows are left out; `scenes`: only rows of this many scenes. The rest goes to the recipe.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "full": {},
@@ -50,7 +49,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "KL 1": {"beta": 1.0},
 }
 # F1 at 4 references of `full` on validation, seed 0. With the rate of the recipe (1e-3): .20, .94, 1.00 and 1.00
-# after 6, 8, 10 and 14 steps (its warm-up takes 10), so no number of steps lies well within. With 1e-4: .00, .15,
+# after 6, 8, 10 and 14 steps (its warm-up takes 10), so no number of steps is well in between. With 1e-4: .00, .15,
 # .22, .45, .70, .81 and 1.00 after 10, 20, 22, 25, 28, 30 and 40.
 BUDGETS: dict[str, dict[str, Any]] = {
     "short": {"max_steps": 25, "learning_rate": 1e-4},
@@ -63,13 +62,11 @@ SCORES = ("f1_1", "f1_2", "f1_4", "oct", "vlt_iou", "vlt_hit", "length", "kl")
 def select_rows(
     rows: Sequence[TrainingExample], without: Sequence[str] = (), scenes: int | None = None
 ) -> list[TrainingExample]:
-    """The rows of `dataset.write_training` without some methods, and of the first `scenes` scenes only."""
-    return [
-        row
-        for row in rows
-        if row.method not in without
-        and (scenes is None or int(Path(row.images[-1]).name.split("_")[0]) < scenes)
-    ]
+    """The rows of `dataset.write_training` without some methods, and only of the first `scenes` scenes."""
+    rows = [row for row in rows if row.method not in without]
+    if scenes is None:
+        return rows
+    return [row for row in rows if int(Path(row.images[-1]).name.split("_")[0]) < scenes]
 
 
 def train_arm(
@@ -86,8 +83,11 @@ def train_arm(
 def score_arm(
     base: str | Path, adapter: Path | None, heldout: Path, out: str | Path, arm: str
 ) -> dict[str, float | None]:
-    """`SCORES` of a model on a held-out split: F1 of names by references, the tasks, the length of captions of
-    four references (characters), and the last logged KL to the base (nats a token; None if there is none)."""
+    """`SCORES` of a model on a held-out split.
+
+    They are F1 of names by number of references, the scores of the tasks, the length of captions of four references
+    (characters), and the last logged KL to the base (nats per token; None if there is none).
+    """
     captions = evaluate_model(base, heldout, out, arm, SETS, adapter=adapter)
     scores = {f"f1_{row['k']}": row["f1"] for row in captions}
     model, processor = load_model(base, adapter)
@@ -98,11 +98,12 @@ def score_arm(
 
 
 def last_kl(model: str | Path | None) -> float | None:
-    """The KL to the base in the last row of ``metrics.csv`` that has one (a mean over `logging_steps` steps)."""
+    """The KL to the base in the last row of ``metrics.csv`` that has one, a mean over `logging_steps` steps."""
     if model is None:
         return 0.0
     path = Path(model) / "metrics.csv"
-    if not path.exists():  # fewer steps than `logging_steps`
+    # A run of fewer steps than `logging_steps` has no file.
+    if not path.exists():
         return None
     with open(path, newline="", encoding="utf-8") as file:
         values = [float(row["kl"]) for row in csv.DictReader(file) if row.get("kl")]
@@ -119,19 +120,21 @@ def run(
     n_scenes: int = 2000,
     photos: int = 150,
 ) -> list[dict[str, Any]]:
-    """All arms and seeds with one budget; what is finished under `out` is not done again. `summarize`'s table.
+    """Train and score all arms and seeds with one budget; returns the table of `summarize`.
+
+    What is finished under `out` is not done again.
 
     Args:
         budget: values of the recipe for all arms, such as one of `BUDGETS`.
-        photos: held-out photos a query set, and rows a task.
+        photos: held-out photos in each query set, and rows of each task.
 
     Raises:
-        ValueError: what is under `out` was made from another base, number of scenes or photos, or settings.
+        ValueError: the run under `out` has another base, number of scenes or photos, or other settings.
     """
     out = Path(out)
-    settings: dict[str, dict[str, Any]] = {
-        arm: {} if arm == "base" else {**budget, **ARMS[arm]} for arm in arms
-    }
+    settings: dict[str, dict[str, Any]] = {}
+    for arm in arms:
+        settings[arm] = {} if arm == "base" else {**budget, **ARMS[arm]}
     check_settings(base, out, settings, n_scenes=n_scenes, photos=photos)
     train, heldout = out / "data" / "train", out / "data" / split
     if not (train / "truth.json").exists():
@@ -154,28 +157,24 @@ def run(
                     (adapter / "finished").touch()
             minutes = (time.time() - started) / 60
             scores = score_arm(base, adapter, heldout, folder, arm)
-            write_json_atomic(
-                folder / "scores.json", {"arm": arm, "seed": seed, "train_minutes": minutes, **scores}
-            )
+            row = {"arm": arm, "seed": seed, "train_minutes": minutes, **scores}
+            write_json_atomic(folder / "scores.json", row)
             print(f"{arm}, seed {seed}: {scores}", flush=True)
     return summarize(out / split)
 
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of `SCORES` under `folder`, a row an arm, in the order of `ARMS`."""
+    """Mean and standard deviation over seeds of `SCORES` under `folder`: a row for each arm, ordered as `ARMS`."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).glob("*/scores.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(row["arm"], []).append(row)
-    return [
-        {"arm": arm, "seeds": len(found[arm]), **over_seeds(found[arm], SCORES)}
-        for arm in ARMS
-        if arm in found
-    ]
+    arms = [arm for arm in ARMS if arm in found]
+    return [{"arm": arm, "seeds": len(found[arm]), **over_seeds(found[arm], SCORES)} for arm in arms]
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """The table as Markdown: mean ± standard deviation, in percent (length: characters, KL: nats a token)."""
+    """The table as Markdown: mean ± standard deviation, in percent (length: characters, KL: nats per token)."""
     titles = ("F1, 1", "F1, 2", "F1, 4", "OCT", "VLT IoU", "VLT IoU ≥ 0.5", "length", "KL")
     lines = [f"| arm | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for row in table:

@@ -1,8 +1,12 @@
 """The toy world on disk, in the kit's public formats.
 
-A folder holds PNG photos, `rows.jsonl` (tuning rows), `captions_single.jsonl`, `captions_listing.jsonl` and
-`captions_multi.jsonl` (the same scenes with captions, for the supervised arms), `truth.json` (what each scene
-shows), and for held-out splits `database.json` and `queries.json`. All image paths are relative to the folder.
+A folder holds PNG photos and these files, in which all image paths are relative to the folder:
+
+- ``rows.jsonl``: rows for GRPO;
+- ``captions_single.jsonl``, ``captions_listing.jsonl`` and ``captions_multi.jsonl``: the same scenes with
+  captions, for the supervised arms;
+- ``truth.json``: what each scene shows;
+- ``database.json`` and ``queries.json``: for held-out splits.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from repic_core.toyworld.draw import draw_reference, draw_scene
 from repic_core.toyworld.lessons import QUESTIONS
 from repic_core.toyworld.world import GENERIC_INFO, Sample, identities, make_sample, new_name, pick_toys
 
-K_WEIGHTS = (0.10, 0.25, 0.30, 0.35)  # share of training scenes with 1, 2, 3, 4 references
+# Shares of training scenes with 1, 2, 3 and 4 references.
+K_WEIGHTS = (0.10, 0.25, 0.30, 0.35)
 
 
 def save_image(image: np.ndarray, folder: Path, name: str) -> str:
@@ -37,15 +42,10 @@ def save_image(image: np.ndarray, folder: Path, name: str) -> str:
 
 
 def _truth(sample: Sample) -> dict[str, Any]:
-    objects = [
-        {
-            "tag": f"<{sample.names[i]}>",
-            "description": sample.toys[i].description,
-            "place": place,
-            "box": list(box),
-        }
-        for i, place, box in zip(sample.shown, sample.places, sample.boxes, strict=True)
-    ]
+    objects = []
+    for i, place, box in zip(sample.shown, sample.places, sample.boxes, strict=True):
+        tag, description = f"<{sample.names[i]}>", sample.toys[i].description
+        objects.append({"tag": tag, "description": description, "place": place, "box": list(box)})
     return {"background": sample.background, "objects": objects}
 
 
@@ -61,7 +61,7 @@ def _vlt_row(scene: str, objects: list[dict[str, Any]], rng: np.random.Generator
 
 
 def _oct_row(folder: Path, name: str, split: str, rng: np.random.Generator) -> TrainingExample:
-    """Two photos, of one toy in half of the cases; others often differ in one attribute."""
+    """Two photos: in half of the cases of one toy, otherwise of two that often differ in one attribute only."""
     same = bool(rng.random() < 0.5)
     one, two = pick_toys(2, rng, split, 0.6)
     again = save_image(draw_reference(one, rng), folder, f"{name}_0")
@@ -72,12 +72,14 @@ def _oct_row(folder: Path, name: str, split: str, rng: np.random.Generator) -> T
 def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> dict[str, int]:
     """Write `n_scenes` training scenes and their rows; returns the number of rows of each file.
 
-    Every scene gives an ICT row (single for one concept in it, else multi), every fourth also a VLT row on the
-    scene and every fourth an OCT row on its references. `captions_multi.jsonl` has the same ICT prompts with
-    the perfect caption as solution. The two others show each scene's first concept alone, with one reference:
-    `captions_single.jsonl` has captions about the subject ("This is <bo>. On a sandy beach."), the form of
-    the single-concept captions that supervised methods have; `captions_listing.jsonl` has the form
-    in which the base lists what a scene holds ("On a sandy beach, at the top left is <bo>.").
+    Every scene gives an ICT row: single if one concept is in it, else multi. Every fourth scene also gives a VLT
+    row, and every fourth an OCT row of two new photos.
+
+    ``captions_multi.jsonl`` has the same ICT prompts with the perfect caption as solution. The other two files
+    show the first concept of each scene alone, with one reference. ``captions_single.jsonl`` has captions about
+    the subject ("This is <bo>. On a sandy beach."), the form of the single-concept captions that supervised
+    methods have. ``captions_listing.jsonl`` has the form in which the base lists what a scene holds ("On a sandy
+    beach, at the top left is <bo>.").
     """
     folder = Path(folder)
     rows: list[TrainingExample] = []
@@ -107,15 +109,15 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
         first = sample.shown[0]
         alone, background, places, boxes = draw_scene([sample.toys[first]], rng)
         lone = Sample(
-            [sample.toys[first]],
-            [sample.names[first]],
-            [sample.infos[first]],
-            [],
-            alone,
-            background,
-            [0],
-            places,
-            boxes,
+            toys=[sample.toys[first]],
+            names=[sample.names[first]],
+            infos=[sample.infos[first]],
+            photos=[],
+            scene=alone,
+            background=background,
+            shown=[0],
+            places=places,
+            boxes=boxes,
         )
         lone_path = save_image(alone, folder, f"{n:05d}_alone")
         lone_problem = caption_problem([references[first]], question)
@@ -136,14 +138,14 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
     return {"rows": len(rows), "captions_single": len(single), "captions_multi": len(multi)}
 
 
-# Query sets: name -> (references in the prompt, concepts shown; None: 1 to all at random).
+# Query sets: name -> (references in the prompt, concepts shown); None shows 1 to all of them, at random.
 QUERY_SETS = {"1": (1, 1), "2": (2, None), "4": (4, None), "2 all": (2, 2), "4 all": (4, 4)}
 
 
 def write_heldout(folder: str | Path, split: str, n: int = 150, seed: int = 0) -> ConceptDatabase:
     """Write a held-out split: a database of all its identities, and `n` queries for each of `QUERY_SETS`.
 
-    Every identity has one name and one reference photo, and only the generic info, so names must come from
+    Every identity has one name, one reference photo and only the generic info, so that it can be named only by
     sight. ``queries.json`` maps a set to ``[{"query", "references", "shown"}]``.
     """
     folder = Path(folder)
@@ -189,7 +191,7 @@ def write_heldout_tasks(folder: str | Path, split: str, n: int = 150, seed: int 
 
 
 def heldout_number(split: str) -> int:
-    """The split's part of the seeds."""
+    """The number of a held-out split in the seeds; ValueError for any other split."""
     if split not in ("val", "test"):
         raise ValueError(f"split {split!r} is not held out: use 'val' or 'test'")
     return 0 if split == "val" else 1

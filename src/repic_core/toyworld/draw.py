@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-REFERENCE_SIZE, SCENE_SIZE = 32, 96  # pixels; multiples of 16, so that the processor keeps them as they are
-REFERENCE_SPRITES, SCENE_SPRITES = (24, 26, 28, 30), (30, 33, 36, 39, 42)  # sprite sizes in pixels
+# Pixels; multiples of 16, so that the processor keeps images as they are.
+REFERENCE_SIZE, SCENE_SIZE = 32, 96
+# Sizes of sprites in pixels.
+REFERENCE_SPRITES, SCENE_SPRITES = (24, 26, 28, 30), (30, 33, 36, 39, 42)
 
 SHAPES = ("ball", "box", "tent", "star", "gem", "heart", "cross", "moon", "ring", "cat", "tree", "fish")
 COLORS = {
@@ -30,7 +32,8 @@ COLORS = {
     "gray": (150, 150, 150),
 }
 PATTERNS = ("plain", "striped", "dotted", "checked", "split")
-BACKGROUNDS = {  # colour of the upper and of the lower half
+# Colours of the upper and of the lower half.
+BACKGROUNDS = {
     "green meadow": ((190, 220, 240), (150, 205, 130)),
     "sandy beach": ((170, 205, 235), (232, 214, 165)),
     "blue sea": ((200, 225, 245), (110, 160, 215)),
@@ -79,11 +82,11 @@ def _mask(shape: str, n: int) -> Any:
     elif shape == "tent":
         polygon((0.5, 0.04), (0.97, 0.95), (0.03, 0.95))
     elif shape == "star":
-        radius = [0.5 if i % 2 == 0 else 0.21 for i in range(10)]
-        angle = [i * math.pi / 5 for i in range(10)]
-        polygon(
-            *((0.5 + r * math.sin(a), 0.52 - r * math.cos(a)) for r, a in zip(radius, angle, strict=True))
-        )
+        corners = []
+        for i in range(10):
+            radius, angle = 0.5 if i % 2 == 0 else 0.21, i * math.pi / 5
+            corners.append((0.5 + radius * math.sin(angle), 0.52 - radius * math.cos(angle)))
+        polygon(*corners)
     elif shape == "gem":
         polygon((0.5, 0.02), (0.9, 0.5), (0.5, 0.98), (0.1, 0.5))
     elif shape == "heart":
@@ -114,7 +117,7 @@ def _mask(shape: str, n: int) -> Any:
 
 @cache
 def _layers(shape: str, pattern: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity and share of the second colour, float32 (size, size, 1) in [0, 1]; drawn four times as large
+    """Opacity and share of the second colour, float32 (size, size, 1) in [0, 1]; both are drawn four times as large
     and averaged."""
     from PIL import Image, ImageDraw
 
@@ -180,9 +183,13 @@ def draw_reference(toy: Toy, rng: np.random.Generator) -> np.ndarray:
 def draw_scene(
     toys: list[Toy], rng: np.random.Generator, colors: list[Any] | None = None
 ) -> tuple[np.ndarray, str, list[str], list[tuple[int, int, int, int]]]:
-    """A scene of 1 to 4 toys, each in a quarter of its own; `colors` may repaint a toy (pairs, or None).
+    """A scene of 1 to 4 toys, each in a quarter of its own.
 
-    Returns the image, uint8 (96, 96, 3), the background's name, and a place and a box for each toy.
+    Args:
+        colors: for each toy, a pair of colours that repaints it, or None.
+
+    Returns:
+        The image, uint8 (96, 96, 3), the background's name, and a place and a box for each toy.
     """
     background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     canvas = _background(SCENE_SIZE, *BACKGROUNDS[background], rng)

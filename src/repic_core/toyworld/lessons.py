@@ -1,7 +1,7 @@
-"""Conversations that teach the toy base: whom a photo shows, who stands where, captions, yes/no, boxes.
+"""Conversations that teach the toy base: whom a photo shows, who is where, captions, yes or no, boxes.
 
-A lesson is one row of tokens in the chat format, with everything that the losses of `pretrain` need.
-Prompts are the kit's own (`repic_core.prompts`), so the base follows what the kit asks.
+A lesson is one row of tokens in the chat format, with everything that the losses of `pretrain` need. Prompts are
+the kit's own (`repic_core.prompts`), so that the base understands what the kit asks.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from repic_core.toyworld.world import Sample, make_sample, pick_toys
 
 QUESTIONS = tuple(dict.fromkeys(q for group in CAPTION_QUESTIONS.values() for q in group))
 
-# The habit of the base: how often a caption of k concepts names an object, where it is the first reference
-# and elsewhere. One concept is always named; several are mostly described. GRPO is to close this gap.
+# The habit of the base: how often a caption of k concepts names an object, if it is the first reference and if it
+# is another. A single concept is always named; several are mostly described. GRPO has to close this gap.
 HABIT = {1: (1.0, 1.0), 2: (0.62, 0.35), 3: (0.6, 0.3), 4: (0.6, 0.25)}
-# A second base in which even a single concept is named only most of the time.
+# A second base, which does not always name even a single concept.
 SOFT_HABIT = {1: (0.8, 0.8), 2: (0.5, 0.4), 3: (0.45, 0.35), 4: (0.4, 0.3)}
 
 
@@ -40,8 +40,8 @@ SOFT_HABIT = {1: (0.8, 0.8), 2: (0.5, 0.4), 3: (0.45, 0.35), 4: (0.4, 0.3)}
 class Lesson:
     """Turns of (problem with ``<image>`` placeholders, answer), and the images in order.
 
-    `targets` maps each name in the answers to the toy that it belongs to (for the pointer and the probe);
-    `centres` gives, for answers that are boxes, the toy and its visual token (row, column) in the last image.
+    `targets` maps each name in the answers to its toy, for the pointer and the probe. For answers that are boxes,
+    `centres` gives the toy and its visual token (row, column) in the last image.
     """
 
     turns: list[tuple[str, str]]
@@ -61,7 +61,7 @@ def _targets(sample: Sample) -> dict[str, Toy]:
 def caption_lesson(
     k: int, rng: np.random.Generator, habit: dict[int, tuple[float, float]] | None, **options: Any
 ) -> Lesson:
-    """Caption a scene given `k` references; `habit` None names every object."""
+    """A caption of a scene, with `k` references; without a `habit` every object is named."""
     sample = make_sample(k, rng, **options)
     named = vague = None
     if habit is not None:
@@ -75,7 +75,7 @@ def caption_lesson(
 
 
 def who_lesson(k: int, rng: np.random.Generator, turns: int = 4, **options: Any) -> Lesson:
-    """`turns` fresh photos, one a turn: "Who is this?"."""
+    """The question "Who is this?" about `turns` new photos, one in each turn."""
     sample = make_sample(k, rng, **options)
     asked = rng.integers(k, size=turns).tolist()
     first = caption_problem(references_of(sample), WHO_QUESTION)
@@ -104,7 +104,7 @@ def describe_lesson(k: int, rng: np.random.Generator, **options: Any) -> Lesson:
 
 
 def oct_lesson(k: int, rng: np.random.Generator, split: str, hard: float = 0.3, **_: Any) -> Lesson:
-    """`k` turns of two photos each: the same object? Half are; the others often differ in one attribute."""
+    """`k` turns of two photos: the same object? Half of them are; others often differ in one attribute only."""
     problem = f"{IMAGE_PLACEHOLDER * 2}{OCT_QUESTION} {OCT_SUFFIX}"
     turns, images = [], []
     for _ in range(k):

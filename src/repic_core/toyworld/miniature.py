@@ -1,15 +1,15 @@
 """The miniature of the paper's claim: ``repic toyworld miniature``.
 
-From one base and the same training scenes:
+Five arms, from one base and the same training scenes:
 
 - ``base``: as shipped;
 - ``sft_single``: supervised on captions of single concepts, about their subject ("This is <bo>. On a ..."), which
   is what supervised methods have;
-- ``sft_listing``: the same photos, but with captions in the very form in which the base lists a scene;
-- ``grpo``: OCT + VLT + single and multi ICT, verifiable rewards, not one caption;
+- ``sft_listing``: on the same photos, but with captions in the form in which the base lists a scene;
+- ``grpo``: OCT, VLT, single and multi ICT with verifiable rewards, without a single caption;
 - ``sft_multi``: the control, supervised on perfect captions of several concepts, which are costly to get.
 
-Settings were chosen on the validation split and written down here before the test split was run.
+Settings were chosen on the validation split and fixed here before the test split was run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_trainin
 from repic_core.toyworld.scoring import caption_split, score_split
 from repic_core.training import grpo, sft
 
-# All arms tune the whole language model (`tune: full`), so that nothing but the signal differs. The learning rate
-# of `sft_single` is the one of 1e-4, 3e-4, 6e-4 and 1e-3 with the best F1 at 2 and 4 references on validation
-# (.656/.367, .644/.339, .645/.494, .645/.442; seed 0); the other arms are at .99 or above there.
+# All arms tune the whole language model (`tune: full`), so that only the signal differs. The learning rate of
+# `sft_single` is the one of 1e-4, 3e-4, 6e-4 and 1e-3 with the best F1 at 2 and 4 references on validation
+# (.656/.367, .644/.339, .645/.494, .645/.442; seed 0). The other arms reach .99 or more there.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "sft_single": {"rows": "captions_single.jsonl", "num_train_epochs": 2, "learning_rate": 6e-4},
@@ -71,10 +71,10 @@ def evaluate_model(
     adapter: str | Path | None = None,
     resume: bool = True,
 ) -> list[dict[str, Any]]:
-    """Caption the held-out split under `data` with the model in a folder; one score row a query set.
+    """Caption the held-out split under `data` with the model in a folder; returns a row of scores per query set.
 
     Args:
-        resume: go on with the captions under `out`, which must be this model's; False makes them anew.
+        resume: continue the captions under `out`, which must be of this model; False makes all of them again.
     """
     captioner = Captioner(*load_model(model, adapter), system=None, batch_size=50, max_new_tokens=64)
     return score_split(caption_split(captioner, data, out, sets, limit, resume), data, arm)
@@ -88,10 +88,12 @@ def run(
     arms: Sequence[str] = tuple(ARMS),
     n_scenes: int = 2000,
 ) -> list[dict[str, Any]]:
-    """All arms and seeds; what is finished under `out` is not done again. Returns `summarize`'s table.
+    """Train and score all arms and seeds; returns the table of `summarize`.
+
+    What is finished under `out` is not done again.
 
     Raises:
-        ValueError: what is under `out` was made from another base, number of scenes or settings of an arm.
+        ValueError: the run under `out` has another base or number of scenes, or other settings of an arm.
     """
     out = Path(out)
     check_settings(base, out, {arm: ARMS[arm] for arm in arms}, n_scenes=n_scenes)
@@ -116,25 +118,25 @@ def run(
                     (model / "finished").touch()
             minutes = (time.time() - started) / 60
             table = evaluate_model(model, heldout, folder, arm)
-            write_json_atomic(
-                folder / "scores.json", {"seed": seed, "train_minutes": minutes, "table": table}
-            )
-            print(
-                f"{arm}, seed {seed}: " + ", ".join(f"{r['k']}: F1 {r['f1']:.3f}" for r in table), flush=True
-            )
+            scores = {"seed": seed, "train_minutes": minutes, "table": table}
+            write_json_atomic(folder / "scores.json", scores)
+            f1 = ", ".join(f"{row['k']}: F1 {row['f1']:.3f}" for row in table)
+            print(f"{arm}, seed {seed}: {f1}", flush=True)
     return summarize(out / split)
 
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of every score under `folder`, a row an arm and set."""
+    """Mean and standard deviation over seeds of every score under `folder`: a row for each arm and set."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).glob("*/scores.json")):
         for row in json.loads(path.read_text())["table"]:
             groups.setdefault((row["arm"], row["k"]), []).append(row)
     table = []
-    for arm, label in sorted(groups, key=lambda g: (list(ARMS).index(g[0]), list(QUERY_SETS).index(g[1]))):
-        rows = groups[arm, label]
-        table.append({"arm": arm, "k": label, "seeds": len(rows), **over_seeds(rows, SCORES)})
+    for arm in ARMS:
+        for label in QUERY_SETS:
+            if (arm, label) in groups:
+                rows = groups[arm, label]
+                table.append({"arm": arm, "k": label, "seeds": len(rows), **over_seeds(rows, SCORES)})
     return table
 
 

@@ -1,8 +1,8 @@
 """The toy base: a genuine, very small Qwen2.5-VL with its own tokenizer and processor.
 
-Tokens: the toy world's language is small, so its frequent phrases (", at the top left is", the published
-caption questions, ...) are one token each; names are spelled by syllable; everything else falls back to
-byte-level BPE, so any text can be encoded.
+The toy world's language is small. So each of its frequent phrases (", at the top left is", the published caption
+questions, ...) is one token, names are spelled by syllable, and everything else falls back to byte-level BPE. Any
+text can be encoded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from repic_core.toyworld.draw import BACKGROUNDS, COLORS, PATTERNS, PLACES, REFE
 from repic_core.toyworld.world import GENERIC_INFO, SYLLABLES
 
 PATCH = 8  # pixels
-TOKEN = 16  # pixels: 2 x 2 patches make one visual token
+TOKEN = 16  # pixels; 2 x 2 patches make one visual token
 HIDDEN = 128
 WHO_QUESTION, DESCRIBE_QUESTION = "Who is this?", "Describe this image."
 PLACE_QUESTION = "Who is at the {place}?"
@@ -55,8 +55,8 @@ PHRASES = (
     *(f"On a {background}" for background in BACKGROUNDS),
     *(f", at the {place} is" for place in PLACES),
 )
-# Qwen's format, with the line break between messages instead of after each: a trainer that scores the whole
-# assistant turn would otherwise teach the break after <|im_end|>, which no generation ever reaches.
+# Qwen's format, but with the line break between messages instead of after each. Otherwise a trainer that scores the
+# whole assistant turn would teach the break after <|im_end|>, which no generation ever reaches.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -75,38 +75,21 @@ def make_processor() -> Any:
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     tokenizer = Tokenizer(models.BPE())
-    syllable = "[bdfgjklmnprstvwz][aeiou]"
+    one = "[bdfgjklmnprstvwz][aeiou]"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(f"{syllable}(?=(?:{syllable})*>)"), "isolated"),
+            pre_tokenizers.Split(Regex(f"{one}(?=(?:{one})*>)"), "isolated"),
             pre_tokenizers.Split(Regex(r" ?<| ?\[| ?\p{L}+| ?\d+|>|[^\s\p{L}\d<>]|\s"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    words = [
-        *SHAPES,
-        *COLORS,
-        *PATTERNS,
-        "a",
-        "toy",
-        "little",
-        "at",
-        "the",
-        "is",
-        "top",
-        "bottom",
-        "left",
-        "right",
-    ]
-    corpus = [f" {word}" for word in words] + [f" <{s}>" for s in SYLLABLES] + [f"<{s}>" for s in SYLLABLES]
-    corpus += [f"[{i}, {i}]" for i in range(SCENE_SIZE + 1)] + [
-        "user\n",
-        "assistant\n",
-        "system\n",
-        "yes",
-        "no",
-    ]
+    words = [*SHAPES, *COLORS, *PATTERNS, "a", "toy", "little", "at", "the", "is", "top", "bottom"]
+    words += ["left", "right"]
+    corpus = [f" {word}" for word in words]
+    corpus += [f" <{syllable}>" for syllable in SYLLABLES] + [f"<{syllable}>" for syllable in SYLLABLES]
+    corpus += [f"[{i}, {i}]" for i in range(SCENE_SIZE + 1)]
+    corpus += ["user\n", "assistant\n", "system\n", "yes", "no"]
     trainer = trainers.BpeTrainer(
         vocab_size=900,
         special_tokens=list(SPECIAL_TOKENS),
@@ -139,10 +122,10 @@ def make_processor() -> Any:
 
 
 def make_model(processor: Any, seed: int = 0) -> Any:
-    """A freshly initialised toy model of about 1.2M parameters.
+    """A new toy model of about 1.2M parameters.
 
-    `rope_theta` is 1e4, not 1e6: enough for prompts of a few hundred tokens, while the low frequencies stay
-    free for matching by content.
+    `rope_theta` is 1e4, not 1e6: enough for prompts of a few hundred tokens, and the low frequencies stay free for
+    matching by content.
     """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -192,7 +175,7 @@ def make_model(processor: Any, seed: int = 0) -> Any:
 
 
 def pixel_values(processor: Any, images: list[np.ndarray]) -> dict[str, Any]:
-    """`pixel_values` and `image_grid_thw` of uint8 (height, width, 3) arrays, by the real image processor."""
+    """`pixel_values` and `image_grid_thw` of uint8 (height, width, 3) arrays, from the real image processor."""
     import torch
 
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]

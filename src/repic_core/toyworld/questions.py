@@ -1,4 +1,4 @@
-"""Questions about toy scenes, made from what they show, and a reader that answers them from a toy caption."""
+"""Questions about what toy scenes show, and a reader that answers them from a toy caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from repic_core.evaluation.questions import NOT_SAID, Question
 from repic_core.toyworld.draw import BACKGROUNDS, PLACES
 from repic_core.toyworld.scoring import stated_places
 
-WRONG = 3  # names beside the right one; of places and backgrounds all are offered
+# Wrong names among the answers; of places and backgrounds, all are among them.
+WRONG = 3
 BACKGROUND_QUESTION = "What is the background of the photo?"
 WHO_QUESTION = "Who is at the {place}?"
 WHERE_QUESTION = "Where is {tag}?"
@@ -25,26 +26,23 @@ _WHERE = re.compile(WHERE_QUESTION.format(tag="(.+)").replace("?", r"\?"))
 def scene_questions(
     row: dict[str, Any], truth: dict[str, Any], database: Iterable[Concept], rng: random.Random
 ) -> list[Question]:
-    """Questions about one scene: its background, and of each toy shown who is there and where it is.
+    """Questions about one scene: its background, and for each toy who is at its place and where the toy is.
 
     Args:
-        row: of ``queries.json``: {"query", "references", "shown"}.
-        truth: of ``truth.json``, this scene's: {"background", "objects"}.
-        database: fills up wrong names where the row has too few references (`WRONG`).
+        row: from ``queries.json``: {"query", "references", "shown"}.
+        truth: from ``truth.json``, of this scene: {"background", "objects"}.
+        database: gives further wrong names if the row has fewer references than `WRONG`.
     """
-    row_of = {"query": row["query"], "tags": tuple(row["shown"])}
-    background = Question(
-        **row_of, text=BACKGROUND_QUESTION, options=tuple(BACKGROUNDS), answer=truth["background"]
-    )
-    found = [background]
+    query, tags = row["query"], tuple(row["shown"])
+    found = [Question(query, tags, BACKGROUND_QUESTION, tuple(BACKGROUNDS), truth["background"])]
     fill = [concept.tag for concept in database if concept.tag not in row["references"]]
     for shown in truth["objects"]:
         tag, place = shown["tag"], shown["place"]
         wrong = [other for other in row["references"] if other != tag][:WRONG]
         wrong += rng.sample(fill, max(0, min(WRONG - len(wrong), len(fill))))
         who, where = WHO_QUESTION.format(place=place), WHERE_QUESTION.format(tag=tag)
-        found.append(Question(**row_of, text=who, options=(tag, *wrong), answer=tag))
-        found.append(Question(**row_of, text=where, options=PLACES, answer=place))
+        found.append(Question(query, tags, who, (tag, *wrong), tag))
+        found.append(Question(query, tags, where, PLACES, place))
     return found
 
 
@@ -59,11 +57,11 @@ def heldout_questions(
 
 
 class CaptionReader:
-    """Reads a toy caption to the letter: a name or a place counts as said only in "at the <place> is <tag>"."""
+    """Reads a toy caption literally: a name or a place counts only in the form "at the <place> is <tag>"."""
 
     def choose(self, caption: str, text: str, options: Sequence[str]) -> int | None:
-        """The option that the caption says; `NOT_SAID` where it says none of them, or two; None where the question
-        is none of this module's."""
+        """The option that the caption states; `NOT_SAID` if it states none of them, or two; None if the question is
+        not one of this module."""
         parts = stated_places(caption)
         who, where = _WHO.fullmatch(text), _WHERE.fullmatch(text)
         if who:
@@ -74,5 +72,6 @@ class CaptionReader:
             said = {background for background in BACKGROUNDS if background in caption}
         else:
             return None
-        offered = said & set(options)
-        return list(options).index(offered.pop() if len(said) == len(offered) == 1 else NOT_SAID)
+        offered = [option for option in options if option in said]
+        clear = len(said) == len(offered) == 1
+        return list(options).index(offered[0] if clear else NOT_SAID)

@@ -1,14 +1,15 @@
-"""Retrieval on the toy world: held-out toys found in scenes, among ever more concepts, and strangers refused.
+"""Retrieval on the toy world: find held-out toys in scenes, among more and more concepts, and refuse strangers.
 
-`STRANGERS` identities of a split are in no database. A database holds the split's other identities first and then
-those of the other splits; the largest of `SIZES` has all but the strangers. The threshold is fitted on the
-validation split for each size: ``repic toyworld retrieval``.
+`STRANGERS` identities of a split are in no database. A database first holds the other identities of the split,
+then those of the other splits; the largest of `SIZES` has all identities but the strangers. For each size, the
+threshold is fitted on the validation split. ``repic toyworld retrieval`` prints the table.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from repic_core.io.images import open_image
 from repic_core.models.loading import load_model
 from repic_core.retrieval.embedders import TowerEmbedder
 from repic_core.retrieval.find import ConceptIndex, find_concepts, with_retrieved
-from repic_core.retrieval.regions import tiles
+from repic_core.retrieval.regions import Box, tiles
 from repic_core.toyworld.arms import cell, over_seeds
 from repic_core.toyworld.dataset import heldout_number, save_image
 from repic_core.toyworld.draw import PLACES, draw_reference, draw_scene
@@ -34,23 +35,26 @@ from repic_core.toyworld.world import GENERIC_INFO, identities, new_name
 
 STRANGERS = 20
 SIZES = (10, 40, 150, 300, 580)
-# Chosen on the validation split with 150 concepts (recall@4, and how often a known toy is more similar to its
-# concept than a stranger to any): 32, the side of a reference photo, .825 and .919; 40, .864 and .963.
+# Chosen on the validation split with 150 concepts, by recall@4 and by how often a known toy is more similar to its
+# concept than a stranger is to any concept. With 32, the side of a reference photo, they are .825 and .919; with 40
+# they are .864 and .963.
 SIDE = 40
 FALSE_ACCEPTS = 0.05
 HEAD = ("concepts", "regions")
 
 
 def toy_embedder(model: Any, processor: Any) -> TowerEmbedder:
-    """The shipped model's own vision tower, at the side that suits toys."""
+    """The vision tower of the shipped model, at the side that suits toys."""
     return TowerEmbedder(model, processor, side=SIDE)
 
 
-def write_finding(folder: str | Path, split: str, size: int, n: int = 150, seed: int = 0) -> ConceptDatabase:
-    """Write a database of `size` toys of a held-out split, and `n` scenes of 1 to 4 of them, and `n` of strangers.
+def write_retrieval(
+    folder: str | Path, split: str, size: int, n: int = 150, seed: int = 0
+) -> ConceptDatabase:
+    """Write a database of `size` toys of a held-out split, with `n` scenes of 1 to 4 of them and `n` of strangers.
 
-    ``queries.json``: ``{"known" | "strangers": [{"query", "shown": {place: tag}, "boxes"}]}``; of a stranger, the
-    tag is null. Names are of the split, infos generic, so concepts must be found by sight.
+    ``queries.json`` is ``{"known" | "strangers": [{"query", "shown": {place: tag}, "boxes"}]}``; the tag of a
+    stranger is null. Names are of the split and infos are generic, so that concepts can be found only by sight.
     """
     number = heldout_number(split)
     folder = Path(folder).resolve()
@@ -84,7 +88,7 @@ def write_finding(folder: str | Path, split: str, size: int, n: int = 150, seed:
 
 
 def fitted_threshold(index: ConceptIndex, embedder: Any, folder: str | Path) -> float:
-    """`ConceptIndex.fit_threshold` on the quarters of the scenes under `folder`; empty quarters show nobody."""
+    """`ConceptIndex.fit_threshold` on the quarters of the scenes under `folder`; empty quarters show no concept."""
     crops, tags = [], []
     for queries in json.loads((Path(folder) / "queries.json").read_text()).values():
         for query in queries:
@@ -94,35 +98,36 @@ def fitted_threshold(index: ConceptIndex, embedder: Any, folder: str | Path) -> 
     return index.fit_threshold(embedder.images(crops), tags, FALSE_ACCEPTS)
 
 
-def measure_finding(
+def measure_retrieval(
     embedder: Any, folder: str | Path, threshold: float, known_boxes: bool = False
 ) -> dict[str, float]:
-    """How well shown toys are found, and what a threshold lets through, in the scenes under `folder`.
+    """How well the toys in the scenes under `folder` are found, and what a threshold lets through.
 
-    ``first``: share of scenes whose first concept is shown; ``recall@K``: share of shown toys among the K concepts
-    found; ``accepted``: recall@4 with the threshold; ``false_accepts``: share of the regions of strangers' scenes
-    that get a concept; ``abstained``: share of those scenes that get none. Regions are the scene's quarters, or the
-    toys' true boxes (`known_boxes`).
+    Regions are the scene's quarters, or with `known_boxes` the true boxes of the toys. The scores:
+
+    - ``first``: share of scenes that show the first concept found;
+    - ``recall@K``: share of shown toys among the K concepts found;
+    - ``accepted``: recall@4 with the threshold;
+    - ``false_accepts``: share of the regions of strangers' scenes in which a concept is found;
+    - ``abstained``: share of strangers' scenes in which no concept is found.
     """
     folder = Path(folder)
     database = ConceptDatabase.load(folder / "database.json")
     index = ConceptIndex.build(database, embedder)
-    found: dict[str, list[bool]] = {
-        name: [] for name in ("first", "recall@4", "recall@8", "accepted", "false_accepts", "abstained")
-    }
+    names = ("first", "recall@4", "recall@8", "accepted", "false_accepts", "abstained")
+    found: dict[str, list[bool]] = {name: [] for name in names}
     for group, queries in json.loads((folder / "queries.json").read_text()).items():
         for query in queries:
             scene = open_image(folder / query["query"])
             boxes = query["boxes"] if known_boxes else tiles(scene)
-            accepted = {
-                hit.tag for hit in find_concepts(scene, index, embedder, lambda _, b=boxes: b, 4, threshold)
-            }
+            regions = partial(_given_boxes, boxes)
+            accepted = {hit.tag for hit in find_concepts(scene, index, embedder, regions, 4, threshold)}
             if group == "strangers":
                 crops = embedder.images([scene.crop(box) for box in boxes])
                 found["false_accepts"] += [bool(hits) for hits in index.search(crops, 1, threshold)]
                 found["abstained"].append(not accepted)
                 continue
-            tags = [h.tag for h in find_concepts(scene, index, embedder, lambda _, b=boxes: b, 8, -1.0)]
+            tags = [hit.tag for hit in find_concepts(scene, index, embedder, regions, 8, -1.0)]
             found["first"].append(tags[0] in query["shown"].values())
             for tag in query["shown"].values():
                 found["recall@4"].append(tag in tags[:4])
@@ -132,22 +137,24 @@ def measure_finding(
     return {"concepts": len(database), "threshold": round(threshold, 4), **means}
 
 
-def finding_table(
+def _given_boxes(boxes: list[Box], scene: Any) -> list[Box]:
+    """Regions for `find_concepts` that are known before."""
+    return boxes
+
+
+def retrieval_table(
     embedder: Any, out: str | Path, sizes: Sequence[int] = SIZES, n: int = 150, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """A row a size and kind of region: thresholds from the validation split, all else from the test split."""
+    """A row for each size and kind of region, on the test split, with thresholds from the validation split."""
     rows = []
     for size in sizes:
         folders = {split: Path(out) / f"{split}_{size}" for split in ("val", "test")}
         for split, folder in folders.items():
-            write_finding(folder, split, size, n, seed)
-        threshold = fitted_threshold(
-            ConceptIndex.build(ConceptDatabase.load(folders["val"] / "database.json"), embedder),
-            embedder,
-            folders["val"],
-        )
+            write_retrieval(folder, split, size, n, seed)
+        index = ConceptIndex.build(ConceptDatabase.load(folders["val"] / "database.json"), embedder)
+        threshold = fitted_threshold(index, embedder, folders["val"])
         for known_boxes in (False, True):
-            row = measure_finding(embedder, folders["test"], threshold, known_boxes)
+            row = measure_retrieval(embedder, folders["test"], threshold, known_boxes)
             rows.append({"regions": "true boxes" if known_boxes else "quarters", **row})
     return rows
 
@@ -155,19 +162,21 @@ def finding_table(
 def run(
     model: str | Path, out: str | Path, adapter: str | Path | None = None, seeds: Sequence[int] = (0, 1, 2)
 ) -> list[dict[str, Any]]:
-    """`finding_table`, and `caption_found` for quarters, over `seeds`: a row a size and kind of region."""
+    """`retrieval_table` over `seeds`, with the scores of `caption_found` for quarters: a row for each size and
+    kind of region."""
     loaded = load_model(model, adapter)
     embedder = toy_embedder(*loaded)
     captioner = Captioner(*loaded, system=None, batch_size=50, max_new_tokens=64)
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for seed in seeds:
         folder = Path(out) / str(seed)
-        for row in finding_table(embedder, folder, seed=seed):
+        for row in retrieval_table(embedder, folder, seed=seed):
             if row["regions"] == "quarters":
                 scenes, captions = folder / f"test_{row['concepts']}", folder / f"captions_{row['concepts']}"
                 found = caption_found(captioner, embedder, scenes, captions, row["threshold"], resume=False)
-                strangers = found.pop("strangers named").value
-                row |= {f"F1 {way}": f1.value for way, f1 in found.items()} | {"strangers named": strangers}
+                strangers = found.pop("strangers named")
+                row |= {f"F1 {way}": f1.value for way, f1 in found.items()}
+                row["strangers named"] = strangers.value
             rows.setdefault((row["concepts"], row["regions"]), []).append(row)
     return [
         {"concepts": size, "regions": regions, **over_seeds(found, [k for k in found[0] if k not in HEAD])}
@@ -178,10 +187,10 @@ def run(
 def markdown(table: Sequence[dict[str, Any]]) -> str:
     """The table as Markdown, in percent: mean ± standard deviation over seeds."""
     names = [name for name in table[0] if name not in (*HEAD, "threshold") and not name.endswith("_sd")]
-    rows = [
-        [str(row["concepts"]), row["regions"], *(cell(row, name) if name in row else "" for name in names)]
-        for row in table
-    ]
+    rows = []
+    for row in table:
+        cells = [cell(row, name) if name in row else "" for name in names]
+        rows.append([str(row["concepts"]), row["regions"], *cells])
     return tables.markdown([*HEAD, *names], rows)
 
 
@@ -196,22 +205,19 @@ def caption_found(
 ) -> dict[str, Interval]:
     """F1 of names (`span`) in captions of the scenes under `folder`, with references given or retrieved.
 
-    ``given``: the shown toys, as in the paper's *skip-retrieval*; ``retrieved``: the four found first;
-    ``accepted``: those of the four above `threshold`. ``strangers named``: share of strangers' scenes, with the
-    accepted as references, whose caption names a concept. One caption file each goes into `out`.
+    - ``given``: the shown toys are the references, as in the paper's *skip-retrieval*;
+    - ``retrieved``: the first four concepts found are;
+    - ``accepted``: those of the four above `threshold` are;
+    - ``strangers named``: share of strangers' scenes whose caption names a concept, with accepted references.
+
+    A caption file of each is written to `out`.
     """
     folder = Path(folder)
     database = ConceptDatabase.load(folder / "database.json")
     index = ConceptIndex.build(database, embedder)
     queries = json.loads((folder / "queries.json").read_text())
-    known, strangers = (
-        [
-            CaptionItem(folder / q["query"], database.select(*tags), tags=tags, label=q["query"])
-            for q in queries[group][:limit]
-            for tags in [[tag for tag in q["shown"].values() if tag]]
-        ]
-        for group in ("known", "strangers")
-    )
+    known = [_item(query, folder, database) for query in queries["known"][:limit]]
+    strangers = [_item(query, folder, database) for query in queries["strangers"][:limit]]
     ways = {
         "given": known,
         "retrieved": with_retrieved(known, database, index, embedder, tiles, 4, -1.0),
@@ -228,3 +234,9 @@ def caption_found(
         else:
             found[name] = score_intervals(load_captions(path), "span", database)["f1"]
     return found
+
+
+def _item(query: dict[str, Any], folder: Path, database: ConceptDatabase) -> CaptionItem:
+    """A query of ``queries.json`` with the concepts that it shows as references; strangers have none."""
+    tags = [tag for tag in query["shown"].values() if tag]
+    return CaptionItem(folder / query["query"], database.select(*tags), tags=tags, label=query["query"])

@@ -1,8 +1,8 @@
 """Caption a held-out split of the toy world and score it: names, and what their recall hides.
 
-Objects mentioned, places right, background kept, length.
+The latter are objects mentioned, right places, the background, and the length.
 
-`truth` describes one scene: ``{"background": str, "objects": [{"tag", "description", "place", "box"}]}``,
+`truth` describes one scene: ``{"background": str, "objects": [{"tag", "description", "place", "box"}]}``, with
 boxes in pixels of the scene.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def stated_places(caption: str) -> list[tuple[str, str]]:
 
 
 def position_agreement(caption: str, truth: dict[str, Any]) -> tuple[int, int]:
-    """How many of the caption's stated positions of shown toys agree with their boxes, and how many there are: the
-    centre of the box must lie in the stated quarter of the scene. Names that the scene does not show are left out.
+    """How many positions that the caption states for shown toys are right, and how many it states.
+
+    A position is right if the centre of the toy's box is in the stated quarter of the scene. Names that the scene
+    does not show are left out.
 
     >>> truth = {"objects": [{"tag": "<bo>", "box": [50, 8, 86, 44]}]}
     >>> position_agreement("On a blue sea, at the top right is <bo>, at the top left is <bo>.", truth)
@@ -44,20 +47,23 @@ def position_agreement(caption: str, truth: dict[str, Any]) -> tuple[int, int]:
     """
     boxes = {shown["tag"]: shown["box"] for shown in truth["objects"]}
     stated = [(place, boxes[what]) for place, what in stated_places(caption) if what in boxes]
-    half = SCENE_SIZE / 2
-    right = sum(
-        place == PLACES[2 * ((y1 + y2) / 2 >= half) + ((x1 + x2) / 2 >= half)]
-        for place, (x1, y1, x2, y2) in stated
-    )
-    return right, len(stated)
+    return sum(place == _quarter(box) for place, box in stated), len(stated)
+
+
+def _quarter(box: Sequence[float]) -> str:
+    """The quarter of the scene in which the centre of a box is."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    vertical = "top" if y < SCENE_SIZE / 2 else "bottom"
+    horizontal = "left" if x < SCENE_SIZE / 2 else "right"
+    return f"{vertical} {horizontal}"
 
 
 def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
     """Scores of one caption, each in [0, 1] except `length` (characters).
 
-    `coverage`: share of the shown objects that are named, or described word for word, or at whose place
-    something is said to be. `placed`: share of the shown objects that are named at the right place.
-    `background`: 1 if the scene's background is told.
+    `coverage`: share of the shown objects that are named, or described word for word, or whose place the caption
+    mentions. `placed`: share of the shown objects that are named at the right place. `background`: 1 if the caption
+    mentions the scene's background.
     """
     parts = stated_places(caption)
     places, pairs = {place for place, _ in parts}, set(parts)
@@ -80,10 +86,10 @@ def caption_split(
     limit: int | None = None,
     resume: bool = True,
 ) -> dict[str, Path]:
-    """Write one caption file a query set (published row format) to ``out/<set>.json``; goes on with
-    files that are there (`Captioner.caption_many`) unless `resume` is False.
+    """Write a caption file (published row format) for each query set to ``out/<set>.json``.
 
-    The rows' tags are the concepts shown; the prompt holds the query's references, shown or not.
+    Existing files are continued (`Captioner.caption_many`) unless `resume` is False. The rows' tags are the
+    concepts shown; the prompt holds the query's references, shown or not.
     """
     folder, files = Path(folder), {}
     database = ConceptDatabase.load(folder / "database.json", root=folder)
@@ -105,9 +111,12 @@ def caption_split(
 
 
 def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[dict[str, Any]]:
-    """One row a query set: names (`precision`, `recall`, `f1` under `span`, where any wrong
-    tag counts, also one that no concept has), the scene scores, and `positions`: the share of stated positions of
-    shown toys that agree with their boxes (None where none is stated)."""
+    """A row of scores for each query set.
+
+    A row has the scores of names (`precision`, `recall` and `f1` under `span`, where every wrong tag counts, even
+    if no concept has it), those of `score_scene`, and `positions`: the share of stated positions of shown toys
+    that are right (None if none is stated).
+    """
     folder = Path(folder)
     truth = json.loads((folder / "truth.json").read_text())
     database = ConceptDatabase.load(folder / "database.json", root=folder, check_images=False)
@@ -119,9 +128,8 @@ def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[di
         row: dict[str, Any] = {"arm": arm, "k": label, "n": len(records)}
         row |= {"precision": names.precision, "recall": names.recall, "f1": names.f1}
         row |= {key: float(np.mean([s[key] for s in scenes])) for key in scenes[0]}
-        right, stated = map(
-            sum, zip(*(position_agreement(r.caption, truth[r.query]) for r in records), strict=True)
-        )
-        row["positions"] = right / stated if stated else None
+        positions = [position_agreement(r.caption, truth[r.query]) for r in records]
+        stated = sum(count for _, count in positions)
+        row["positions"] = sum(right for right, _ in positions) / stated if stated else None
         table.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     return table

@@ -1,4 +1,4 @@
-"""What the toy base can do, held out: recognise, answer yes or no, find boxes, name in captions."""
+"""What the toy base can do on held-out toys: recognise, answer yes or no, find boxes, name in captions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from repic_core.toyworld.encoder import Encoder
 from repic_core.toyworld.lessons import LESSONS, Lesson
 from repic_core.toyworld.model import pixel_values
-from repic_core.toyworld.pretrain import Encoder
 
 
 def answers(
@@ -34,7 +34,7 @@ def answers(
 
 
 def box_iou(answer: str, truth: str) -> float:
-    """IoU of the box in an answer with the true one (end-exclusive pixels); 0 where there is no box."""
+    """IoU of the box in an answer with the true one (end-exclusive pixels); 0 if there is no box."""
     found = re.fullmatch(r"\[(\d+), (\d+), (\d+), (\d+)\]", answer)
     if not found:
         return 0.0
@@ -48,16 +48,18 @@ def box_iou(answer: str, truth: str) -> float:
 def measure_skills(
     model: Any, processor: Any, split: str = "test", n: int = 200, seed: int = 0
 ) -> dict[str, float]:
-    """Shares right (boxes: mean IoU; captions: F1 of names) over `n` fresh samples of `split` a line.
+    """Shares of right answers (boxes: mean IoU; captions: F1 of names), each over `n` new samples of `split`.
 
-    "who 4" and "place 4" are one question with four references, "caption k" has `k` references of which 1 to
-    `k` are shown, "caption 4 all" shows all four. Infos are generic, so only sight can tell.
+    "who 4" and "place 4" are one question with four references. "caption k" has `k` references, of which 1 to `k`
+    are shown; "caption 4 all" shows all four. Infos are generic, so that toys can be told apart only by sight.
     """
     table: dict[str, float] = {}
     cases = [("who", 2), ("who", 4), ("place", 2), ("place", 4), ("oct", 1), ("vlt", 4), ("describe", 4)]
     for name, k in cases:
         rng = np.random.default_rng([seed, 40, k, len(name)])
-        options = {"split": split, "generic": 1.0} if name != "oct" else {"split": split}
+        options = {"split": split}
+        if name != "oct":
+            options["generic"] = 1.0
         lessons = [LESSONS[name](k, rng, **options) for _ in range(n)]
         said = answers(model, processor, lessons)
         right = [x.turns[0][1] for x in lessons]
@@ -68,8 +70,8 @@ def measure_skills(
         lessons = [LESSONS["cap"](k, rng, None, split=split, generic=1.0, n_shown=shown) for _ in range(n)]
         hits = named = real = 0
         for lesson, text in zip(lessons, answers(model, processor, lessons), strict=True):
-            truth, told = (re.findall(r"<\w+>", t) for t in (lesson.turns[0][1], text))
-            hits += len(set(truth) & set(told))
-            named, real = named + len(told), real + len(truth)
+            truth, said = re.findall(r"<\w+>", lesson.turns[0][1]), re.findall(r"<\w+>", text)
+            hits += len(set(truth) & set(said))
+            named, real = named + len(said), real + len(truth)
         table[f"caption {k}{' all' if shown == 4 else ''}"] = 2 * hits / max(1, named + real)
     return {key: round(value, 3) for key, value in table.items()}

@@ -1,8 +1,8 @@
 """The toy concept world: identities and names in three disjoint splits, and samples drawn from them.
 
-A sample is what a person would hand to the kit: concepts with a reference photo each, and a scene that
-shows some of them. Identities and names are assigned to train, val or test by hash, so nothing that is
-held out is ever trained on, whatever the seed.
+A sample is what a person would give to the kit: concepts with a reference photo each, and a scene that shows some
+of them. A hash assigns identities and names to train, val or test, so that the kit never trains on what is held
+out, whatever the seed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ GENERIC_INFO = "a little toy"
 def split_of(text: str) -> str:
     """The split of an identity's description or of a name: 70% train, 12% val, 18% test."""
     bucket = zlib.crc32(f"repic {text}".encode()) % 100
-    return "train" if bucket < 70 else "val" if bucket < 82 else "test"
+    if bucket < 70:
+        return "train"
+    return "val" if bucket < 82 else "test"
 
 
 @cache
@@ -50,8 +52,8 @@ def new_name(rng: np.random.Generator, split: str) -> str:
 
 
 def pick_toys(k: int, rng: np.random.Generator, split: str, hard: float = 0.3) -> list[Toy]:
-    """`k` different toys of `split`; each further one is, with probability `hard`, a hard distractor
-    that differs from an earlier one in a single attribute."""
+    """`k` different toys of `split`. With probability `hard`, each after the first is a hard distractor, which
+    differs from an earlier toy in a single attribute."""
     pool = identities(split)
     toys = [pool[rng.integers(len(pool))]]
     while len(toys) < k:
@@ -72,16 +74,12 @@ def pick_toys(k: int, rng: np.random.Generator, split: str, hard: float = 0.3) -
 
 
 def make_info(toy: Toy, rng: np.random.Generator, generic: float) -> str:
-    """The `info` line: generic with probability `generic` (only sight can tell), else a full or partial
-    description."""
+    """The `info` line: with probability `generic` it says nothing particular, so that only sight can tell;
+    otherwise it is a full or partial description."""
     if rng.random() < generic:
         return GENERIC_INFO
-    partial = (
-        f"a {toy.color} toy",
-        f"a {toy.shape} toy",
-        f"a {toy.pattern} toy",
-        f"a {toy.color} {toy.shape}",
-    )
+    words = (f"{toy.color} toy", f"{toy.shape} toy", f"{toy.pattern} toy", f"{toy.color} {toy.shape}")
+    partial = [f"a {word}" for word in words]
     return toy.description if rng.random() < 0.5 else partial[rng.integers(4)]
 
 
@@ -96,12 +94,13 @@ class Sample:
     scene: np.ndarray
     background: str
     shown: list[int]
-    places: list[str]  # one for each of `shown`
-    boxes: list[tuple[int, int, int, int]]  # likewise, pixels of the scene
+    # For each of `shown`, its place and its box in pixels of the scene.
+    places: list[str]
+    boxes: list[tuple[int, int, int, int]]
 
     def caption(self, named: list[bool] | None = None, vague: list[bool] | None = None) -> str:
-        """The scene's caption in reading order; an object that is not `named` is described, or called
-        "a toy" where it is `vague`. By default every object is named."""
+        """The scene's caption in reading order. An object that is not `named` is described, or called "a toy" if
+        it is `vague`. By default every object is named."""
         parts = []
         for i, (index, place) in enumerate(zip(self.shown, self.places, strict=True)):
             what = f"<{self.names[index]}>"
