@@ -99,7 +99,7 @@ def test_a_caption_file_is_resumed_only_with_the_same_way(loaded, tmp_path):
     Captioner(model, processor, max_new_tokens=2).caption_many(items, out, progress=False)
     assert read_json(settings_path(out), ValueError)["resized by"] == "processor"
     other = Captioner(model, processor, max_new_tokens=2, resized_by="qwen-vl-utils")
-    with pytest.raises(ValueError, match="made with other resized by"):
+    with pytest.raises(ValueError, match=r"made with different settings \(resized by was 'processor'"):
         other.caption_many(items, out, progress=False)
 
 

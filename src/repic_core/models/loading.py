@@ -112,12 +112,12 @@ def load_model(
 
 def _four_bits(dtype: Any) -> Any:
     """QLoRA's settings (arXiv 2305.14314): NF4 with quantised constants."""
-    from transformers import BitsAndBytesConfig
-
     try:
         need("bitsandbytes", extra="four-bits")
     except MissingExtra as error:
         raise ModelError(f"load_in_4bit: {error}") from None
+    from transformers import BitsAndBytesConfig
+
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
