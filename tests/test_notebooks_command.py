@@ -10,6 +10,7 @@ from repic_core.notebooks import (
     find_notebooks,
     main,
     parse_value,
+    project_root,
     results_table,
     run_notebook,
 )
@@ -81,6 +82,17 @@ def test_half_a_notebook_is_named(notebooks, tmp_path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(NotebookError, match=r"04_evaluation\.ipynb: can't be run"):
         run_notebook(path, tmp_path / "run", {})
+
+
+def test_the_root_is_found_from_a_folder_in_it(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    (checkout / "notebooks").mkdir(parents=True)
+    (checkout / "pyproject.toml").touch()
+    for folder in (checkout, checkout / "notebooks"):
+        assert project_root(folder) == checkout
+        monkeypatch.chdir(folder)
+        assert project_root() == checkout
+    assert project_root(tmp_path) == tmp_path
 
 
 def test_order_is_that_of_the_numbers(tmp_path):

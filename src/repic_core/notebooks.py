@@ -22,6 +22,19 @@ class NotebookError(RuntimeError):
     """A notebook stopped; the message names the notebook, the cell and the error."""
 
 
+def project_root(start: str | Path = ".") -> Path:
+    """The checkout that `start` is in: the nearest folder upwards with ``pyproject.toml`` and ``notebooks/``.
+
+    Jupyter starts a kernel in the notebook's folder, `run_notebook` in the root. Each notebook first changes to the
+    root, so that its paths mean the same in both. Outside of a checkout this is `start` itself.
+    """
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return start
+
+
 def find_notebooks(folder: str | Path = "notebooks") -> list[Path]:
     """The numbered notebooks of `folder`, in order.
 
