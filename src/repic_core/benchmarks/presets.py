@@ -65,27 +65,24 @@ def build_dataset(folder: Path, prompts: int, references: int, side: int, **_: A
     return to_dataset(rows * 100, folder, 0)  # a step takes all of them
 
 
-def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str, int], out: str) -> Any:
-    """A trainer with LoRA r 64 on the language model, which has done nothing yet; captions are greedy and run to
-    the full length, rewards alternate.
+def prompt_ids(processor: Any, row: dict[str, Any]) -> list[int]:
+    """The token ids of a row's prompt, those of its photos included."""
+    from trl.data_utils import prepare_multimodal_messages
 
-    contender: ``stock`` (TRL and `transformers` as they are), ``stock+vision`` (TRL with the kit's vision path),
-    ``shared`` (`SharedPrefixGRPOTrainer`), ``prefix_grouper`` (the same with that package's attention).
-    """
+    messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
+    return processor.apply_chat_template(
+        [messages], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+
+
+def step_arguments(settings: dict[str, int], out: str, **changes: Any) -> tuple[Any, Any]:
+    """The toy recipe with a preset's `settings`, as (`TuneArguments`, `GRPOConfig`): LoRA r 64, captions are greedy
+    and run to the full length. `changes` are single values of the recipe."""
     import torch
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
-    from repic_core.models.vision import use_batched_vision
-    from repic_core.training.recipe import prepare_tuning, read_recipe
-    from repic_core.training.trainer import SharedPrefixGRPOTrainer
+    from repic_core.training.recipe import read_recipe
 
-    stock, ours = GRPOTrainer, SharedPrefixGRPOTrainer
-    kind = {"stock": stock, "stock+vision": stock, "shared": ours, "prefix_grouper": ours}[contender]
-    model, processor = build_model(preset)
-    if contender != "stock":
-        use_batched_vision(model)
-    if contender == "prefix_grouper":
-        _use_prefix_grouper()
     values = {
         "output_dir": out,
         "per_device_train_batch_size": settings["prompts"] * settings["generations"],
@@ -100,8 +97,33 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
         "report_to": "none",
         "disable_tqdm": True,
     }
-    tune, config = read_recipe("toy", GRPOConfig, values)
+    tune, config = read_recipe("toy", GRPOConfig, values | changes)
     config.remove_unused_columns = False
+    return tune, config
+
+
+def build_trainer(preset: str, contender: str, dataset: Any, tune: Any, config: Any) -> Any:
+    """A trainer on the preset's model, which has done nothing yet; rewards alternate.
+
+    contender: ``stock`` (TRL and `transformers` as they are), ``stock+vision`` (TRL with the kit's vision path),
+    ``shared`` (`SharedPrefixGRPOTrainer`), ``prefix_grouper`` (the same with that package's attention).
+    tune, config: from `step_arguments`.
+    """
+    from trl import GRPOTrainer
+
+    from repic_core.models.vision import use_batched_vision
+    from repic_core.training.recipe import prepare_tuning
+    from repic_core.training.trainer import SharedPrefixGRPOTrainer
+
+    stock, ours = GRPOTrainer, SharedPrefixGRPOTrainer
+    kind = {"stock": stock, "stock+vision": stock, "shared": ours, "prefix_grouper": ours}[contender]
+    model, processor = build_model(preset)
+    if tune.tune == "full":
+        model, processor = _from_files(model, processor, Path(config.output_dir) / "model")
+    if contender != "stock":
+        use_batched_vision(model)
+    if contender == "prefix_grouper":
+        _use_prefix_grouper()
     trainer = kind(
         model=model,
         reward_funcs=[lambda completions, **_: [float(i % 2) for i in range(len(completions))]],
@@ -113,6 +135,17 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
     never = [model.config.image_token_id, model.config.video_token_id]
     trainer.generation_config.suppress_tokens = never  # random weights do choose them, and stock then fails
     return trainer
+
+
+def _from_files(model: Any, processor: Any, folder: Path) -> tuple[Any, Any]:
+    """The same model and processor, loaded from `folder`: full tuning reads its reference model from there."""
+    from repic_core.models.loading import load_model
+
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    model, processor = load_model(folder)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model, processor
 
 
 def _use_prefix_grouper() -> None:
