@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from functools import cache
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from helpers.places import ROOT
 from repic_core.benchmarks import plan_check
 from repic_core.benchmarks.plan_check import PHASES, check
+from repic_core.cli import main
 from repic_core.models.sizes import sized_config
 from repic_core.planning import plan as planner
 from repic_core.planning.dry_run import CACHE, GRADIENTS, KEPT, MASKS, build, peaks
@@ -231,13 +233,14 @@ def test_flops_and_seconds_by_hand():
     assert spent["rollout"] == pytest.approx(prefill + read / (1000e9 * 0.5))
 
 
-def test_the_published_recipe_and_the_command(tmp_path, capsys):
+def test_the_published_recipe_and_the_command(capsys):
     arguments = ["--recipe", "paper-7b-8gpu", "--gpus", "8", "--card", "a40", "--rows", "2000"]
-    planner.main([*arguments, "--json", str(tmp_path / "plan.json")])
-    found = json.loads((tmp_path / "plan.json").read_text())
+    assert main(["plan", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["sharding"] == "zero2" and found["trainable"] == 161_480_704
     assert found["steps"] == 2 * 2000 // 16  # 16 prompts a step, two epochs
     assert found["peak"] == max(sum(terms.values()) for terms in found["bytes"].values())
+    assert main(["plan", *arguments]) == 0
     printed = capsys.readouterr().out
     assert f"fits on A40 48GB: yes, {found['peak'] / 2**30:.1f} of 44.4 GiB" in printed
     assert "estimate" in printed and "| **peak** |" in printed
@@ -275,10 +278,10 @@ def test_errors_name_the_field(changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_fails_in_one_line():
+def test_the_command_fails_in_one_line(capsys):
     for arguments in (["--card", "tpu"], ["--measure", "--preset", "nosuch"]):
-        with pytest.raises(SystemExit, match=r"^repic_core\.plan: [^\n]+$"):
-            planner.main(arguments)
+        assert main(["plan", *arguments]) == 2
+        assert re.fullmatch(r"repic plan: [^\n]+\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if "sft" not in name])

@@ -425,7 +425,7 @@ def test_the_benchmark_compares_with_an_exact_search(monkeypatch):
     monkeypatch.setattr(vectors_module, "FLAT_LIMIT", 300)
     walked = retrieval_benchmark.measure("spread", 400)
     assert not walked["exact"] and walked["recall@10"] >= 0.85
-    table = retrieval_benchmark.report([found, walked]).splitlines()
+    table = retrieval_benchmark.table([found, walked]).splitlines()
     assert len(table) == 4 and table[2].startswith("| 400 | categories, exact |")
 
 
