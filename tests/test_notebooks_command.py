@@ -5,11 +5,13 @@ import json
 import nbformat
 import pytest
 
+from repic_core.cli import main
 from repic_core.notebooks import (
     NotebookError,
     find_notebooks,
-    main,
+    kernel_path,
     parse_value,
+    project_root,
     results_table,
     run_notebook,
 )
@@ -46,7 +48,7 @@ def notebooks(tmp_path):
 
 
 def test_demo_runs_in_order_and_prints_the_table(notebooks, tmp_path, capsys):
-    run = ["--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]
+    run = ["notebooks", "--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]
     assert main([*run, "-p", "root", "../photos", "-p", "quick", "False"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.endswith("...")] == [
@@ -83,6 +85,17 @@ def test_half_a_notebook_is_named(notebooks, tmp_path):
         run_notebook(path, tmp_path / "run", {})
 
 
+def test_the_root_is_found_from_a_folder_in_it(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    (checkout / "notebooks").mkdir(parents=True)
+    (checkout / "pyproject.toml").touch()
+    for folder in (checkout, checkout / "notebooks"):
+        assert project_root(folder) == checkout
+        monkeypatch.chdir(folder)
+        assert project_root() == checkout
+    assert project_root(tmp_path) == tmp_path
+
+
 def test_order_is_that_of_the_numbers(tmp_path):
     for number in (3, 7, 1, 9, 5, 2, 8, 4, 6):
         (tmp_path / f"{number:02d}_x.ipynb").touch()
@@ -93,9 +106,9 @@ def test_failure_names_notebook_cell_and_error(notebooks, tmp_path, capsys):
     write_notebook(
         notebooks / "02_broken.ipynb", 'profile = "tiny"', "x = 1\nraise ValueError('database.json: no <bo>')"
     )
-    assert main(["--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]) == 1
+    assert main(["notebooks", "--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run")]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("failed: ")
+    assert message.startswith("repic notebooks: ")
     assert "02_broken.ipynb" in message
     assert "ValueError: database.json: no <bo>" in message
     assert "x = 1" in message
@@ -108,6 +121,38 @@ def test_a_dead_kernel_is_reported(tmp_path):
     write_notebook(path, 'profile = "tiny"', "import os\nos._exit(9)")
     with pytest.raises(NotebookError, match=r"01_dead\.ipynb: the kernel died"):
         run_notebook(path, tmp_path / "run", {"profile": "tiny"})
+
+
+def test_quiet_prints_the_table_alone(notebooks, tmp_path, capsys):
+    run = ["notebooks", "--notebooks", str(notebooks), "--run-dir", str(tmp_path / "run"), "--quiet"]
+    assert main([*run, "-p", "root", "x", "-p", "quick", "True"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["arm", "base", "grpo"]
+
+
+def test_lab_opens_the_notebooks_with_kernels_in_the_root(notebooks, tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr("repic_core.notebooks.find_spec", lambda name: name)
+    monkeypatch.setattr("subprocess.call", lambda command, env: opened.append((command, env)) or 0)
+    assert main(["notebooks", "--lab", "--notebooks", str(notebooks)]) == 0
+    ((command, environment),) = opened
+    assert command[1:] == ["-m", "jupyterlab", str(notebooks)] and environment["JUPYTER_PATH"]
+    assert main(["notebooks", "--lab", "--notebooks", str(tmp_path)]) == 2
+    assert "no notebook named like" in capsys.readouterr().err
+    monkeypatch.setattr("repic_core.notebooks.find_spec", lambda name: None)
+    assert main(["notebooks", "--lab", "--notebooks", str(notebooks)]) == 2
+    assert "repic notebooks: JupyterLab is not installed: pip install" in capsys.readouterr().err
+
+
+def test_the_kernel_of_lab_starts_in_the_root(notebooks, tmp_path, monkeypatch):
+    """With a root that needs quoting; Jupyter itself would start it in the notebooks' folder."""
+    from nbclient import NotebookClient
+
+    root = tmp_path / "it's here"
+    root.mkdir()
+    monkeypatch.setenv("JUPYTER_PATH", kernel_path(tmp_path / "jupyter", root))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; print(os.getcwd())")])
+    NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": str(notebooks)}}).execute()
+    assert book.cells[0].outputs[0].text.strip() == str(root)
 
 
 def test_a_folder_without_notebooks_is_reported(tmp_path):

@@ -1,4 +1,4 @@
-"""Run the notebooks in order through papermill: what ``bash setup.sh demo`` and the notebook tests call.
+"""Run the notebooks in order through papermill, as ``bash setup.sh demo`` and the notebook tests do; open them.
 
 Every notebook has one cell tagged ``parameters`` with ``profile`` and ``run_dir``, and writes its numbers to
 ``<run_dir>/<notebook>/results.json`` and its figures to ``<run_dir>/<notebook>/figures/``. The executed
@@ -10,16 +10,36 @@ copies go to ``<run_dir>/notebooks/``.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from repic_core.io.files import write_json_atomic
 
 EVALUATION = "04_evaluation"
 
 
 class NotebookError(RuntimeError):
     """A notebook stopped; the message names the notebook, the cell and the error."""
+
+
+def project_root(start: str | Path = ".") -> Path:
+    """The checkout that `start` is in: the nearest folder upwards with ``pyproject.toml`` and ``notebooks/``.
+
+    Jupyter starts a kernel in the notebook's folder, `run_notebook` in the root. Each notebook first changes to the
+    root, so that its paths mean the same in both. Outside of a checkout this is `start` itself.
+    """
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return start
 
 
 def find_notebooks(folder: str | Path = "notebooks") -> list[Path]:
@@ -77,6 +97,35 @@ def run_notebook(path: str | Path, run_dir: str | Path, parameters: Mapping[str,
             f"{path}: the kernel died, most often for want of memory; last state: {executed}"
         ) from None
     return executed
+
+
+def open_lab(folder: str | Path = "notebooks") -> int:
+    """Open the notebooks of `folder` in JupyterLab; kernels start in the repository's root, as in `run_notebook`.
+
+    Returns:
+        Jupyter's exit status, when it is closed.
+
+    Raises:
+        NotebookError: there is no notebook, or no JupyterLab.
+    """
+    root = find_notebooks(folder)[0].resolve().parent.parent
+    if find_spec("jupyterlab") is None:
+        raise NotebookError("JupyterLab is not installed: pip install jupyterlab")
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, "-m", "jupyterlab", str(folder)]
+        return subprocess.call(command, env={**os.environ, "JUPYTER_PATH": kernel_path(place, root)})
+
+
+def kernel_path(place: str | Path, root: str | Path) -> str:
+    """Write a Python kernel that starts in `root` into the folder `place`; returns the ``JUPYTER_PATH`` for it.
+
+    (Jupyter itself starts a kernel in the folder of its notebook.)
+    """
+    start = f"--IPKernelApp.exec_lines=import os; os.chdir({str(root)!r})"
+    launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", start]
+    spec = {"argv": launch, "display_name": "Python 3 (RePIC kit)", "language": "python"}
+    write_json_atomic(Path(place) / "kernels" / "python3" / "kernel.json", spec)
+    return os.pathsep.join(filter(None, [str(place), os.environ.get("JUPYTER_PATH")]))
 
 
 def results_table(results: str | Path) -> str:

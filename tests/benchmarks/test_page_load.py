@@ -56,7 +56,7 @@ def test_answers_and_losses_are_counted(folder):
     assert found["answers"] + len(found["lost"]) == len(captioner.calls)
     assert found["lost"] and all("the log says why" in lost for lost in found["lost"])
     assert 0 < found["p50"] <= found["p95"] and found["memory"][0][1] > 10
-    text = load.table(found, type("Options", (), {"clients": 2, "minutes": 0.02}))
+    text = load.table(found, clients=2, minutes=0.02)
     assert f"| 2 | 0.02 | {found['answers']} | {len(found['lost'])} |" in text and "lost: " in text
 
 

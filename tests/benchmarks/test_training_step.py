@@ -6,13 +6,15 @@ import pytest
 
 from repic_core.benchmarks import training_step as benchmark
 from repic_core.benchmarks.presets import PRESETS
+from repic_core.cli import main
 from repic_core.models.sizes import SIZES, qwen2_5_vl_config
 
 TINY = ["--prompts", "1", "--generations", "2", "--completion", "4", "--references", "1", "--repeats", "1"]
 
 
 def test_command_writes_what_it_measured(tmp_path, capsys):
-    benchmark.main(["--preset", "cpu", *TINY, "--json", str(tmp_path / "found.json")])
+    out = ["--out", str(tmp_path / "found.json")]
+    assert main(["benchmark", "training-step", "--preset", "cpu", *TINY, *out]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found["contenders"])[:3] == ["stock", "stock+vision", "shared"]
     prompt, completion = found["prompt_tokens"], 2 * 4

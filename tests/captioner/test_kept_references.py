@@ -13,11 +13,11 @@ from transformers import LogitsProcessor
 
 from helpers.families import save_family
 from helpers.places import ROOT
-from repic_core.benchmarks import kept_references as prefix_benchmark
 from repic_core.captioner import kept_references as prefix_cache
 from repic_core.captioner.caption_files import CaptionItem, settings_path
 from repic_core.captioner.captioner import Captioner
 from repic_core.captioner.kept_references import PrefixCaptioner
+from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.models.loading import load_model
 from repic_core.models.parts import conditional_model, rope_positions
@@ -383,10 +383,10 @@ def test_the_benchmark_prints_what_it_measured(tmp_path, capsys):
         "1",
         "--tokens",
         "3",
-        "--json",
+        "--out",
         str(tmp_path / "found.json"),
     ]
-    prefix_benchmark.main(["--preset", "cpu", *arguments])
+    assert main(["benchmark", "kept-references", "--preset", "cpu", *arguments]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert list(found["seconds"]) == ["without", "miss", "hit"]
     for case, spent in found["seconds"].items():

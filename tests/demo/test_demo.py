@@ -92,9 +92,8 @@ def test_viewer_filters_rows(folder):
         assert fit(*both, "base", "misses a concept") == ("1 of 4", 4)
         chosen = ("any", "any", ours, "misses a concept")
         assert client.predict(2, *chosen, api_name="/next")[0] == 3
-        assert (
-            client.predict(3, *chosen, api_name="/next")[0] == 2
-        )  # the first that fits comes after the last
+        # After the last row that fits comes the first.
+        assert client.predict(3, *chosen, api_name="/next")[0] == 2
         assert client.predict(2, *chosen, api_name="/previous")[0] == 3
         assert {client.predict(1, *chosen, api_name="/random")[0] for _ in range(20)} == {2, 3}
         with pytest.raises(AppError):

@@ -1,13 +1,13 @@
-"""``python -m repic_core.demo``: what it loads and launches, and what it says of bad input."""
+"""``repic demo``: what it loads and launches, and what it says of bad input."""
 
 import pytest
-from repic_core.demo.__main__ import main
 
+from repic_core.cli import main
 from repic_core.models.loading import PAPER_MAX_PIXELS
 
 
 def run(*arguments) -> int:
-    return main([str(argument) for argument in arguments])
+    return main(["demo", *map(str, arguments)])
 
 
 def test_command_says_what_is_wrong(folder, capsys):
@@ -22,9 +22,11 @@ def test_command_says_what_is_wrong(folder, capsys):
         "database.json": ("live", "--model", "none", "--database", folder / "no" / "database.json"),
     }
     for message, arguments in bad.items():
-        assert run(*arguments) == 1
+        assert run(*arguments) == 2
         error = capsys.readouterr().err
-        assert message in error and error.startswith("failed: ") and error.count("\n") == 1
+        assert (
+            message in error and error.startswith(f"repic demo {arguments[0]}: ") and error.count("\n") == 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -41,9 +43,8 @@ def test_live_loads_with_the_published_image_limit(folder, monkeypatch, options,
     monkeypatch.setattr("repic_core.models.loading.load_model", load)
     monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: launched.append(settings))
     assert run("live", "--model", "m", "--database", folder / "database.json", *options) == 0
-    assert loaded == {"name": "m", "adapter": None, "max_pixels": limit} and launched == [
-        {"server_port": None}
-    ]
+    assert loaded == {"name": "m", "adapter": None, "max_pixels": limit, "device": "auto"}
+    assert launched == [{"server_port": None}]
 
 
 def test_the_command_serves_a_page_that_finds(folder, monkeypatch, tmp_path):
@@ -125,4 +126,4 @@ def test_examples_are_the_photos_of_a_caption_file(folder, monkeypatch):
     assert run("live", "--model", "m", *database, "--examples", folder / "ours.json") == 0
     both = ["<bo>", "<mia>"]
     assert offered == [[(folder / name, both) for name in ("q1.png", "q2.png", "gone.png")]]
-    assert run("live", "--model", "m", *database, "--examples", folder / "none.json") == 1
+    assert run("live", "--model", "m", *database, "--examples", folder / "none.json") == 2

@@ -266,7 +266,7 @@ def test_hostile_photos_are_messages_and_nothing_is_stored(folder, cache, tmp_pa
                 )
             said = str(error.value)
             assert "Traceback" not in said and "/" not in said.replace("&#x27;", ""), (name, said)
-            assert any(mend in said for mend in (": give", ": save", ": upload", ": shrink", ": crop")), said
+            assert any(fix in said for fix in (": give", ": save", ": upload", ": shrink", ": crop")), said
             assert not [file for file in cache.rglob("*") if file.is_file() and file.name == name]
         assert "Yours: 0" in shelf(client)[0]
         assert client.predict(handle_file(folder / "q1.png"), ["<bo>"], "What?", api_name="/caption")  # alive

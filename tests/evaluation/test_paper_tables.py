@@ -10,13 +10,14 @@ import pytest
 
 from repic_core.captioner.caption_files import CaptionRecord, load_captions
 from repic_core.captioner.captioner import Captioner
+from repic_core.cli import main
 from repic_core.evaluation import scores
 from repic_core.evaluation.paper_settings import (
     SettingError,
     paper_setting,
     retrieval,
 )
-from repic_core.evaluation.paper_tables import HEAD, caption_setting, main, table_cells
+from repic_core.evaluation.paper_tables import HEAD, caption_setting, table_cells
 from repic_core.evaluation.published import SETS
 from repic_core.io import tables
 from repic_core.prompts import CAPTION_QUESTIONS
@@ -53,6 +54,10 @@ def layout(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(rows))
     return root
+
+
+def evaluate(*arguments):
+    return main(["evaluate", *map(str, arguments)])
 
 
 def test_settings_ask_as_the_authors_do(layout):
@@ -92,7 +97,7 @@ def test_the_authors_lists_are_read(official_root):
             setting()
 
 
-def test_what_is_missing_is_named(layout, tmp_path):
+def test_what_is_missing_is_named(layout, tmp_path, capsys):
     root = tmp_path / "copy"
     shutil.copytree(layout, root)
     path = root / "data/query_tot/2_concept_query_templates.json"
@@ -111,8 +116,8 @@ def test_what_is_missing_is_named(layout, tmp_path):
         paper_setting(root, "2-concepts")
     with pytest.raises(SettingError, match="use one of myvlm"):
         paper_setting(root, "imagenet")
-    with pytest.raises(SettingError, match="no setting can be run"):
-        main(["--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert evaluate("--root", tmp_path / "nowhere", "--out", tmp_path / "out") == 2
+    assert "repic evaluate: no setting can be run\n" in capsys.readouterr().err
 
 
 def test_retrieved_references_take_the_given_ones_place(layout, toy):
@@ -131,18 +136,17 @@ def test_retrieved_references_take_the_given_ones_place(layout, toy):
 def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     out = tmp_path / "out"
     common = ["--root", str(layout), "--out", str(out), "--settings", "dreambooth", "4-concepts"]
-    model = ["--model", "assets/toy-base", "--system", "", "--max_new_tokens", "48", "--side", "40"]
-    main([*common, *model, "--method", "zero-shot", "--zero_shot"])
-    main([*common, *model, "--method", "GRPO"])
+    model = ["--model", "assets/toy-base", "--system", "none", "--max-new-tokens", "48", "--side", "40"]
+    assert evaluate(*common, *model, "--method", "zero-shot", "--zero-shot") == 0
+    assert evaluate(*common, *model, "--method", "GRPO") == 0
     stamp = (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns
-    main([*common, *model, "--method", "GRPO", "--retrieval"])
+    assert evaluate(*common, *model, "--method", "GRPO", "--retrieval") == 0
     capsys.readouterr()
-    main(common)  # nothing is captioned again
+    assert evaluate(*common) == 0  # nothing is captioned again
     assert (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns == stamp
     capsys.readouterr()
-    main(
-        [*common[:4], "--settings", "dreambooth"]
-    )  # all that is there is in the table, whatever is asked for
+    # all that is there is in the table, whatever is asked for
+    assert evaluate(*common[:4], "--settings", "dreambooth") == 0
     text = capsys.readouterr().out.strip()
     assert (out / "table.md").read_text().strip() == text
     rows = list(csv.DictReader((out / "table.csv").open()))
@@ -166,7 +170,7 @@ def test_a_table_of_what_is_there(layout, tmp_path, capsys):
     for method, content in (("empty", []), ("begun", rows)):
         (out / "captions" / method).mkdir(parents=True)
         (out / "captions" / method / "4-concepts.json").write_text(json.dumps(content))
-    main(["--root", str(layout), "--out", str(out)])
+    assert evaluate("--root", layout, "--out", out) == 0
     table = list(csv.DictReader((out / "table.csv").open()))
     assert [(row["method"], row["captions"]) for row in table] == [("begun", "1 of 6")]
     wrong = {
@@ -176,9 +180,11 @@ def test_a_table_of_what_is_there(layout, tmp_path, capsys):
         "limit -1": ["--limit", "-1", "--settings", "myvlm"],
     }
     for message, arguments in wrong.items():
-        with pytest.raises(ValueError, match=message if message != "limit -1" else "no setting can be run"):
-            main(["--root", str(layout), "--out", str(out), *arguments])
-    assert "limit -1" in capsys.readouterr().out
+        capsys.readouterr()
+        assert evaluate("--root", layout, "--out", out, *arguments) == 2
+        error = capsys.readouterr().err
+        assert (message if message != "limit -1" else "no setting can be run") in error
+    assert "limit -1" in error
 
 
 def test_one_bad_database_leaves_the_others(layout, tmp_path, capsys):
@@ -188,8 +194,8 @@ def test_one_bad_database_leaves_the_others(layout, tmp_path, capsys):
     known = json.loads(path.read_text())
     next(iter(known["concept_dict"].values()))["image"] = "./toys/gone.png"
     path.write_text(json.dumps(known))
-    main(["--root", str(root), "--out", str(tmp_path / "out"), "--settings", "myvlm", "yollava"])
-    assert "left out" in capsys.readouterr().out and (tmp_path / "out/table.md").exists()
+    assert evaluate("--root", root, "--out", tmp_path / "out", "--settings", "myvlm", "yollava") == 0
+    assert "left out" in capsys.readouterr().err and (tmp_path / "out/table.md").exists()
 
 
 def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.evaluation.intervals import mean_interval
 from repic_core.evaluation.judges import Answer, RecordedJudge
-from repic_core.evaluation.preference import main, prefer, preference_messages, table
+from repic_core.evaluation.preference import prefer, preference_messages, table
 
 PHOTOS = ("a.png", "b.png", "c.png", "d.png")
 
@@ -215,10 +216,10 @@ def test_the_command(root, database, monkeypatch, capsys):
     )
     database.save(root / "database.json", root)
     out = str(root / "answers.jsonl")
-    local = ["--base_url", "http://127.0.0.1:9/v1", "--prices", "2.5", "10"]
+    local = ["--base-url", "http://127.0.0.1:9/v1", "--prices", "2.5", "10"]
     references = ["--database", str(root / "database.json"), "--references"]
     for extra, count in ((local, 8), (local + references, 16)):
-        assert main([*files(root), *extra, "--out", out]) == 0
+        assert main(["prefer", *files(root), *extra, "--out", out]) == 0
         printed = capsys.readouterr().out.splitlines()
         assert len(printed) == 3 and printed[2].startswith("| first over second | 1 | 2 | 1 | 50.0")
         assert printed[2].endswith("| 8000 | 40 | 0.0204 |")
@@ -228,17 +229,18 @@ def test_the_command(root, database, monkeypatch, capsys):
 def test_the_command_without_an_endpoint(root, monkeypatch, capsys):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     out = root / "new" / "answers.jsonl"
-    assert main([*files(root), "--out", str(out)]) == 2
+    assert main(["prefer", *files(root), "--out", str(out)]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and len(printed.err.splitlines()) == 1
     assert "set OPENAI_API_KEY" in printed.err and not out.parent.exists()
     (root / "second.json").unlink()
-    assert main([*files(root)[:1], str(root / "no.json"), *files(root)[2:], "--out", str(out)]) == 2
+    assert main(["prefer", *files(root)[:1], str(root / "no.json"), *files(root)[2:], "--out", str(out)]) == 2
 
 
 def test_the_command_names_a_bad_file(root, capsys):
     arguments = files(root)
     (root / "second.json").write_text("[")
-    assert main([*arguments, "--base_url", "http://127.0.0.1:9/v1", "--out", str(root / "a.jsonl")]) == 1
+    local = ["--base-url", "http://127.0.0.1:9/v1"]
+    assert main(["prefer", *arguments, *local, "--out", str(root / "a.jsonl")]) == 2
     assert "second.json: not valid JSON" in capsys.readouterr().err
     assert not (root / "a.jsonl").exists()

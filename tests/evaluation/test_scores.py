@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repic_core.captioner.caption_files import CaptionFileError, CaptionRecord, load_captions
+from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.evaluation.scores import disagreements, find_names, main, score, score_caption
+from repic_core.evaluation.scores import disagreements, find_names, score, score_caption
 
 PUBLISHED = {  # the paper's 4-concept table, skip-retrieval: precision, recall, F1 in percent
     "captioning-skip-retrieval-ours": (88.0, 59.5, 71.0),
@@ -233,16 +234,16 @@ def test_bad_files_say_what_is_wrong(tmp_path, content, message):
 def test_command_prints_and_writes_latex(tmp_path, capsys):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps([["a.jpg", ["<bo>"], "<bo> naps.", "q"]]))
-    main([str(path), "--latex", str(tmp_path / "table.tex")])
+    assert main(["score", str(path), "--latex", str(tmp_path / "table.tex")]) == 0
     assert "| mine | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 |" in capsys.readouterr().out
     assert r"mine & 100.0" in (tmp_path / "table.tex").read_text()
 
 
 def test_command_on_a_bad_file_prints_one_line(tmp_path):
     (tmp_path / "half.json").write_text('[["a.jpg", ["<bo>"], "<b')
-    command = [sys.executable, "-m", "repic_core.evaluation.scores", str(tmp_path / "half.json")]
+    command = [sys.executable, "-m", "repic_core", "score", str(tmp_path / "half.json")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert re.fullmatch(r".*half\.json: not valid JSON .*was it cut off.*\n", done.stderr)
     with pytest.raises(CaptionFileError, match="can't be read"):
         load_captions(tmp_path)
@@ -254,5 +255,5 @@ def test_two_files_of_one_name_keep_both_rows(tmp_path, capsys):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x_1.json").write_text(json.dumps([["a.jpg", ["<bo>"], "<bo> & co.", "q"]]))
-    main([str(tmp_path / f / "x_1.json") for f in "ab"] + ["--protocol", "span"])
+    assert main(["score", *(str(tmp_path / f / "x_1.json") for f in "ab"), "--protocol", "span"]) == 0
     assert capsys.readouterr().out.count("| 100.0 | 100.0 | 100.0 |") == 2

@@ -1,6 +1,6 @@
 """Makes the README's screenshots of both pages from a run of ``bash setup.sh demo``; needs Debian's ``chromium``.
 
-``.venv/bin/python tests/screenshots.py [runs/tiny] [assets]``
+``PYTHONPATH=tests .venv/bin/python tests/helpers/screenshots.py [runs/tiny] [assets]``
 """
 
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from test_browser import CHROMIUM, FLAGS, add, caption, query, running, tab, visitor
 
+from demo.test_browser import CHROMIUM, FLAGS, add, caption, query, running, tab, visitor
 from repic_core.captioner.kept_references import PrefixCaptioner
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.finder import Finder

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from functools import cache
 
 import pytest
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 from helpers.places import ROOT
 from repic_core.benchmarks import plan_check
 from repic_core.benchmarks.plan_check import PHASES, check
+from repic_core.cli import main
 from repic_core.models.sizes import sized_config
 from repic_core.planning import plan as planner
-from repic_core.planning.dry_run import CACHE, GRADIENTS, KEPT, MASKS, Step, build, peaks
+from repic_core.planning.dry_run import CACHE, GRADIENTS, KEPT, MASKS, build, peaks
 from repic_core.planning.live_bytes import WORK, LiveBytes
-from repic_core.planning.memory import FOUR_BITS, static_bytes
-from repic_core.planning.prompt_tokens import photo_tokens
+from repic_core.planning.memory import FOUR_BITS, static_bytes, weight_bytes
 from repic_core.planning.seconds import counts, seconds, work
+from repic_core.planning.settings import Card, Step, photo_tokens
 from repic_core.training.recipe import TuneArguments, recipe_names, recipe_values
 
 TOY = ROOT / "assets" / "toy-base"
@@ -75,7 +77,7 @@ def test_peaks_of_phases_on_cuda(monkeypatch):
 
 def test_live_bytes_counts_what_is_held():
     known = torch.zeros(1000)
-    with LiveBytes([known], logits=7) as live:
+    with LiveBytes([known], vocabulary=7) as live:
         one = torch.zeros(100)  # 400 bytes
         view = one[10:]
         known.add_(1)
@@ -96,14 +98,15 @@ def test_parameters_by_hand():
     sizes = {"q": (3584, 3584), "k": (3584, 512), "v": (3584, 512), "o": (3584, 3584)}
     sizes |= {"gate": (3584, 18944), "up": (3584, 18944), "down": (18944, 3584)}
     lora = 28 * sum(64 * (a + b) for a, b in sizes.values())
-    static = static_bytes(model, TuneArguments(), "adamw_torch")
+    static = static_bytes(model, weight_bytes(model, TuneArguments()), "adamw_torch", SMALL)
     assert lora == 161_480_704
     assert static["adapter"] == static["gradients"] == 4 * lora  # PEFT keeps adapters of a bf16 base in fp32
     assert static["AdamW: moments"] == 8 * lora
     assert static["weights"] == pytest.approx(2 * 8_292_166_656, rel=1e-5)  # and a few fp32 buffers
 
     four = TuneArguments(load_in_4bit=True)
-    static = static_bytes(build(config, four, True, True), four, "paged_adamw_8bit")
+    model = build(config, four, True)
+    static = static_bytes(model, weight_bytes(model, four), "paged_adamw_8bit", SMALL)
     linears = 28 * sum(a * b for a, b in sizes.values())
     assert static["weights in 4 bits"] == int(linears * FOUR_BITS)
     assert static["weights"] == pytest.approx(2 * (8_292_166_656 - linears), rel=1e-4)
@@ -132,14 +135,18 @@ def test_sharding_divides_what_it_says():
     tune = TuneArguments(lora_r=8)
     model = build(toy_config(), tune, True)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    alone = static_bytes(model, tune, "adamw_torch")
-    ddp = static_bytes(model, tune, "adamw_torch", gpus=4)
+    weights = weight_bytes(model, tune)
+
+    def static(**sharding):
+        return static_bytes(model, weights, "adamw_torch", dataclasses.replace(SMALL, **sharding))
+
+    alone, ddp = static(), static(gpus=4)
     assert ddp == alone | {"DDP's buckets of gradients": 4 * count}
-    zero = static_bytes(model, tune, "adamw_torch", gpus=4, sharding="zero2", bucket=1000)
+    zero = static(gpus=4, sharding="zero2", bucket=1000)
     assert zero["weights"] == alone["weights"] and zero["adapter"] == 2 * count
     assert zero["AdamW: fp32 copy and moments"] == 3 * count and zero["gradients"] == count // 2
     assert zero["reduce buckets"] == 4000
-    fsdp = static_bytes(model, tune, "adamw_torch", gpus=4, sharding="fsdp2")
+    fsdp = static(gpus=4, sharding="fsdp2")
     for term in ("weights", "adapter", "AdamW: moments", "gradients"):
         assert fsdp[term] == alone[term] // 4
     assert 0 < fsdp["gathered layers"] < alone["weights"] + alone["adapter"]
@@ -209,16 +216,16 @@ def test_flops_and_seconds_by_hand():
     model = build(toy_config(), LORA, False)
     n = counts(model)
     step = dataclasses.replace(SMALL, photos=0)
-    found = work(model, step, passes=2, photos_each=0, full=False)
+    found = work(n, step, passes=2, images=0, full=False)
     packed, said = 2 * (59 + 4 * 12), 2 * 4 * 12
     pairs = 2 * (60 * 60 / 2 + 4 * 12 * (60 + 6))
     forward = 2 * n["language"] * packed + 2 * n["head"] * said + n["attention"] * pairs
     assert found["reference"] == {"tokens": packed, "flops": forward}
     assert found["policy"]["flops"] == 2 * forward + 2 * n["trained"] * packed
-    again = work(model, dataclasses.replace(step, checkpointing=True), 2, 0, False)
+    again = work(n, dataclasses.replace(step, checkpointing=True), 2, 0, False)
     assert again["policy"]["flops"] == found["policy"]["flops"] + forward
-    assert work(model, step, 2, 0, True)["policy"]["flops"] == 3 * forward
-    spent = seconds(model, step, 2, found, 10**9, ("card", 100, 1000, 80))
+    assert work(n, step, 2, 0, True)["policy"]["flops"] == 3 * forward
+    spent = seconds(n, step, 2, found, 10**9, Card("card", 100, 1000, 80))
     assert spent["reference"] == pytest.approx(forward / (100e12 * 0.35))
     # two rollouts of 12 tokens, each reading the weights and the cache (bf16) of four rows
     read = 2 * 12 * (10**9 + n["cache"] * 2 * 4 * (60 + 6))
@@ -226,13 +233,14 @@ def test_flops_and_seconds_by_hand():
     assert spent["rollout"] == pytest.approx(prefill + read / (1000e9 * 0.5))
 
 
-def test_the_published_recipe_and_the_command(tmp_path, capsys):
+def test_the_published_recipe_and_the_command(capsys):
     arguments = ["--recipe", "paper-7b-8gpu", "--gpus", "8", "--card", "a40", "--rows", "2000"]
-    planner.main([*arguments, "--json", str(tmp_path / "plan.json")])
-    found = json.loads((tmp_path / "plan.json").read_text())
+    assert main(["plan", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["sharding"] == "zero2" and found["trainable"] == 161_480_704
     assert found["steps"] == 2 * 2000 // 16  # 16 prompts a step, two epochs
     assert found["peak"] == max(sum(terms.values()) for terms in found["bytes"].values())
+    assert main(["plan", *arguments]) == 0
     printed = capsys.readouterr().out
     assert f"fits on A40 48GB: yes, {found['peak'] / 2**30:.1f} of 44.4 GiB" in printed
     assert "estimate" in printed and "| **peak** |" in printed
@@ -241,7 +249,7 @@ def test_the_published_recipe_and_the_command(tmp_path, capsys):
 def test_what_to_change_is_tried(monkeypatch):
     setting = {"recipe": "toy", "model": TOY, "references": 2, "side": 96, "card": "rtx3090"}
     peak = planner.plan(**setting)["peak"]
-    monkeypatch.setitem(planner.CARDS, "rtx3090", ("small", 71, 936, 1 + 0.8 * peak / 2**30))
+    monkeypatch.setitem(planner.CARDS, "rtx3090", Card("small", 71, 936, 1 + 0.8 * peak / 2**30))
     found = planner.plan(**setting)
     assert not found["fits"] and found["advice"][0][0] == "gradient_checkpointing: true"
     *before, (_, last, fits) = found["advice"]
@@ -270,10 +278,10 @@ def test_errors_name_the_field(changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_fails_in_one_line():
+def test_the_command_fails_in_one_line(capsys):
     for arguments in (["--card", "tpu"], ["--measure", "--preset", "nosuch"]):
-        with pytest.raises(SystemExit, match=r"^repic_core\.plan: [^\n]+$"):
-            planner.main(arguments)
+        assert main(["plan", *arguments]) == 2
+        assert re.fullmatch(r"repic plan: [^\n]+\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if "sft" not in name])

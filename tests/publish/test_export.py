@@ -12,9 +12,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from helpers.publishing import FACTS
+from repic_core.cli import main
 from repic_core.evaluation.intervals import score_intervals
 from repic_core.models.loading import load_model
-from repic_core.publish import export as module
 from repic_core.publish.export import ExportError, evaluation_rows, export
 from repic_core.publish.loadable import folder_faults, vllm_faults
 from repic_core.training.recipe import LORA_TARGETS
@@ -167,16 +167,13 @@ def test_the_command(adapter, folder, tmp_path, capsys):
     facts = tmp_path / "facts.yaml"
     facts.write_text(yaml.safe_dump(FACTS))
     command = [str(adapter), str(tmp_path / "out"), "--facts", str(facts)]
-    module.main(
-        [*command, "--captions", f"mine={folder / 'ours.json'}", "--database", str(folder / "database.json")]
-    )
+    captions = ["--captions", f"mine={folder / 'ours.json'}", "--database", str(folder / "database.json")]
+    assert main(["export", *command, *captions]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| mine | 3 of 3 photos |" in card and "4 references" in card
-    with pytest.raises(
-        SystemExit, match=r"repic_core\.publish\.export: .*out: already exists and is not empty"
-    ):
-        module.main(command)
+    assert main(["export", *command]) == 2
+    assert re.fullmatch(r"repic export: .*out: already exists and is not empty.*\n", capsys.readouterr().err)
     facts.write_text("a: [")
-    with pytest.raises(SystemExit, match="not valid YAML"):
-        module.main([str(adapter), str(tmp_path / "new"), "--facts", str(facts)])
+    assert main(["export", str(adapter), str(tmp_path / "new"), "--facts", str(facts)]) == 2
+    assert "not valid YAML" in capsys.readouterr().err

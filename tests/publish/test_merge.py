@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.publishing import TARGETS, make_adapter, save_untied_model
 from repic_core.captioner.caption_files import CaptionItem
+from repic_core.cli import main
 from repic_core.models import loading as models
 from repic_core.models.loading import ModelError, load_model
 from repic_core.publish import merge as merging
@@ -290,9 +292,10 @@ def test_rows_as_prompts_and_the_command(base, adapter, folder, tmp_path, capsys
     (folder / "two.json").write_text(json.dumps(json.loads((folder / "ours.json").read_text())[:1]))
     command = [str(base), str(adapter), str(tmp_path / "out"), "--system", "none", "--device", "cpu"]
     command += ["--max-new-tokens", "4", "--dtype", "float32"]
-    merging.main([*command, "--rows", str(folder / "two.json"), "--database", str(folder / "database.json")])
+    rows = ["--rows", str(folder / "two.json"), "--database", str(folder / "database.json")]
+    assert main(["merge", *command, *rows]) == 0
     assert "| merged | float32 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"repic_core\.publish\.merge: .*not empty"):
-        merging.main(command)
-    with pytest.raises(SystemExit, match="--rows: needs --database"):
-        merging.main([*command[:2], str(tmp_path / "other"), "--rows", "x.json"])
+    assert main(["merge", *command]) == 2
+    assert re.search(r"^repic merge: .*not empty", capsys.readouterr().err, re.M)
+    assert main(["merge", *command[:2], str(tmp_path / "other"), "--rows", "x.json"]) == 2
+    assert "--rows: needs --database" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_edits_never_shift_another_concept(database):
     grey = paint(database.root / "grey.png", (90, 90, 90))
     database.add(Concept(name="grey", image=[grey, paint(database.root / "dark.png", (9, 9, 30))]))
     changes = index.update(database, embedder)
-    assert (changes.added, changes.removed) == (3, 2)  # ruby's photo is embedded anew, under its tag
+    assert (changes.added, changes.removed) == (3, 2)  # ruby's photo is embedded again, under its tag
     assert embedder.seen == 4 + 3
     assert [nearest(index, COLORS[c]) for c in ("red", "blue", "yellow")] == ["<ruby>", "<blue>", "<yellow>"]
     assert nearest(index, (90, 90, 90)) == "<grey>" and "<green>" not in index
@@ -83,7 +83,7 @@ def test_edits_never_shift_another_concept(database):
     assert index.update(database, embedder).added == 1
 
 
-def test_photos_that_fail_are_left_out_and_said(database, caplog):
+def test_photos_that_fail_are_left_out_with_a_warning(database, caplog):
     (database.root / "green.png").write_bytes(b"no photo")
     (database.root / "blue.png").unlink()
     index = ConceptIndex("none yet")
@@ -425,7 +425,7 @@ def test_the_benchmark_compares_with_an_exact_search(monkeypatch):
     monkeypatch.setattr(vectors_module, "FLAT_LIMIT", 300)
     walked = retrieval_benchmark.measure("spread", 400)
     assert not walked["exact"] and walked["recall@10"] >= 0.85
-    table = retrieval_benchmark.report([found, walked]).splitlines()
+    table = retrieval_benchmark.table([found, walked]).splitlines()
     assert len(table) == 4 and table[2].startswith("| 400 | categories, exact |")
 
 

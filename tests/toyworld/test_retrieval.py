@@ -85,9 +85,8 @@ def test_what_a_threshold_lets_through(folder, embedder):
 
     index = ConceptIndex.build(ConceptDatabase.load(folder / "database.json"), embedder)
     threshold = fitted_threshold(index, embedder, folder)
-    fitted = measure_retrieval(
-        embedder, folder, threshold
-    )  # on the same scenes, so it is met by construction:
+    # On the same scenes, so that the share is met by construction.
+    fitted = measure_retrieval(embedder, folder, threshold)
     queries = json.loads((folder / "queries.json").read_text())
     quarters = 4 * (len(queries["known"]) + len(queries["strangers"]))
     assert 0 < threshold < 1 and fitted["false_accepts"] * 4 * 12 <= 0.05 * quarters
@@ -110,9 +109,8 @@ def test_captions_with_given_and_with_retrieved_references(toy, embedder, folder
     captioner = Captioner(*toy, system=None, batch_size=12, max_new_tokens=64)
     found = caption_found(captioner, embedder, folder, tmp_path, threshold=2.0, limit=6)
     assert list(found) == ["given", "retrieved", "accepted", "strangers named"]
-    assert (
-        found["accepted"].value == 0 and found["strangers named"].value == 0
-    )  # without references, no names
+    # Without references there are no names.
+    assert found["accepted"].value == 0 and found["strangers named"].value == 0
     rows = {way: json.loads((tmp_path / f"{way}.json").read_text()) for way in ("given", "retrieved")}
     assert [row[:2] for row in rows["given"]] == [row[:2] for row in rows["retrieved"]]
     shown = [list(q["shown"].values()) for q in json.loads((folder / "queries.json").read_text())["known"]]

@@ -11,7 +11,7 @@ from helpers.families import save_family, varied
 from repic_core.data.rows import read_rows
 from repic_core.models.loading import load_model
 from repic_core.training import grpo
-from repic_core.training.grpo import ScriptArguments
+from repic_core.training.command import ScriptArguments
 from repic_core.training.recipe import LORA_TARGETS, read_recipe, recipe_names, recipe_path, recipe_values
 
 RECIPES = [name for name in recipe_names() if not name.startswith("toy")]

@@ -1,7 +1,10 @@
 """The plan against a real step: ``repic plan --measure --preset cpu`` (``7b-random`` on a GPU).
 
+In goes a preset of the benchmark; out come planned and measured bytes by phase.
+
 On a CPU, torch's profiler reports every allocation and release; what is held when a step begins (parameters,
 gradients, optimizer) is added. On CUDA it is the allocator's own peak of each phase.
+``python -m repic_core.planning.plan --measure --preset cpu`` runs it (``7b-random`` on a GPU).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from repic_core.benchmarks.presets import PRESETS, build_dataset, build_model
+from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer, prompt_ids, step_arguments
 
 PHASES = ("photos", "rollout", "reference", "policy", "optimizer")
 MARK = "repic:"
@@ -23,96 +26,51 @@ def check(
 ) -> dict[str, dict[str, int]]:
     """Planned and measured peak bytes of each phase, and of the step, for a preset of the benchmark.
 
-    changes: instead of the preset's ``prompts``, ``generations``, ``completion``, ``references``, ``side``.
+    Args:
+        tune: ``lora`` or ``full``.
+        checkpointing: recompute activations in the backward pass.
+        changes: instead of the preset's ``prompts``, ``generations``, ``completion``, ``references``, ``side``.
+
+    Raises:
+        ValueError: an unknown preset.
     """
-    from repic_core.planning.memory import peak_bytes
+    from repic_core.models.parts import conditional_model
+    from repic_core.planning.dry_run import build, peaks
+    from repic_core.planning.memory import phase_bytes, weight_bytes
+    from repic_core.planning.settings import Settings
 
     if preset not in PRESETS:
         raise ValueError(f"preset: {preset!r} is not one of {', '.join(PRESETS)}")
-    settings = {**PRESETS[preset], **changes}
+    sizes = {**PRESETS[preset], **changes}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(preset, settings, tune, checkpointing, folder)
-        step = step_of(trainer, settings)
-        tune_arguments = trainer.tune_arguments
-        config = trainer.base_config
+        arguments, config = step_arguments(sizes, folder, tune=tune, gradient_checkpointing=checkpointing)
+        dataset = build_dataset(Path(folder), **sizes)
+        trainer = build_trainer(preset, "shared", dataset, arguments, config)
+        base = conditional_model(trainer.model).config
+        step = step_of(sizes, config, prompt_ids(trainer.processing_class, dataset[0]), base.image_token_id)
         measured = measure(trainer)
-    planned = peak_bytes(config, tune_arguments, step, trainer.args.optim)
+    settings = Settings("toy", preset, base, arguments, config, step, images=sizes["references"] + 1)
+    model = build(base, arguments, bf16=step.gpu)
+    terms = phase_bytes(settings, model, weight_bytes(model, arguments), peaks(model, step))
+    planned = {phase: sum(terms[phase].values()) for phase in terms}
+    planned["step"] = max(planned.values())
     return {name: {"planned": planned[name], "measured": measured[name]} for name in measured}
 
 
-def build_trainer(preset: str, settings: dict[str, int], tune: str, checkpointing: bool, folder: str) -> Any:
-    """A `SharedPrefixGRPOTrainer` on the preset's model with the toy recipe; captions have full length."""
+def step_of(sizes: dict[str, int], config: Any, prompt: list[int], image_token: int) -> Any:
+    """The trainer's step as the plan takes it, with the tokens that the processor makes of a prompt."""
     import torch
-    from trl import GRPOConfig
 
-    from repic_core.models.loading import load_model
-    from repic_core.models.vision import use_batched_vision
-    from repic_core.training.recipe import prepare_tuning, read_recipe
-    from repic_core.training.trainer import SharedPrefixGRPOTrainer
+    from repic_core.planning.settings import Step
 
-    dataset = build_dataset(Path(folder), **settings)
-    model, processor = build_model(preset)
-    if tune == "full":  # the KL term's reference is read from files
-        for part in (model, processor):
-            part.save_pretrained(Path(folder) / "model")
-        model, processor = load_model(Path(folder) / "model")
-        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    arguments, config = read_recipe(
-        "toy",
-        GRPOConfig,
-        {
-            "output_dir": folder,
-            "tune": tune,
-            "lora_r": 64,
-            "lora_alpha": 128,
-            "gradient_checkpointing": checkpointing,
-            "per_device_train_batch_size": settings["prompts"] * settings["generations"],
-            "num_generations": settings["generations"],
-            "max_completion_length": settings["completion"],
-            "generation_kwargs": {"do_sample": False, "min_new_tokens": settings["completion"]},
-            "bf16": torch.cuda.is_available(),
-            "dataloader_pin_memory": torch.accelerator.is_available(),
-            "max_steps": 1000,
-            "shuffle_dataset": False,
-            "report_to": "none",
-            "disable_tqdm": True,
-        },
-    )
-    config.remove_unused_columns = False
-    base_config = model.config
-    trainer = SharedPrefixGRPOTrainer(
-        model=use_batched_vision(model),
-        reward_funcs=[lambda completions, **_: [float(i % 2) for i in range(len(completions))]],
-        args=config,
-        train_dataset=dataset,
-        processing_class=processor,
-        peft_config=prepare_tuning(model, processor, arguments),
-    )
-    trainer.tune_arguments, trainer.base_config = arguments, base_config
-    return trainer
-
-
-def step_of(trainer: Any, settings: dict[str, int]) -> Any:
-    """The trainer's step as the plan takes it, with the tokens that its processor makes of the first prompt."""
-    import torch
-    from trl.data_utils import prepare_multimodal_messages
-
-    from repic_core.planning.dry_run import Step
-    from repic_core.training.photos import decoded_once
-
-    row = decoded_once([trainer.train_dataset[0]])[0]
-    messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
-    ids = trainer.processing_class.apply_chat_template(
-        [messages], add_generation_prompt=True, tokenize=True, return_dict=True
-    )["input_ids"][0]
     return Step(
-        prompts=settings["prompts"],
-        prompt=len(ids),
-        photos=sum(token == trainer.base_config.image_token_id for token in ids),
-        generations=settings["generations"],
-        completion=settings["completion"],
-        bf16=trainer.args.bf16,
-        checkpointing=trainer.args.gradient_checkpointing,
+        prompts=sizes["prompts"],
+        prompt=len(prompt),
+        photos=prompt.count(image_token),
+        generations=sizes["generations"],
+        completion=sizes["completion"],
+        bf16=config.bf16,
+        checkpointing=config.gradient_checkpointing,
         gpu=torch.cuda.is_available(),
     )
 
@@ -124,30 +82,18 @@ def measure(trainer: Any) -> dict[str, int]:
     trainer.create_optimizer_and_scheduler(1000)
     trainer.model.train()
     if trainer.args.gradient_checkpointing:  # as Trainer.train does
-        trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
+        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
     trainer.current_gradient_accumulation_steps = 1
     loader = iter(trainer.get_train_dataloader())
     peaks: dict[str, int] = {}
     mark = _cuda_phase(peaks) if torch.cuda.is_available() else _marked
-
-    def phase(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            with mark(name):
-                return work(*args, **kwargs)
-
-        return inside
-
     passes = trainer._get_per_token_logps_and_entropies
-
-    def a_pass(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled():
-            return passes(*args, **kwargs)
-        with mark("reference"):
-            return passes(*args, **kwargs)
-
-    trainer._tokenize_prompts = phase("photos", trainer._tokenize_prompts)
-    trainer._generate_single_turn = phase("rollout", trainer._generate_single_turn)
-    trainer._get_per_token_logps_and_entropies = a_pass
+    reference = mark("reference")(passes)
+    trainer._tokenize_prompts = mark("photos")(trainer._tokenize_prompts)
+    trainer._generate_single_turn = mark("rollout")(trainer._generate_single_turn)
+    trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (
+        passes(*args, **kwargs) if torch.is_grad_enabled() else reference(*args, **kwargs)
+    )
 
     def step() -> None:
         inputs = trainer._prepare_inputs(next(loader))
@@ -166,23 +112,21 @@ def measure(trainer: Any) -> dict[str, int]:
         step()
         return {**peaks, "step": max(peaks.values())}
     held = _bytes_held(trainer)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profiler:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profiler:
         step()
     return _profiled(profiler, held)
 
 
-@contextmanager
-def _marked(name: str) -> Iterator[None]:
+def _marked(name: str) -> Any:
+    """Context manager, or decorator, that marks a phase in the profiler's events."""
     import torch
 
-    with torch.profiler.record_function(MARK + name):
-        yield
+    return torch.profiler.record_function(MARK + name)
 
 
 def _cuda_phase(peaks: dict[str, int]) -> Callable[[str], Any]:
-    """A context that notes the CUDA allocator's peak within it."""
+    """Context manager, or decorator, that notes the CUDA allocator's peak of a phase in `peaks`."""
     import torch
 
     @contextmanager
@@ -216,10 +160,9 @@ def _profiled(profiler: Any, held: int) -> dict[str, int]:
         for event in events
         if event.name().startswith(MARK)
     ]
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    peaks = {name: 0 for name in PHASES if any(name == mark for mark, _, _ in marks)} | {"step": 0}
+    peaks = {phase: 0 for phase in PHASES if any(phase == name for name, _, _ in marks)} | {"step": 0}
     now = held
-    for moment, size in changes:
+    for moment, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
         now += size
         peaks["step"] = max(peaks["step"], now)
         for name, start, end in marks:

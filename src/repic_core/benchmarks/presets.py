@@ -68,25 +68,59 @@ def build_dataset(folder: Path, prompts: int, references: int, side: int, **_: A
     return to_dataset(rows * 100, folder, 0)  # each step takes all of `rows`
 
 
-def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str, int], out: str) -> Any:
-    """A trainer with LoRA r 64 on the language model, before its first step.
+def prompt_ids(processor: Any, row: dict[str, Any]) -> list[int]:
+    """The token ids of a row's prompt, those of its photos included."""
+    from trl.data_utils import prepare_multimodal_messages
 
-    Captions are greedy and always have the full length; rewards alternate between 0 and 1.
+    messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
+    return processor.apply_chat_template(
+        [messages], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+
+
+def step_arguments(settings: dict[str, int], out: str, **changes: Any) -> tuple[Any, Any]:
+    """The toy recipe with a preset's `settings`, as (`TuneArguments`, `GRPOConfig`): LoRA r 64, captions are greedy
+    and run to the full length. `changes` are single values of the recipe."""
+    import torch
+    from trl import GRPOConfig
+
+    from repic_core.training.recipe import read_recipe
+
+    values = {
+        "output_dir": out,
+        "per_device_train_batch_size": settings["prompts"] * settings["generations"],
+        "num_generations": settings["generations"],
+        "max_completion_length": settings["completion"],
+        "generation_kwargs": {"do_sample": False, "min_new_tokens": settings["completion"]},
+        "bf16": torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        "lora_r": 64,
+        "lora_alpha": 128,
+        "max_steps": 1000,
+        "shuffle_dataset": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    tune, config = read_recipe("toy", GRPOConfig, values | changes)
+    config.remove_unused_columns = False
+    return tune, config
+
+
+def build_trainer(preset: str, contender: str, dataset: Any, tune: Any, config: Any) -> Any:
+    """A trainer on the preset's model, before its first step; rewards alternate between 0 and 1.
 
     Args:
         contender: ``stock`` (TRL and `transformers` as they are), ``stock+vision`` (TRL with the kit's vision
             path), ``shared`` (`SharedPrefixGRPOTrainer`) or ``prefix_grouper`` (with that package's attention).
-        settings: of `PRESETS`.
-        out: folder for the trainer's output.
+        tune, config: from `step_arguments`.
 
     Raises:
         KeyError: an unknown contender.
     """
-    import torch
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from repic_core.models.vision import use_batched_vision
-    from repic_core.training.recipe import prepare_tuning, read_recipe
+    from repic_core.training.recipe import prepare_tuning
     from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
     trainers = {
@@ -97,26 +131,12 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
     }
     trainer_class = trainers[contender]
     model, processor = build_model(preset)
+    if tune.tune == "full":
+        model, processor = _from_files(model, processor, Path(config.output_dir) / "model")
     if contender != "stock":
         use_batched_vision(model)
     if contender == "prefix_grouper":
         _use_prefix_grouper()
-    values = {
-        "output_dir": out,
-        "per_device_train_batch_size": settings["prompts"] * settings["generations"],
-        "num_generations": settings["generations"],
-        "max_completion_length": settings["completion"],
-        "generation_kwargs": {"do_sample": False, "min_new_tokens": settings["completion"]},
-        "bf16": torch.cuda.is_available(),
-        "lora_r": 64,
-        "lora_alpha": 128,
-        "max_steps": 1000,
-        "shuffle_dataset": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    tune, config = read_recipe("toy", GRPOConfig, values)
-    config.remove_unused_columns = False
     trainer = trainer_class(
         model=model,
         reward_funcs=[_alternating],
@@ -125,15 +145,25 @@ def build_trainer(preset: str, contender: str, dataset: Any, settings: dict[str,
         processing_class=processor,
         peft_config=prepare_tuning(model, processor, tune),
     )
-    # Random weights would choose these tokens, and stock TRL would then fail.
     never = [model.config.image_token_id, model.config.video_token_id]
-    trainer.generation_config.suppress_tokens = never
+    trainer.generation_config.suppress_tokens = never  # random weights do choose them, and stock then fails
     return trainer
 
 
 def _alternating(completions: Sequence[Any], **_: Any) -> list[float]:
     """A reward of 0, 1, 0, 1, ..."""
     return [float(i % 2) for i in range(len(completions))]
+
+
+def _from_files(model: Any, processor: Any, folder: Path) -> tuple[Any, Any]:
+    """The same model and processor, loaded from `folder`: full tuning reads its reference model from there."""
+    from repic_core.models.loading import load_model
+
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    model, processor = load_model(folder)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model, processor
 
 
 def _use_prefix_grouper() -> None:

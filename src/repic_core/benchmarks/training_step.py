@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer
+from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer, prompt_ids, step_arguments
 from repic_core.io.files import write_json_atomic
 
 PHASES = ("prompts", "rollout", "reference", "policy", "step")
@@ -175,17 +175,10 @@ def in_a_process(preset: str, contender: str, settings: dict[str, int], repeats:
 
 def measure_one(preset: str, contender: str, settings: dict[str, int], repeats: int, out: str) -> None:
     """What the fresh process does: measure a contender and write the results to `out`."""
-    from trl.data_utils import prepare_multimodal_messages
-
     with tempfile.TemporaryDirectory() as folder:
         dataset = build_dataset(Path(folder), **settings)
-        trainer = build_trainer(preset, contender, dataset, settings, folder)
-        prompts = []
-        for row in (dataset[i] for i in range(settings["prompts"])):
-            messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
-            prompts += trainer.processing_class.apply_chat_template(
-                [messages], add_generation_prompt=True, tokenize=True, return_dict=True
-            )["input_ids"]
+        trainer = build_trainer(preset, contender, dataset, *step_arguments(settings, folder))
+        prompts = [prompt_ids(trainer.processing_class, dataset[i]) for i in range(settings["prompts"])]
         gc.collect()
         found = measure(trainer, repeats)
         found["prompt_tokens"] = sum(map(len, prompts))

@@ -32,11 +32,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Publish": {
         "merge": ("publish", "merge an adapter into its base, and verify what was saved"),
-        "export": ("publish", "make a folder with model card for the hub; upload it if you ask for it"),
+        "export": ("publish", "a folder for the hub, with its model card; --push uploads it"),
     },
     "The kit itself": {
-        "notebooks": ("kit", "run all notebooks, or open them"),
-        "benchmark": ("kit", "measure speed and memory"),
+        "notebooks": ("notebooks", "run all notebooks, or open them"),
+        "benchmark": ("benchmark", "measure speed and memory"),
         "toyworld": ("toyworld", "experiments on the toy world, and the toy base itself"),
     },
 }

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from repic_core.cli.options import Parser, add_flags, describe
+from repic_core.cli.options import Parser, add_command, add_commands, add_flags
 from repic_core.cli.output import note, print_json
 
 
 def add_concepts(parser: Parser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    init = commands.add_parser(
-        "init",
-        help="make a database from a folder of photos",
-        description="Make a concept database from a folder of photos: photos/bo/1.jpg, photos/bo/2.jpg and"
-        "\nphotos/mira.jpg give the concepts <bo> and <mira>. What photos/bo/info.txt and photos/mira.txt say,"
-        "\nif they exist, is the line of information in the prompt.",
+    commands = add_commands(parser)
+    more = (
+        "photos/bo/1.jpg, photos/bo/2.jpg and photos/mira.jpg give the concepts <bo> and <mira>. What\n"
+        "photos/bo/info.txt and photos/mira.txt say, if they exist, is the line of information in prompts."
     )
-    describe(init, _init, "repic concepts init photos")
+    line, example = "make a database from a folder of photos", "repic concepts init photos"
+    init = add_command(commands, "init", _init, line, example, more=more)
     init.add_argument("folder", metavar="FOLDER", help="the folder of photos")
     init.add_argument(
         "--out", type=Path, metavar="FILE", help="the database's file (default: FOLDER/database.json)"
@@ -30,14 +28,10 @@ def add_concepts(parser: Parser) -> None:
     add_flags(init, "--root", help="what image paths become relative to (default: the database's folder)")
     add_flags(init, "--json")
 
-    check = commands.add_parser(
-        "check", help="load a database and its photos", description="Load a database and its photos."
-    )
-    describe(check, _check, "repic concepts check photos/database.json")
-    listing = commands.add_parser(
-        "list", help="print the concepts of a database", description="Print the concepts of a database."
-    )
-    describe(listing, _list, "repic concepts list photos/database.json")
+    example = "repic concepts check photos/database.json"
+    check = add_command(commands, "check", _check, "load a database and look at its photos", example)
+    example = "repic concepts list photos/database.json"
+    listing = add_command(commands, "list", _list, "print the concepts of a database", example)
     for command in (check, listing):
         command.add_argument("file", metavar="FILE", help="the database")
         add_flags(command, "--root", "--json")

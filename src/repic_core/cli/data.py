@@ -10,20 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_flags, at_least, defaults_for, describe
+from repic_core.cli.options import Parser, add_command, add_commands, add_flags, at_least, defaults_for
 from repic_core.cli.output import print_json
 
 
 def add_data(parser: Parser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    build = commands.add_parser(
-        "build",
-        help="make rows from a folder of photos a concept, or from boxes",
-        description="Make training rows. A folder with a folder of photos a concept gives OCT (same object?)"
-        "\nand ICT (name it in a caption); a file of boxes in COCO's format gives VLT (where is it?). Give one"
-        "\nor both. What photos/bo/info.txt says, if it exists, is the line of information on <bo>.",
+    commands = add_commands(parser)
+    more = (
+        "A folder with a folder of photos a concept gives OCT (same object?) and ICT (name it in a caption);\n"
+        "a file of boxes in COCO's format gives VLT (where is it?). Give one or both. What photos/bo/info.txt\n"
+        "says, if it exists, is the line of information on <bo>."
     )
-    describe(build, _build, "repic data build --photos photos --out rows.jsonl")
+    example = "repic data build --photos photos --out rows.jsonl"
+    build = add_command(commands, "build", _build, "make training rows from your photos", example, more=more)
     build.add_argument("--photos", metavar="FOLDER", help="a folder with a folder of photos a concept")
     build.add_argument("--coco", metavar="FILE", help="boxes, a JSON file in COCO's format")
     build.add_argument(
@@ -43,16 +42,15 @@ def add_data(parser: Parser) -> None:
         help="concepts in a prompt, at most (default: %(default)s)",
     )
     add_flags(
-        build, "--model", metavar="M", help="for --coco: the model that is trained, whose frame boxes get"
+        build,
+        "--model",
+        metavar="M",
+        help="for --coco: the model to be trained; boxes are given in its frame",
     )
     add_flags(build, "--max-pixels", "--seed", "--json")
 
-    check = commands.add_parser(
-        "check",
-        help="read a file of rows and their photos, and count them",
-        description="Read a file of training rows and their photos, and count them.",
-    )
-    describe(check, _check, "repic data check rows.jsonl")
+    line = "read a file of rows and their photos, and count them"
+    check = add_command(commands, "check", _check, line, "repic data check rows.jsonl")
     check.add_argument("rows", metavar="ROWS", help="training rows, JSON or JSONL")
     add_flags(check, "--image-root", "--json")
 

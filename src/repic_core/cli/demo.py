@@ -6,17 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_flags, chosen, describe, load_chosen
+from repic_core.cli.options import Parser, add_command, add_commands, add_flags, chosen, load_chosen
 
 EXAMPLES = 8  # that the live page offers at most
 
 
 def add_demo(parser: Parser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    viewer = commands.add_parser(
-        "viewer", help="look at captions that were made before", description="Look at caption files."
-    )
-    describe(viewer, _viewer, "repic demo viewer --captions mine.json --database photos/database.json")
+    commands = add_commands(parser)
+    example = "repic demo viewer --captions mine.json --database photos/database.json"
+    viewer = add_command(commands, "viewer", _viewer, "look at captions that were made before", example)
     add_flags(viewer, "--root", default=".", help="what paths are relative to (default: here)")
     viewer.add_argument(
         "--captions",
@@ -29,10 +27,8 @@ def add_demo(parser: Parser) -> None:
         "--concepts", type=int, choices=(2, 4), default=4, help="which of the authors' captions (default: 4)"
     )
 
-    live = commands.add_parser(
-        "live", help="caption photos in the browser", description="Caption photos in the browser."
-    )
-    describe(live, _live, "repic demo live --model assets/toy-base --database photos/database.json")
+    example = "repic demo live --model assets/toy-base --database photos/database.json"
+    live = add_command(commands, "live", _live, "caption photos in the browser", example)
     add_flags(live, "--model", "--adapter")
     live.add_argument("--compare-model", metavar="M", help="a second model, whose captions are shown beside")
     live.add_argument(

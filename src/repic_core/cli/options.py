@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 AUTHORS_MODEL = "Yeongtak/RePIC_Qwen2.5VL_7B"
 TOY_BASE = "assets/toy-base"
-TOY_SIDE = 40  # pixels; `toyworld.retrieval` says why
 TOY_WORDS = 10_000  # a toy's vocabulary has a few hundred words, any other one more than 100,000
 
 
@@ -91,7 +90,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "default": [0, 1, 2],
         "metavar": "N",
-        "help": "of the arms (default: 0 1 2)",
+        "help": "a run each (default: 0 1 2)",
     },
     "--base": {"metavar": "M", "default": TOY_BASE, "help": "default: %(default)s"},
     "--split": {"choices": ("val", "test"), "default": "test", "help": "held-out toys (default: test)"},
@@ -118,6 +117,33 @@ def describe(
     parser.epilog = f"example:\n  {example}"
     parser.set_defaults(run=run, prog=parser.prog, resumes=resumes)
     add_flags(parser, "--quiet")
+
+
+def add_commands(parser: argparse.ArgumentParser) -> Any:
+    """The commands within a command, of which one must be given; `add_command` adds each."""
+    return parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], Any],
+    line: str,
+    example: str,
+    resumes: str = "",
+    more: str = "",
+) -> argparse.ArgumentParser:
+    """A command within a command, such as ``init`` of `repic concepts`.
+
+    Args:
+        commands: of `add_commands`.
+        line: what it is for, in the list of commands and, followed by `more`, in its own help.
+        run, example, resumes: as in `describe`.
+    """
+    text = f"{line[0].upper()}{line[1:]}."
+    parser = commands.add_parser(name, help=line, description=f"{text}\n\n{more}" if more else text)
+    describe(parser, run, example, resumes)
+    return parser
 
 
 @dataclass(frozen=True)
@@ -151,7 +177,9 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
 
     model = model or _base_of(adapter) or AUTHORS_MODEL
     if _is_toy(model):
-        return Chosen(model, None, None, TOY_SIDE)
+        from repic_core.toyworld.retrieval import SIDE
+
+        return Chosen(model, None, None, SIDE)
     return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from repic_core.cli.options import TOY_BASE, Parser, add_flags, at_least, describe
+from repic_core.cli.options import TOY_BASE, Parser, add_command, add_commands, add_flags, at_least
 from repic_core.cli.output import print_json, prints_hidden
 
 RESUMES = "the same command continues from what is finished"
@@ -15,13 +15,12 @@ def add_toyworld(parser: Parser) -> None:
     from repic_core.toyworld import ablations
     from repic_core.toyworld.miniature import ARMS
 
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    pretrain = commands.add_parser(
-        "pretrain",
-        help="make the toy base anew",
-        description="Train the toy base from nothing (under an hour on two cores).",
+    commands = add_commands(parser)
+    line, example = (
+        "train the toy base from nothing (under an hour on two cores)",
+        "repic toyworld pretrain --out runs/toy-base",
     )
-    describe(pretrain, _pretrain, "repic toyworld pretrain --out runs/toy-base", RESUMES)
+    pretrain = add_command(commands, "pretrain", _pretrain, line, example, RESUMES)
     pretrain.add_argument(
         "--out", type=Path, default=Path("runs/toy-base"), metavar="FOLDER", help="default: %(default)s"
     )
@@ -49,24 +48,21 @@ def add_toyworld(parser: Parser) -> None:
     )
     pretrain.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads (default: torch's)")
 
-    miniature = commands.add_parser(
-        "miniature",
-        help="the paper's claim in small",
-        description="Base, SFT, GRPO and the control on held-out concepts, all arms and seeds, and the table.",
+    line, example = (
+        "the paper's claim in small: base, SFT, GRPO and the control",
+        "repic toyworld miniature --seeds 0 --arms base grpo",
     )
-    describe(miniature, _miniature, "repic toyworld miniature --seeds 0 --arms base grpo", RESUMES)
-    ablate = commands.add_parser(
-        "ablations",
-        help="GRPO without each part of the recipe",
-        description="GRPO without each part of the recipe, on held-out concepts: tables and figures.",
+    miniature = add_command(commands, "miniature", _miniature, line, example, RESUMES)
+    line, example = (
+        "GRPO without each part of the recipe: tables and figures",
+        "repic toyworld ablations --budgets short --seeds 0",
     )
-    describe(ablate, _ablations, "repic toyworld ablations --budgets short --seeds 0", RESUMES)
-    retrieval = commands.add_parser(
-        "retrieval",
-        help="toys found among ever more",
-        description="Toys found in scenes among ever more concepts, and strangers refused.",
+    ablate = add_command(commands, "ablations", _ablations, line, example, RESUMES)
+    line, example = (
+        "toys found in scenes among ever more concepts",
+        "repic toyworld retrieval --adapter runs/tiny/models/grpo",
     )
-    describe(retrieval, _retrieval, "repic toyworld retrieval --adapter runs/tiny/models/grpo", RESUMES)
+    retrieval = add_command(commands, "retrieval", _retrieval, line, example, RESUMES)
     add_flags(retrieval, "--adapter", help="for the captions, such as runs/tiny/models/grpo")
     for command, name in ((miniature, "miniature"), (ablate, "ablations"), (retrieval, "retrieval")):
         out = Path("runs") / name
@@ -91,10 +87,8 @@ def add_toyworld(parser: Parser) -> None:
         help=f"{', '.join(budgets)} (default: all)",
     )
 
-    skills = commands.add_parser(
-        "skills", help="what a toy model can do", description="What a toy model can do, on held-out toys."
-    )
-    describe(skills, _skills, "repic toyworld skills assets/toy-base")
+    line, example = "what a toy model can do, on held-out toys", "repic toyworld skills assets/toy-base"
+    skills = add_command(commands, "skills", _skills, line, example)
     skills.add_argument("model", nargs="?", default=TOY_BASE, metavar="MODEL", help="default: %(default)s")
     skills.add_argument(
         "--n", type=at_least(1), default=200, metavar="N", help="samples a skill (default: 200)"

@@ -6,30 +6,30 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from repic_core.cli.options import SHARED, TOY_BASE, Parser, add_flags, describe
+from repic_core.cli.options import SHARED, TOY_BASE, Parser, add_command, add_commands, add_flags, describe
 from repic_core.cli.output import print_json, prints_hidden
 
-OWN = ("config", "rows", "model", "image_root", "output_dir")  # flags that are explained here
+OWN = ("config", "rows", "model", "image_root", "output_dir", "resume")  # flags that are explained here
+
+RESUMES = "with --resume the same command continues from the last checkpoint"
 
 
 def add_train(parser: Parser) -> None:
     from repic_core.training.recipe import recipe_names
 
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = add_commands(parser)
     kinds = {
         "grpo": ("post-train with GRPO on rewards that are checked", _grpo, "toy", "GRPOConfig"),
         "sft": ("fine-tune on captions: rows whose solution is a caption", _sft, "toy_sft", "SFTConfig"),
     }
     for name, (line, run, recipe, trainer) in kinds.items():
-        command = commands.add_parser(
-            name,
-            help=line,
-            description=f"{line[0].upper()}{line[1:]}.\n\nThe recipe says everything else. Any value of it, and any"
-            f" of TRL's {trainer}, is\nreplaced by --name value, such as --max-steps 100 or --learning-rate 1e-5.",
+        more = (
+            f"The recipe says everything else. Any value of it, and any of TRL's {trainer}, is\n"
+            "replaced by --name value, such as --max-steps 100 or --learning-rate 1e-5."
         )
         where = f"--model {TOY_BASE} --rows rows.jsonl --output-dir runs/mine"
         example = f"repic train {name} --config {recipe} {where}"
-        describe(command, run, example, "with --resume the same command continues from the last checkpoint")
+        command = add_command(commands, name, run, line, example, RESUMES, more)
         command.set_defaults(trainers=[])
         command.add_argument(
             "--config", metavar="RECIPE", help=f"{', '.join(recipe_names())}, or a YAML file"
@@ -42,7 +42,13 @@ def add_train(parser: Parser) -> None:
         command.add_argument(
             "--output-dir", "--output_dir", metavar="FOLDER", help="gets the result and checkpoints"
         )
-        command.add_argument("--resume", action="store_true", help="continue from the last checkpoint in it")
+        command.add_argument(
+            "--resume",
+            nargs="?",
+            const="true",
+            metavar="true",
+            help="continue from the last checkpoint in it",
+        )
 
 
 def add_reproduce(parser: Parser) -> None:
@@ -74,7 +80,6 @@ def _train(options: argparse.Namespace, command: Callable[..., Any]) -> None:
 
     given = [(f"--{name}", getattr(options, name)) for name in OWN]
     arguments = [part for flag, value in given if value is not None for part in (flag, value)]
-    arguments += ["--resume"] if options.resume else []
     arguments += ["--disable_tqdm", "true"] if options.quiet else []
     try:
         with prints_hidden(options.quiet):

@@ -163,9 +163,10 @@ class ConceptDatabase:
         old, new = key(tag), key(renamed.tag)
         if new != old and new in self._concepts:
             raise ConceptError(f"the tag {renamed.tag} is taken already: choose another name for {tag}")
-        self._concepts = {
-            (new if k == old else k): (renamed if k == old else c) for k, c in self._concepts.items()
-        }
+        concepts = [
+            renamed if concept_key == old else concept for concept_key, concept in self._concepts.items()
+        ]
+        self._concepts = {key(concept.tag): concept for concept in concepts}
         return renamed
 
     def select(self, *tags: str) -> list[Concept]:

@@ -127,11 +127,11 @@ class LivePage:
                         models, value=models, label="Models", visible=len(models) > 1
                     )
                     with gr.Row():
-                        self.run = gr.Button("Caption", variant="primary")
-                        self.stop = gr.Button("Stop")
+                        self.caption_button = gr.Button("Caption", variant="primary")
+                        self.stop_button = gr.Button("Stop")
                     with gr.Row():
-                        self.look = gr.Button("Find the concepts", visible=self.search is not None)
-                        self.place = gr.Button("Where are they?")
+                        self.find_button = gr.Button("Find the concepts", visible=self.search is not None)
+                        self.where_button = gr.Button("Where are they?")
                     self.shown = local_choices(gr.Dropdown(known, label="Shows", visible=False, **several))
                 with gr.Column():
                     self.output = gr.HTML(WAITING, apply_default_css=False, elem_id="repic-caption")
@@ -161,19 +161,19 @@ class LivePage:
             chosen_example.then(lambda names: (names, TRUTH), shown, [tags, source], api_name=False, **direct)
         filled = self.shelf_page.connect()
         tags.change(handler(self.show_concepts), tags, self.cards, api_name="concepts", **direct)
-        settled = self.run.click(
+        settled = self.caption_button.click(
             handler(self.settle), [query, source, tags, shown], tags, api_name="references", **queued
         )
         asked = [query, tags, self.question, self.chosen]
         captioned = settled.success(handler(self.caption), asked, self.output, api_name="caption", **queued)
-        self.run.click(None, js=SCROLL_JS)
-        found = self.look.click(
+        self.caption_button.click(None, js=SCROLL_JS)
+        found = self.find_button.click(
             handler(self.find), query, tags, api_name="find" if self.search else False, **queued
         )
-        placed = self.place.click(
+        placed = self.where_button.click(
             handler(self.where), [query, tags, self.chosen], boxes, api_name="where", **queued
         )
-        self.stop.click(None, cancels=[settled, captioned, found, placed])
+        self.stop_button.click(None, cancels=[settled, captioned, found, placed])
         checked = query.upload(
             handler(self.own_photo), [query, source], [shown, source], api_name="photo", **hidden
         )

@@ -52,12 +52,14 @@ class ShelfPage:
                 example = "a Shiba Inu with a black collar"
                 self.info = gr.Textbox(label="Info", max_length=INFO_LENGTH, placeholder=example, lines=2)
                 with gr.Row():
-                    self.put = gr.Button("Save", variant="primary")
-                    self.drop = gr.Button("Delete", variant="stop")
+                    self.save_button = gr.Button("Save", variant="primary")
+                    self.delete_button = gr.Button("Delete", variant="stop")
             with gr.Column():
                 with gr.Row():
-                    self.out = gr.Button("Export")
-                    self.into = local_only(gr.UploadButton("Import", file_types=[".zip"], type="filepath"))
+                    self.export_button = gr.Button("Export")
+                    self.import_button = local_only(
+                        gr.UploadButton("Import", file_types=[".zip"], type="filepath")
+                    )
                 self.box = gr.File(label="Your concepts, as a zip file", visible=False)
                 nobody = Shelf(Path("nobody"), self.shelves.given)
                 self.cards = gr.HTML(_cards(nobody), apply_default_css=False)
@@ -68,7 +70,7 @@ class ShelfPage:
         hidden: dict[str, Any] = {"show_progress": "hidden"}
         shown = [self.cards, self.tags, self.edited]
         form = [self.image, self.name, self.info, self.seen, *self.cuts]
-        photo = [self.image, *self.cuts]
+        cropped = [self.image, *self.cuts]
         preview = handler(self.preview)
         self.edited.input(
             handler(self.pick),
@@ -77,16 +79,20 @@ class ShelfPage:
             api_name="pick",
             **direct,
         )
-        checked = self.image.change(preview, photo, self.seen, api_name=False, **hidden)
+        checked = self.image.change(preview, cropped, self.seen, api_name=False, **hidden)
         # A photo that was refused is taken out of the form.
         checked.failure(lambda: None, None, self.image, api_name=False, **direct)
         for cut in self.cuts:
-            cut.release(preview, photo, self.seen, api_name=False, **hidden)
+            cut.release(preview, cropped, self.seen, api_name=False, **hidden)
         asked = [self.edited, self.image, self.name, self.info, self.tags, *self.cuts]
-        self.put.click(handler(self.save), asked, [*shown, *form], api_name="save")
-        self.drop.click(handler(self.delete), [self.edited, self.tags], [*shown, *form], api_name="delete")
-        self.into.upload(handler(self.take), [self.into, self.tags], shown, api_name="import")
-        self.out.click(handler(self.export), None, self.box, api_name="export")
+        self.save_button.click(handler(self.save), asked, [*shown, *form], api_name="save")
+        self.delete_button.click(
+            handler(self.delete), [self.edited, self.tags], [*shown, *form], api_name="delete"
+        )
+        self.import_button.upload(
+            handler(self.take), [self.import_button, self.tags], shown, api_name="import"
+        )
+        self.export_button.click(handler(self.export), None, self.box, api_name="export")
         return {
             "fn": handler(self.show),
             "inputs": self.tags,

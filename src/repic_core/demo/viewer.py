@@ -100,9 +100,9 @@ class ViewerPage:
         self.filters = self._filters()
         self.count = gr.Markdown(f"{count} of {count} rows fit.")
         with gr.Row():
-            self.previous = gr.Button("Previous", min_width=90, elem_id="repic-previous")
-            self.anywhere = gr.Button("Random", min_width=90)
-            self.following = gr.Button("Next", min_width=90, variant="primary", elem_id="repic-next")
+            self.previous_button = gr.Button("Previous", min_width=90, elem_id="repic-previous")
+            self.random_button = gr.Button("Random", min_width=90)
+            self.next_button = gr.Button("Next", min_width=90, variant="primary", elem_id="repic-next")
         # A slider needs at least two places.
         last = max(count, 2)
         self.number = gr.Slider(1, last, 1, step=1, label=f"Row (of {count})", visible=count > 1)
@@ -128,9 +128,9 @@ class ViewerPage:
         """Connect events with their handlers."""
         row, chosen = [self.number, self.page, self.summary], [self.number, *self.filters]
         hidden: dict[str, Any] = {"show_progress": "hidden"}
-        self.previous.click(self.back, chosen, row, api_name="previous", **hidden)
-        self.following.click(self.forward, chosen, row, api_name="next", **hidden)
-        self.anywhere.click(self.pick, chosen, row, api_name="random", **hidden)
+        self.previous_button.click(self.back, chosen, row, api_name="previous", **hidden)
+        self.next_button.click(self.forward, chosen, row, api_name="next", **hidden)
+        self.random_button.click(self.pick, chosen, row, api_name="random", **hidden)
         self.number.release(self.show, self.number, row, api_name="show", **hidden)
         for one in self.filters:
             name = "filter" if one is self.filters[0] else False

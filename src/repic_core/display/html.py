@@ -17,6 +17,7 @@ from typing import Any
 
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.names import find_names
+from repic_core.concepts.tags import fold, key
 from repic_core.io.images import open_image
 
 # Longest side of an embedded photo.
@@ -133,7 +134,7 @@ def concept_cards(concepts: Iterable[Concept], colors: Mapping[str, str]) -> str
     """A card for each concept: its photo framed in its colour, its tag, its name if it differs, and its info."""
     cards = []
     for concept in concepts:
-        same = concept.name.casefold() == concept.tag.strip("<>").casefold()
+        same = fold(concept.name) == key(concept.tag)
         cards.append(
             f'<figure class="concept" style="--concept: {colors[concept.tag]}">'
             f"{photo(concept.images[0], f'Reference photo of {concept.name}')}"

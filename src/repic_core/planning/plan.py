@@ -1,28 +1,19 @@
 """Memory and time of a training before it is run: ``repic plan --recipe paper --card a40``.
 
-Bytes come from a dry run of the step (`dry_run`: the real code on tensors without data) and from torch's own count
-of parameters (`memory`); seconds are an estimate (`seconds`). ``--measure`` compares the bytes with a real
-step of a preset of the benchmark (`plan_check`).
+A recipe passes through once: `settings` (everything decided), `dry_run` (the model without data, and a step of the
+real code on it), `memory` (bytes by phase and term), `seconds` (an estimate), then `report`. ``--measure``
+compares the bytes with a real step of a preset of the benchmark (`plan_check`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from repic_core.planning.settings import Settings, resolve
+
 GIB = 2**30
-# dense bf16 TFLOP/s with fp32 accumulation, GB/s, GiB that torch sees. Rates: NVIDIA's datasheets "A40", "A100
-# Tensor Core GPU" (80GB SXM), "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (SXM; given with sparsity, halved),
-# and the whitepapers "Ada GPU Architecture" and "Ampere GA102" (appendix A).
-CARDS: dict[str, tuple[str, float, float, float]] = {
-    "a40": ("A40 48GB", 149.7, 696, 44.4),
-    "a100": ("A100 80GB", 312, 2039, 79.2),
-    "h100": ("H100 80GB", 989.4, 3350, 79.2),
-    "h200": ("H200 141GB", 989.4, 4800, 139.8),
-    "rtx4090": ("RTX 4090 24GB", 165.2, 1008, 23.6),
-    "rtx3090": ("RTX 3090 24GB", 71, 936, 23.6),
-}
 RESERVE = 1.0  # GiB for CUDA's context, cuBLAS and the allocator's gaps; assumed
 
 
@@ -59,198 +50,128 @@ def plan(
     Raises:
         ValueError: an unknown recipe, model, card or sharding, or a number that can't be; says which.
     """
-    from repic_core.models.sizes import sized_config
-    from repic_core.planning import memory as step_bytes
-    from repic_core.planning import seconds as step_time
-    from repic_core.planning.dry_run import build, conditional_model
-    from repic_core.training.recipe import recipe_values
-
-    values = recipe_values(recipe) | overrides
-    if card not in CARDS:
-        raise ValueError(f"card: {card!r} is not one of {', '.join(CARDS)}")
-    for name, number, least in (
-        ("references", references, 0),
-        ("gpus", gpus, 1),
-        ("completion", completion, 1),
-    ):
-        if number is not None and number < least:
-            raise ValueError(f"{name}: {number} must be at least {least}")
-    sharding = sharding or _sharding_of(values)
-    if sharding not in ("none", "zero2", "fsdp2"):
-        raise ValueError(f"sharding: {sharding!r} is not one of none, zero2, fsdp2")
-    name = model or values.get("model") or "Qwen/Qwen2.5-VL-7B-Instruct"
-    tune, trainer, step = _step(recipe, overrides, sized_config(name), references, side, completion)
-    whole = sharding == "none"
-    step = dataclasses.replace(step, accumulates=step.accumulates and whole, shared_features=whole)
-    quantised = getattr(tune, "load_in_4bit", False)
-    built = build(sized_config(name), tune, True, quantised)  # `load_model` takes bf16 on a GPU
-    base = conditional_model(built)
-    found: dict[str, Any] = {
-        "recipe": str(recipe), "model": str(name), "card": CARDS[card][0], "gpus": gpus, "sharding": sharding,
-        "parameters": sum(p.numel() for n, p in built.named_parameters() if "lora_" not in n),
-        "trainable": sum(p.numel() for p in built.parameters() if p.requires_grad),
-        "prompt": step.prompt, "photos": step.photos, "generations": trainer.num_generations,
-        "completion": step.completion,
-    }  # fmt: skip
-    passes = trainer.gradient_accumulation_steps
-    found["work"] = step_time.work(built, step, passes, references + 1, tune.tune == "full")
-    divide = {"gpus": gpus, "sharding": sharding, "bucket": _bucket(values)}
-    static = step_bytes.static_bytes(built, tune, trainer.optim)
-    weights = sum(size for term, size in static.items() if term.startswith(("weights", "adapter")))
-    weights -= sum(p.nbytes for p in base.model.visual.parameters())
-    found["seconds"] = step_time.seconds(built, step, passes, found["work"], weights, CARDS[card])
-    found["bytes"] = step_bytes.phase_terms(built, tune, step, trainer.optim, **divide)
-    if trainer.use_vllm and trainer.vllm_mode == "colocate":
-        for terms in found["bytes"].values():
-            terms["vLLM's share"] = int(trainer.vllm_gpu_memory_utilization * CARDS[card][3] * GIB)
-    found["peak"] = max(sum(terms.values()) for terms in found["bytes"].values())
-    found["fits"] = found["peak"] <= (CARDS[card][3] - RESERVE) * GIB
-    found["steps"] = _steps(trainer, gpus, rows)
+    wishes = {"model": model, "references": references, "side": side, "completion": completion}
+    wishes |= {"gpus": gpus, "sharding": sharding, "card": card}
+    settings = resolve(recipe, overrides, **wishes)
+    found = planned(settings, rows)
     found["advice"] = []
     if advise and not found["fits"]:
-        setting = {
-            "references": references,
-            "completion": completion,
-            "gpus": gpus,
-            "card": card,
-            "rows": rows,
-        }
-        setting |= {"model": name, "sharding": sharding}
-        found["advice"] = _advice(recipe, setting, overrides, trainer, quantised, side)
+        for what, of_recipe, of_wishes in _changes(settings, side):
+            overrides, wishes = overrides | of_recipe, wishes | of_wishes
+            changed = planned(resolve(recipe, overrides, **wishes))
+            found["advice"].append((what, changed["peak"], changed["fits"]))
+            if changed["fits"]:
+                break
     return found
 
 
-def _step(
-    recipe: Any, overrides: dict[str, Any], config: Any, references: int, side: int, completion: int | None
-) -> tuple[Any, Any, Any]:
-    """The recipe's (`TuneArguments`, `GRPOConfig`) and one GPU's `Step`."""
-    from trl import GRPOConfig
+def planned(settings: Settings, rows: int | None = None) -> dict[str, Any]:
+    """A plan of `settings`, as `plan` returns it but for the advice."""
+    from repic_core.planning.dry_run import build, peaks
+    from repic_core.planning.memory import phase_bytes, weight_bytes
+    from repic_core.planning.seconds import counts, optimizer_steps, seconds, work
 
-    from repic_core.planning.dry_run import Step
-    from repic_core.planning.prompt_tokens import photo_tokens, text_tokens
-    from repic_core.training.recipe import read_recipe, recipe_values
-
-    values = recipe_values(recipe) | overrides
-    # what needs the card or the launcher to be there; read here from the values
-    away = {"bf16": False, "deepspeed": None, "fsdp": None, "fsdp_config": None, "output_dir": "plan"}
-    tune, trainer = read_recipe(recipe, GRPOConfig, overrides | away)
-    group, batch = trainer.num_generations, trainer.per_device_train_batch_size
-    together = min(group, batch) if tune.shared_prefix else 1
-    image = photo_tokens(config, side, tune.max_pixels) * (references + 1)
-    sharded = values.get("fsdp_config") or {}
-    return tune, trainer, Step(
-        prompts=max(1, batch // together),
-        prompt=text_tokens(references) + image,
-        photos=image,
-        generations=together,
-        completion=completion or trainer.max_completion_length,
-        rounds=max(1, trainer.steps_per_generation or 1),
-        group=group if tune.shared_prefix else 1,
-        bf16=bool(values.get("bf16")),
-        checkpointing=bool(trainer.gradient_checkpointing or sharded.get("activation_checkpointing")),
-        reference=trainer.beta != 0,
-        rollout=not trainer.use_vllm,
-        accumulates=trainer.gradient_accumulation_steps > 1,
-    )  # fmt: skip
-
-
-def _sharding_of(values: dict[str, Any]) -> str:
-    if values.get("fsdp"):
-        return "fsdp2"
-    stage = ((values.get("deepspeed") or {}).get("zero_optimization") or {}).get("stage", 0)
-    if stage not in (0, 2):
-        raise ValueError(f"deepspeed: stage {stage} is not planned here; give sharding none, zero2 or fsdp2")
-    return "zero2" if stage == 2 else "none"
+    step, trainer, tune, card = settings.step, settings.trainer, settings.tune, settings.card
+    passes = trainer.gradient_accumulation_steps
+    model = build(settings.config, tune, bf16=True)  # as `load_model` does on a GPU
+    n = counts(model)
+    weights = weight_bytes(model, tune)
+    sizes = phase_bytes(settings, model, weights, peaks(model, step))
+    if trainer.use_vllm and trainer.vllm_mode == "colocate":
+        for terms in sizes.values():
+            terms["vLLM's share"] = int(trainer.vllm_gpu_memory_utilization * card.gib * GIB)
+    peak = max(sum(terms.values()) for terms in sizes.values())
+    flops = work(n, step, passes, settings.images, tune.tune == "full")
+    return {
+        "recipe": settings.recipe,
+        "model": settings.model,
+        "card": card.name,
+        "card_gib": card.gib,
+        "gpus": step.gpus,
+        "sharding": step.sharding,
+        "parameters": sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name),
+        "trainable": n["trained"],
+        "prompt": step.prompt,
+        "photos": step.photos,
+        "generations": trainer.num_generations,
+        "completion": step.completion,
+        "work": flops,
+        "seconds": seconds(n, step, passes, flops, sum(weights.values()) - n["tower bytes"], card),
+        "bytes": sizes,
+        "peak": peak,
+        "fits": peak <= (card.gib - RESERVE) * GIB,
+        "steps": optimizer_steps(trainer, step.gpus, rows),
+    }
 
 
-def _bucket(values: dict[str, Any]) -> int:
-    from repic_core.planning.memory import BUCKET
-
-    size = ((values.get("deepspeed") or {}).get("zero_optimization") or {}).get("reduce_bucket_size")
-    return int(size) if isinstance(size, int | float) else BUCKET
-
-
-def _steps(trainer: Any, gpus: int, rows: int | None) -> int | None:
-    """Optimizer steps of the whole run, or None where the number of rows decides and is not known."""
-    if trainer.max_steps > 0:
-        return trainer.max_steps
-    if rows is None:
-        return None
-    batch = gpus * trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
-    return -(-int(trainer.num_train_epochs * rows * trainer.num_generations) // batch)
-
-
-def _advice(
-    recipe: Any, setting: dict[str, Any], overrides: dict[str, Any], trainer: Any, quantised: bool, side: int
-) -> list[tuple[str, int, bool]]:
-    """Changes, each on top of those before, until it fits: (what, peak bytes, fits)."""
-    tried, now = [], dict(overrides)
-    changes: list[tuple[str, dict[str, Any], int]] = []
+def _changes(settings: Settings, side: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """What to try, each on top of those before: (what, values of the recipe, arguments of `resolve`)."""
+    trainer, found = settings.trainer, []
     if (trainer.steps_per_generation or 1) > 1 and not trainer.use_vllm:
-        changes.append(("steps_per_generation: 1", {"steps_per_generation": 1}, side))
+        found.append(("steps_per_generation: 1", {"steps_per_generation": 1}, {}))
     if not trainer.gradient_checkpointing:
-        changes.append(("gradient_checkpointing: true", {"gradient_checkpointing": True}, side))
+        found.append(("gradient_checkpointing: true", {"gradient_checkpointing": True}, {}))
     batch, passes = trainer.per_device_train_batch_size, trainer.gradient_accumulation_steps
     if batch > 1 and batch % 2 == 0:
         half = {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": 2 * passes}
-        changes.append((", ".join(f"{name}: {value}" for name, value in half.items()), half, side))
+        found.append((", ".join(f"{name}: {value}" for name, value in half.items()), half, {}))
     smaller = max(1, side * 2 // 3)
-    changes.append((f"photos of {smaller} pixels", {}, smaller))
-    if not quantised:
+    found.append((f"photos of {smaller} pixels", {}, {"side": smaller}))
+    if not settings.tune.load_in_4bit:
         four = {"tune": "lora", "load_in_4bit": True, "optim": "paged_adamw_8bit"}
-        changes.append(("load_in_4bit: true, optim: paged_adamw_8bit", four, smaller))
-    for what, values, photo in changes:
-        now |= values
-        found = plan(recipe, side=photo, advise=False, **(setting | now))
-        tried.append((what, found["peak"], found["fits"]))
-        if found["fits"]:
-            break
-    return tried
+        found.append(("load_in_4bit: true, optim: paged_adamw_8bit", four, {}))
+    return found
 
 
 def report(found: dict[str, Any]) -> str:
     """A plan as Markdown: what the model is, GiB by phase and term, the verdict, seconds."""
     from repic_core.planning.seconds import BANDWIDTH, COMPUTE
 
-    phases = list(found["bytes"])
-    terms = list(dict.fromkeys(term for one in found["bytes"].values() for term in one))
+    phases = found["bytes"]
+    terms = dict.fromkeys(term for sizes in phases.values() for term in sizes)
+    total, steps = sum(found["seconds"].values()), found["steps"]
+    hours = f"{(steps or 1000) * total / 3600:.1f} hours for {steps or 'each 1000'} steps"
 
-    def gib(size: int | None) -> str:
-        return "" if not size else f"{size / GIB:.2f}" if size >= GIB / 200 else "<0.01"
-
-    usable = next(one for one in CARDS.values() if one[0] == found["card"])[3]
     lines = [
         f"{found['recipe']}: {found['model']}, {found['parameters']:,} parameters, {found['trainable']:,} trained; "
         f"a prompt of {found['prompt']} tokens ({found['photos']} of photos), {found['generations']} completions "
         f"of {found['completion']}; {found['gpus']} GPU(s), sharding {found['sharding']}",
         "",
-        "| GiB on each GPU | " + " | ".join(phases) + " |",
+        _row("GiB on each GPU", phases),
         "|---" * (len(phases) + 1) + "|",
-        *(f"| {t} | " + " | ".join(gib(found["bytes"][p].get(t)) for p in phases) + " |" for t in terms),
-        "| **peak** | " + " | ".join(f"**{gib(sum(found['bytes'][p].values()))}**" for p in phases) + " |",
-        "",
-        f"fits on {found['card']}: {'yes' if found['fits'] else 'no'}, {found['peak'] / GIB:.1f} of {usable:.1f} "
-        f"GiB ({RESERVE:g} GiB is kept for CUDA itself)",
-        *(
-            f"- then with {what}: {peak / GIB:.1f} GiB, {'fits' if fits else 'does not fit'}"
-            for what, peak, fits in found["advice"]
-        ),
-        "",
-        "| an optimizer step, estimated | tokens a GPU | TFLOPs a GPU | seconds |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {one['tokens']:,.0f} | {one['flops'] / 1e12:,.0f} | {found['seconds'][name]:.1f} |"
-            for name, one in found["work"].items()
-        ),
     ]
-    total, steps = sum(found["seconds"].values()), found["steps"]
-    hours = f"{(steps or 1000) * total / 3600:.1f} hours for {steps or 'each 1000'} steps"
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"about {total:.0f} s a step, {hours}: an estimate at {COMPUTE:.0%} of the card's bf16 rate and, in "
-            f"decoding, {BANDWIDTH:.0%} of its bandwidth; without rewards, data, communication and kernel launches"
-            + ("" if "rollout" in found["work"] else "; captions are made by vLLM, which is not counted"),
-        ]
-    )
+    lines += [_row(term, [_gib(sizes.get(term, 0)) for sizes in phases.values()]) for term in terms]
+    lines += [
+        _row("**peak**", [f"**{_gib(sum(sizes.values()))}**" for sizes in phases.values()]),
+        "",
+        f"fits on {found['card']}: {'yes' if found['fits'] else 'no'}, {found['peak'] / GIB:.1f} of "
+        f"{found['card_gib']:.1f} GiB ({RESERVE:g} GiB is kept for CUDA itself)",
+    ]
+    for what, peak, fits in found["advice"]:
+        lines.append(f"- then with {what}: {peak / GIB:.1f} GiB, {'fits' if fits else 'does not fit'}")
+    lines += [
+        "",
+        _row("an optimizer step, estimated", ["tokens a GPU", "TFLOPs a GPU", "seconds"]),
+        "|---" * 4 + "|",
+    ]
+    for phase, one in found["work"].items():
+        cells = [f"{one['tokens']:,.0f}", f"{one['flops'] / 1e12:,.0f}", f"{found['seconds'][phase]:.1f}"]
+        lines.append(_row(phase, cells))
+    lines += [
+        "",
+        f"about {total:.0f} s a step, {hours}: an estimate at {COMPUTE:.0%} of the card's bf16 rate and, in "
+        f"decoding, {BANDWIDTH:.0%} of its bandwidth; without rewards, data, communication and kernel launches",
+    ]
+    if "rollout" not in found["work"]:
+        lines[-1] += "; captions are made by vLLM, which is not counted"
+    return "\n".join(lines)
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _gib(size: int) -> str:
+    if size == 0:
+        return ""
+    return f"{size / GIB:.2f}" if size >= GIB / 200 else "<0.01"

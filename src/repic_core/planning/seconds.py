@@ -1,92 +1,102 @@
-"""An estimate of a step's seconds on a card, from its tokens, FLOPs and the bytes that decoding reads.
+"""An estimate of a step's seconds on a card.
 
-FLOPs are counted as in Kaplan et al. (arXiv 2001.08361, section 2.1): two for each weight and token in a forward
-pass, and those of attention by the pairs of tokens that see each other. A backward pass through frozen weights
-costs as much as a forward pass, through trained ones twice that; checkpointing adds a forward pass.
+In go a model's counts and a `Step`; out come tokens, FLOPs and seconds by phase. FLOPs are counted as in Kaplan et
+al. (arXiv 2001.08361, section 2.1): two for each weight and token in a forward pass, and those of attention by the
+pairs of tokens that see each other. A backward pass through frozen weights costs as much as a forward pass, through
+trained ones twice that; checkpointing adds a forward pass.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from repic_core.models.parts import conditional_model
+from repic_core.planning.settings import Card, Step
+
 COMPUTE, BANDWIDTH = 0.35, 0.5  # assumed shares of a card's rates that passes and decoding reach
 
 
 def counts(model: Any) -> dict[str, int]:
-    """Weights that a token is multiplied with: language model's blocks, head, tower; and attention's sizes."""
-    from repic_core.planning.dry_run import conditional_model
-
+    """Weights that a token is multiplied with (language model's blocks, head, tower), and attention's sizes."""
     base = conditional_model(model)
-    text, vision = base.config.get_text_config(), base.config.vision_config
+    text, vision, tower = base.config.get_text_config(), base.config.vision_config, base.model.visual
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     language = sum(p.numel() for p in base.model.language_model.parameters())
-    language -= base.get_input_embeddings().weight.numel()
-    full = getattr(vision, "fullatt_block_indexes", None)
+    # of Qwen2.5-VL's tower the blocks without windows; a window's pairs are left out
+    full_blocks = getattr(vision, "fullatt_block_indexes", None) or tower.blocks
     return {
-        "language": language,
+        "language": language - base.get_input_embeddings().weight.numel(),
         "head": base.get_output_embeddings().weight.numel(),
-        "tower": sum(p.numel() for p in base.model.visual.parameters()),
+        "tower": sum(p.numel() for p in tower.parameters()),
+        "tower bytes": sum(p.nbytes for p in tower.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        # FLOPs for each pair of tokens, and of patches
         "attention": 4 * text.num_hidden_layers * text.num_attention_heads * head,
-        # of Qwen2.5-VL's tower the blocks without windows; a window's pairs are left out
-        "tower_attention": 4 * base.model.visual.blocks[0].attn.qkv.in_features
-        * (len(full) if full else len(base.model.visual.blocks)),
+        "tower attention": 4 * tower.blocks[0].attn.qkv.in_features * len(full_blocks),
+        # values for each token, and patches for each image token
         "cache": 2 * text.num_hidden_layers * text.num_key_value_heads * head,
         "merge": vision.spatial_merge_size**2,
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-    }  # fmt: skip
+    }
 
 
-def work(model: Any, step: Any, passes: int, photos_each: int, full: bool) -> dict[str, dict[str, float]]:
-    """Tokens and FLOPs of one GPU in an optimizer step, by phase.
+def work(n: dict[str, int], step: Step, passes: int, images: int, full: bool) -> dict[str, dict[str, float]]:
+    """Tokens and FLOPs of one GPU in an optimizer step, by phase; of the rollout also those of its prefill.
 
     Args:
+        n: from `counts`.
         passes: micro-batches an optimizer step, each of `step`'s prompts.
-        photos_each: photos of a prompt.
+        images: photos of a prompt.
         full: the language model itself is trained.
     """
-    n = counts(model)
     prompts, p, g, c = passes * step.prompts, step.prompt, step.generations, step.completion
     said = prompts * g * c
     packed = prompts * (p - 1) + said
     pairs = prompts * (p * p / 2 + g * c * (p + c / 2))
     forward = 2 * n["language"] * packed + 2 * n["head"] * said + n["attention"] * pairs
-    images = passes * step.prompts * step.generations // (step.group or step.generations)
-    patches = images * step.photos * n["merge"]
+    backward = 2 * forward if full else forward + 2 * n["trained"] * packed
+    rollouts = prompts * g // (step.group or g)
+    patches = rollouts * step.photos * n["merge"]
     tower = 2 * n["tower"] * patches
-    if photos_each:
-        tower += n["tower_attention"] * patches * (step.photos * n["merge"] / photos_each)
-    prefill = 2 * n["language"] * images * (p - 1) + n["attention"] * images * p * p / 2
-    decoding = (2 * (n["language"] + n["head"]) + n["attention"] * (p + c / 2)) * said
-    backward = forward * (2 if full else 1) + (0 if full else 2 * n["trained"] * packed)
+    if images:
+        tower += n["tower attention"] * patches * (step.photos * n["merge"] / images)
+
     found = {"photos": {"tokens": patches, "flops": tower}}
     if step.rollout:
-        found["rollout"] = {
-            "tokens": images * (p - 1) + said,
-            "flops": prefill + decoding,
-            "prefill_flops": prefill,
-        }
+        prefill = 2 * n["language"] * rollouts * (p - 1) + n["attention"] * rollouts * p * p / 2
+        decoding = (2 * (n["language"] + n["head"]) + n["attention"] * (p + c / 2)) * said
+        tokens = rollouts * (p - 1) + said
+        found["rollout"] = {"tokens": tokens, "flops": prefill + decoding, "prefill_flops": prefill}
     if step.reference:
         found["reference"] = {"tokens": packed, "flops": forward}
-    found["policy"] = {
-        "tokens": packed,
-        "flops": forward * (2 if step.checkpointing else 1) + backward,
-    }
+    forwards = 2 if step.checkpointing else 1
+    found["policy"] = {"tokens": packed, "flops": forward * forwards + backward}
     return found
 
 
 def seconds(
-    model: Any, step: Any, passes: int, found: dict[str, dict[str, float]], weights: int, card: Any
+    n: dict[str, int], step: Step, passes: int, found: dict[str, dict[str, float]], weights: int, card: Card
 ) -> dict[str, float]:
     """Seconds of each phase, estimated: passes are bound by FLOPs, decoding by reading `weights` and the cache.
 
-    card: (name, TFLOP/s, GB/s, GiB).
+    Args:
+        found: from `work`.
+        weights: bytes.
     """
-    _, tflops, bandwidth, _ = card
-    rate, reading = tflops * 1e12 * COMPUTE, bandwidth * 1e9 * BANDWIDTH
-    spent = {name: one["flops"] / rate for name, one in found.items()}
+    rate, reading = card.tflops * 1e12 * COMPUTE, card.bandwidth * 1e9 * BANDWIDTH
+    spent = {phase: one["flops"] / rate for phase, one in found.items()}
     if step.rollout:
         rows = step.prompts * step.rounds * step.generations
-        cached = counts(model)["cache"] * 2 * rows * (step.prompt + step.completion / 2)  # bf16
+        cached = n["cache"] * 2 * rows * (step.prompt + step.completion / 2)  # bf16
         decoding = passes / step.rounds * step.completion * (weights + cached) / reading
         spent["rollout"] = found["rollout"]["prefill_flops"] / rate + decoding
     return spent
+
+
+def optimizer_steps(trainer: Any, gpus: int, rows: int | None) -> int | None:
+    """Optimizer steps of a whole run of `trainer` (a `GRPOConfig`); None where the unknown `rows` decide."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    if rows is None:
+        return None
+    batch = gpus * trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
+    return -(-int(trainer.num_train_epochs * rows * trainer.num_generations) // batch)

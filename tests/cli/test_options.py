@@ -1,0 +1,75 @@
+"""What a command takes where its flags leave it out."""
+
+import json
+
+import pytest
+
+from helpers.places import BASE
+from repic_core.cli import parse
+from repic_core.cli.options import AUTHORS_MODEL, Chosen, chosen, defaults_for, load_chosen
+from repic_core.models.loading import PAPER_MAX_PIXELS, ModelError
+from repic_core.retrieval.embedders import TOWER_SIDE
+from repic_core.toyworld.retrieval import SIDE
+
+TOY = Chosen(str(BASE), None, None, SIDE)
+PUBLISHED = Chosen(AUTHORS_MODEL, "inference", PAPER_MAX_PIXELS, TOWER_SIDE)
+
+
+def adapter_on(folder, base):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    return str(folder)
+
+
+def test_the_authors_model_as_they_run_it_is_the_fallback():
+    assert defaults_for(None) == PUBLISHED
+    assert defaults_for(None, published="evaluation").system == "evaluation"
+    assert defaults_for("Qwen/Qwen2.5-VL-7B-Instruct") == Chosen(
+        "Qwen/Qwen2.5-VL-7B-Instruct", "inference", PAPER_MAX_PIXELS, TOWER_SIDE
+    )
+    assert PAPER_MAX_PIXELS == 802816 and TOWER_SIDE == 448  # as `--help` says
+    assert SIDE == 40
+
+
+def test_the_toy_takes_no_prompt_and_photos_as_they_are():
+    for published in ("inference", "evaluation"):
+        assert defaults_for(str(BASE), published=published) == TOY
+
+
+def test_an_adapter_brings_its_model(tmp_path):
+    assert defaults_for(None, adapter_on(tmp_path / "toy", str(BASE))) == TOY
+    assert defaults_for(None, adapter_on(tmp_path / "real", "Qwen/Q")).model == "Qwen/Q"
+    assert defaults_for(None, "someone/adapter") == PUBLISHED  # on the hub: not looked at
+    assert defaults_for(str(BASE), adapter_on(tmp_path / "other", "Qwen/Q")) == TOY
+
+
+@pytest.mark.parametrize(
+    "config", [None, "{", "[]", '{"text_config": 3}', '{"text_config": {"vocab_size": "many"}}']
+)
+def test_a_folder_that_says_nothing_is_no_toy(tmp_path, config):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert defaults_for(str(tmp_path)) == Chosen(str(tmp_path), "inference", PAPER_MAX_PIXELS, TOWER_SIDE)
+
+
+def options(*more):
+    return parse(["caption", "a.jpg", "--references", "photos", *map(str, more)])
+
+
+def test_what_is_given_goes_first():
+    assert chosen(options()) == PUBLISHED
+    assert chosen(options("--model", BASE)) == TOY
+    given = ("--system", "none", "--max-pixels", 0, "--side", 100)
+    assert chosen(options(*given)) == Chosen(AUTHORS_MODEL, None, None, 100)
+    assert chosen(options("--model", BASE, "--system", "evaluation", "--max-pixels", 9)) == Chosen(
+        str(BASE), "evaluation", 9, SIDE
+    )
+    assert chosen(options("--system", "Say who it is.")).system == "Say who it is."
+
+
+def test_without_the_hub_the_error_names_what_to_try():
+    with pytest.raises(ModelError, match=r"RePIC_Qwen2\.5VL_7B: no such folder.*--model assets/toy-base"):
+        load_chosen(PUBLISHED, None)
+    with pytest.raises(ModelError) as error:
+        load_chosen(Chosen("nobody/nothing", None, None, 1), None)
+    assert "toy-base" not in str(error.value)
