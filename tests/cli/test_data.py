@@ -7,7 +7,8 @@ from PIL import Image
 
 from helpers.places import BASE
 from repic_core.cli import main
-from repic_core.data.builders import build_from_folders, build_vlt
+from repic_core.data.builders import build_from_folders
+from repic_core.data.coco import build_vlt
 from repic_core.data.rows import read_rows
 from repic_core.models.loading import load_model
 

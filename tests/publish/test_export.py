@@ -1,6 +1,7 @@
 """Export: folders that load without this package, what is uploaded, and what is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
