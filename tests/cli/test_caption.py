@@ -172,8 +172,8 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(toys, photos, tmp_path
     (tmp_path / "empty.json").write_text('{"concept_dict": {}}')
     database = ("--database", folder / "database.json")
     wrong = {
-        "gone.jpg is no file": (tmp_path / "gone.jpg", *database),
-        "text.jpg is no readable image": (tmp_path / "text.jpg", *database),
+        "gone.jpg does not exist": (tmp_path / "gone.jpg", *database),
+        "text.jpg is not a readable image": (tmp_path / "text.jpg", *database),
         "no concept nobody in": (scenes[0], *database, "--concepts", "nobody"),
         "empty: holds no photo, nor": (scenes[0], "--references", tmp_path / "empty"),
         "empty.json: holds no concept": (scenes[0], "--database", tmp_path / "empty.json"),

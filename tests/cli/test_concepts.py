@@ -90,7 +90,9 @@ def test_a_fault_has_status_2(photos, capsys):
     capsys.readouterr()
     assert concepts("check", photos / "database.json") == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and "entry '<mira>': the image 'mira.jpeg' is no readable image" in printed.err
+    assert (
+        printed.out == "" and "entry '<mira>': the image 'mira.jpeg' is not a readable image" in printed.err
+    )
 
 
 def test_a_note_of_the_kit_is_a_line_unless_quiet(photos, capsys):

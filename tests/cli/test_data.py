@@ -93,7 +93,7 @@ def test_what_is_wrong_is_named(photos, tmp_path, capsys):
             *out,
         ),
         "bad.jsonl, line 1, field": ("check", tmp_path / "bad.jsonl"),
-        "gone.jsonl: no such file": ("check", tmp_path / "gone.jsonl"),
+        "gone.jsonl: can't be read (No such file": ("check", tmp_path / "gone.jsonl"),
     }
     for message, arguments in wrong.items():
         assert data(*arguments) == 2

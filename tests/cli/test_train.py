@@ -89,7 +89,7 @@ def test_sft_takes_a_file_of_captions_and_is_repeated(base, data, tmp_path, caps
     load_model(base, adapter=out)
     assert main(["reproduce", str(out / "run.json"), "--out", str(tmp_path / "again"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["same"] is True and said["said"][-1] == "weights: the same to the bit"
+    assert said["same"] is True and said["said"][-1] == "weights: equal bit for bit"
     assert main(["reproduce", str(out / "run.json"), "--out", str(tmp_path / "third"), "--quiet"]) == 0
     assert capsys.readouterr().out == "the same weights\n"
 
@@ -109,7 +109,10 @@ def test_sft_refuses_rows_that_are_no_captions(base, data, tmp_path, capsys):
         ([], "--config: give 3b-1gpu, "),
         (["--config", "papper"], "papper: no such recipe"),
         (["--config", "RECIPE", "--output_dir", "x"], "--rows: give a JSON or JSONL file"),
-        (["--config", "RECIPE", "--rows", "gone.jsonl", "--output_dir", "x"], "gone.jsonl: no such file"),
+        (
+            ["--config", "RECIPE", "--rows", "gone.jsonl", "--output_dir", "x"],
+            "gone.jsonl: can't be read (No such file",
+        ),
         (["--config", "RECIPE", "--rows", "gone.jsonl", "--betta", "1"], "betta"),
         (["--config", "RECIPE", "--rows", "gone.jsonl", "--max_steps", "a"], "invalid int value: 'a'"),
     ],
@@ -140,7 +143,7 @@ def test_a_run_that_ends_early_is_one_line(base, rows, tmp_path, monkeypatch, ca
     assert train("grpo", *given, "--quiet") == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
-        "repic train grpo: ended after step 0 of 1: reward 'reward' raised ZeroDivisionError"
+        "repic train grpo: training stopped after step 0 of 1: reward 'reward' raised ZeroDivisionError"
     )
 
 

@@ -76,5 +76,5 @@ def test_what_can_not_be_used_is_named(tmp_path):
     with pytest.raises(BuildError, match=r"a>b\.png: the tag '<a>b>' must be one name"):
         database_from_folder(tmp_path)
     (tmp_path / "a>b.png").write_bytes(b"half")
-    with pytest.raises(BuildError, match=r"a>b\.png is no readable image"):
+    with pytest.raises(BuildError, match=r"a>b\.png is not a readable image"):
         database_from_folder(tmp_path)

@@ -237,7 +237,7 @@ def test_bad_uploads_and_a_full_queue_are_polite(browser, folder, monkeypatch):
     with running(app) as address, visitor(browser, address) as page:
         for name, said in (
             ("bomb.png", "far more than"),
-            ("text.png", "no photo"),
+            ("text.png", "not a photo"),
             ("moving.gif", "2 frames"),
         ):
             page.locator("input[type=file]").first.set_input_files(folder / name)
@@ -333,7 +333,12 @@ def viewer(folder):
 def test_viewer(browser, folder):
     with running(viewer(folder)) as address, visitor(browser, address) as page:
         page.get_by_text("Mia Rose").first.wait_for()
+        page.goto(f"{address}?row=3")  # what the address asks for has come, and keys are heard: nothing is under way
+        page.get_by_text("gone.png is missing").wait_for()
+        page.wait_for_function("window.repicKeys")
         page.locator("h1").click()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url("**row=1")
         page.keyboard.press("ArrowRight")
         page.wait_for_url("**row=2")
         page.keyboard.press("ArrowLeft")

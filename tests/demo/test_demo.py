@@ -38,7 +38,9 @@ print([name for name in ("transformers", "trl", "peft", "matplotlib", "datasets"
 
 
 def test_importing_the_demo_is_light():
-    code = "import sys, repic_core.demo.viewer, repic_core.demo.live, repic_core.demo.__main__; print(*sys.modules)"
+    code = (
+        "import sys, repic_core.demo.viewer, repic_core.demo.live, repic_core.cli.demo; print(*sys.modules)"
+    )
     names = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not names & {"torch", "transformers", "gradio", "matplotlib", "numpy"}
 

@@ -20,7 +20,7 @@ from repic_core.planning.dry_run import CACHE, GRADIENTS, KEPT, MASKS, build, pe
 from repic_core.planning.live_bytes import WORK, LiveBytes
 from repic_core.planning.memory import FOUR_BITS, static_bytes, weight_bytes
 from repic_core.planning.seconds import counts, seconds, work
-from repic_core.planning.settings import Card, Step, photo_tokens
+from repic_core.planning.settings import CARDS, Card, Step, photo_tokens
 from repic_core.training.recipe import TuneArguments, recipe_names, recipe_values
 
 TOY = ROOT / "assets" / "toy-base"
@@ -249,7 +249,7 @@ def test_the_published_recipe_and_the_command(capsys):
 def test_what_to_change_is_tried(monkeypatch):
     setting = {"recipe": "toy", "model": TOY, "references": 2, "side": 96, "card": "rtx3090"}
     peak = planner.plan(**setting)["peak"]
-    monkeypatch.setitem(planner.CARDS, "rtx3090", Card("small", 71, 936, 1 + 0.8 * peak / 2**30))
+    monkeypatch.setitem(CARDS, "rtx3090", Card("small", 71, 936, 1 + 0.8 * peak / 2**30))
     found = planner.plan(**setting)
     assert not found["fits"] and found["advice"][0][0] == "gradient_checkpointing: true"
     *before, (_, last, fits) = found["advice"]
@@ -264,7 +264,7 @@ def test_what_to_change_is_tried(monkeypatch):
     [
         ({"card": "tpu"}, "card: 'tpu' is not one of a40"),
         ({"recipe": "nosuch"}, "nosuch: no such recipe"),
-        ({"model": "Qwen/Nope"}, "Qwen/Nope: no such folder, and not a model"),
+        ({"model": "Qwen/Nope"}, "Qwen/Nope: no such folder, and not one of the models"),
         ({"model": ROOT / "assets"}, "no usable config.json"),
         ({"sharding": "zero9"}, "sharding: 'zero9'"),
         ({"gpus": 0}, "gpus: 0 must be at least 1"),

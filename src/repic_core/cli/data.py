@@ -83,7 +83,7 @@ def _of_photos(options: argparse.Namespace) -> list[Any]:
 def _of_boxes(options: argparse.Namespace) -> list[Any]:
     from transformers import AutoImageProcessor
 
-    from repic_core.data.builders import build_vlt
+    from repic_core.data.coco import build_vlt
     from repic_core.models.families import FAMILIES
     from repic_core.models.loading import ModelError, existing, load_config
 

@@ -9,7 +9,7 @@ from repic_core.cli.output import print_json
 
 
 def add_plan(parser: Parser) -> None:
-    from repic_core.planning.plan import CARDS
+    from repic_core.planning.settings import CARDS
     from repic_core.training.recipe import recipe_names
 
     describe(parser, _plan, "repic plan --recipe 7b-1gpu-24gb --card rtx4090")

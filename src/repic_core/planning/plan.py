@@ -38,7 +38,7 @@ def plan(
         references, side: of each prompt, which has the query beside; photos are squares of `side` pixels.
         completion: tokens of each caption; by default the longest that the recipe allows.
         sharding: ``none`` (one GPU, or DDP), ``zero2`` or ``fsdp2``; by default what the recipe says.
-        card: one of `CARDS`.
+        card: a key of `settings.CARDS`.
         rows: training rows, for the number of steps where the recipe counts epochs.
         advise: if it does not fit, try what to change.
         overrides: single values of the recipe.
