@@ -333,7 +333,8 @@ def viewer(folder):
 def test_viewer(browser, folder):
     with running(viewer(folder)) as address, visitor(browser, address) as page:
         page.get_by_text("Mia Rose").first.wait_for()
-        page.goto(f"{address}?row=3")  # what the address asks for has come, and keys are heard: nothing is under way
+        # The row that the address asks for is shown, and keys are heard: nothing is under way any more.
+        page.goto(f"{address}?row=3")
         page.get_by_text("gone.png is missing").wait_for()
         page.wait_for_function("window.repicKeys")
         page.locator("h1").click()
