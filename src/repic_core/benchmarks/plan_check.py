@@ -4,7 +4,6 @@ In goes a preset of the benchmark; out come planned and measured bytes by phase.
 
 On a CPU, torch's profiler reports every allocation and release; what is held when a step begins (parameters,
 gradients, optimizer) is added. On CUDA it is the allocator's own peak of each phase.
-``python -m repic_core.planning.plan --measure --preset cpu`` runs it (``7b-random`` on a GPU).
 """
 
 from __future__ import annotations

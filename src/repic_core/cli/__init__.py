@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command line that begins with the name of a command.
 
-    ``run`` is what does the work; ``trainers`` of `repic train` are arguments that go on to the trainer.
+    ``run`` is what does the work; ``trainers`` of `repic train` are arguments that are passed to the trainer.
 
     Raises:
         SystemExit: with status 2 after one line on stderr (an unknown argument, say); with 0 after ``--help``.

@@ -24,7 +24,7 @@ def add_concepts(parser: Parser) -> None:
     init.add_argument(
         "--categories", action="store_true", help="guess categories from the names, such as dog from dog2"
     )
-    init.add_argument("--replace", action="store_true", help="write a database that exists anew")
+    init.add_argument("--replace", action="store_true", help="replace a database that exists")
     add_flags(init, "--root", help="what image paths become relative to (default: the database's folder)")
     add_flags(init, "--json")
 
@@ -42,7 +42,7 @@ def _init(options: argparse.Namespace) -> None:
 
     out = options.out or Path(options.folder) / "database.json"
     if out.exists() and not options.replace:
-        raise ValueError(f"{out}: exists; give another --out, or --replace to write it anew")
+        raise ValueError(f"{out}: exists; give another --out, or --replace to write it again")
     database = database_from_folder(options.folder, options.categories)
     database.save(out, options.root or out.parent)
     if options.json:

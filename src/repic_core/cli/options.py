@@ -196,7 +196,7 @@ def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
 
 
 def load_chosen(found: Chosen, adapter: str | None, device: str = "auto") -> tuple[Any, Any]:
-    """`load_model` of what was chosen; where the authors' model can't be had, the error names the toy base.
+    """`load_model` of what was chosen; where the authors' model can't be loaded, the error names the toy base.
 
     Raises:
         ModelError: as `load_model`.

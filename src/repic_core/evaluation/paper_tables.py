@@ -4,7 +4,7 @@
     repic evaluate --root ../RePIC --model Qwen/Qwen2.5-VL-7B-Instruct --method zero-shot --zero-shot
 
 Captions go to ``OUT/captions/METHOD/SETTING.json`` (with ``--retrieval``: ``SETTING-retrieval.json``). Each call,
-also one without a model, makes ``OUT/table.md``, ``.tex`` and ``.csv`` anew of all captions there.
+also one without a model, makes ``OUT/table.md``, ``.tex`` and ``.csv`` again from all captions there.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def found_settings(
     limit: int = 0,
     tell: Callable[[str], Any] = print,
 ) -> dict[str, Setting]:
-    """The paper's settings of these names that can be had from `root` (`paper_setting`).
+    """The paper's settings of these names whose files are in `root` (`paper_setting`).
 
     Args:
         tell: is given a line for each setting that is left out, which says why.

@@ -219,7 +219,7 @@ def _choose_dtype(dtype: Any, device: Any) -> Any:
 
 
 def _choose_attention(attn: str, half_on_cuda: bool) -> str:
-    """`attn`, or for ``auto`` the fastest attention that can be had here; logged in one line."""
+    """`attn`, or for ``auto`` the fastest attention that works here; logged in one line."""
     if attn == "auto":
         attn, why = _fastest_attention(half_on_cuda)
     else:
@@ -250,7 +250,7 @@ def _ready_made_kernel() -> str:
 
     Raises:
         ImportError: ``kernels`` is missing, or is a version that `transformers` does not take.
-        ValueError: no kernel for this machine, or none to be had.
+        ValueError: no kernel for this machine, or it can't be fetched.
     """
     from transformers.integrations.hub_kernels import load_and_register_attn_kernel
     from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
