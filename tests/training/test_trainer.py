@@ -209,11 +209,9 @@ def test_trl_has_what_is_overridden():
             "logits_to_keep",
         ],
     }
-    own = {name for name in vars(SharedPrefixGRPOTrainer) if hasattr(GRPOTrainer, name)} - {
-        "__init__",
-        "__doc__",
-        "__module__",
-    }
+    # Dunder names are the class's own; which there are depends on the version of Python.
+    own = {name for name in vars(SharedPrefixGRPOTrainer) if hasattr(GRPOTrainer, name)}
+    own = {name for name in own if not name.startswith("__")}
     assert own == set(wanted)
     for name, arguments in wanted.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[: len(arguments)] == arguments
