@@ -129,7 +129,7 @@ def test_a_process_that_is_killed_ends_the_run(base, rows, two, tmp_path):
     (line,) = [line for line in said.splitlines() if line.startswith(wanted)]
     # The launcher may write behind it on the same line, before its newline is out.
     end = f"with resume (--resume true) it continues from {tmp_path / 'checkpoint-2'}"
-    assert re.search(rf"; {re.escape(end)}(?:$|W\d{{4}} )", line), line
+    assert re.search(rf"; {re.escape(end)}(?:$|[A-Z]\d{{4}} )", line), line
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
     status, said = launched("none", *given, "--resume", "true")
     assert status == 0, said[-3000:]
