@@ -36,7 +36,7 @@ def test_init_check_list(photos, capsys):
     }  # fmt: skip
     assert written["<mira>"]["image"] == "mira.jpeg" and written["<mira>"]["info"].endswith("glasses")
     assert concepts("check", file) == 0
-    assert capsys.readouterr().out == f"{file}: 3 concepts, 4 photos, nothing to complain of\n"
+    assert capsys.readouterr().out == f"{file}: 3 concepts, 4 photos, no problems found\n"
     assert concepts("list", file) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (

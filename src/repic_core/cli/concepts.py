@@ -62,7 +62,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"file": options.file, "concepts": len(database), "photos": photos})
     else:
-        print(f"{options.file}: {_counts(database)}, nothing to complain of")
+        print(f"{options.file}: {_counts(database)}, no problems found")
 
 
 def _list(options: argparse.Namespace) -> None:
