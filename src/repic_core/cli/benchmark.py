@@ -9,7 +9,7 @@ from repic_core.cli.options import TOY_BASE, Parser, add_command, add_commands, 
 from repic_core.cli.output import note, print_json
 
 DEFAULT = "default: %(default)s"
-SIZES = ("prompts", "generations", "completion", "references")  # of a preset, which flags replace
+OF_PRESET = ("prompts", "generations", "completion", "references")  # what flags replace
 
 
 def add_benchmark(parser: Parser) -> None:
@@ -26,7 +26,7 @@ def _add_training_step(commands: Any) -> None:
     example = "repic benchmark training-step --preset cpu"
     parser = add_command(commands, "training-step", _training_step, line, example)
     _add_preset(parser, repeats=3)
-    for name in SIZES:
+    for name in OF_PRESET:
         parser.add_argument(f"--{name}", type=at_least(1), metavar="N", help="default: the preset's")
     line = "instead: cost by references and group size, as a figure (.png, .pdf)"
     parser.add_argument("--figure", metavar="FILE", help=line)
@@ -112,7 +112,7 @@ def _training_step(options: argparse.Namespace) -> None:
         cost_figure(points, options.figure)
         _answer(options, points, options.figure)
         return
-    changes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    changes = {name: getattr(options, name) for name in OF_PRESET if getattr(options, name) is not None}
     found = training_step.run(options.preset, options.repeats, **changes)
     _answer(options, found, training_step.report(found))
 

@@ -66,10 +66,9 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _of_photos(options: argparse.Namespace) -> list[Any]:
-    from repic_core.data.builders import build_from_folders, concept_photos
+    from repic_core.data.builders import build_from_folders
     from repic_core.data.photo_folder import folder_infos
 
-    concept_photos(options.photos)  # says what is wrong with the folder before its texts are read
     rows = build_from_folders(
         options.photos,
         options.seed,

@@ -66,7 +66,8 @@ def database_from_folder(folder: str | Path, categories: bool = False) -> Concep
 
 def folder_infos(root: str | Path) -> dict[str, str]:
     """The line of information of each concept folder under `root` that has an ``info.txt``; folder -> line."""
-    lines = {entry.name: _line(entry / "info.txt") for entry in shown_entries(Path(root)) if entry.is_dir()}
+    entries = shown_entries(Path(root)) if Path(root).is_dir() else []
+    lines = {entry.name: _line(entry / "info.txt") for entry in entries if entry.is_dir()}
     return {name: line for name, line in lines.items() if line}
 
 
