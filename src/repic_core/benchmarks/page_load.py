@@ -28,6 +28,7 @@ def visit(address: str, photos: list[Path], tags: list[str], end: float, answers
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False)
+    client.predict("", [], api_name="/enter")  # as a browser does when it opens the page
     number = 0
     while time.monotonic() < end:
         started = time.monotonic()
