@@ -6,12 +6,17 @@ section 3.2). ``profile="strict"`` closes its holes:
 =====================  =============================================  =======  ==========================
 task                   completion                                     paper    strict
 =====================  =============================================  =======  ==========================
+any                    "<think> ... </think> ..."                     counts   is not part of the answer
 OCT, "yes"             "I know ..., yes"                              0        1 (whole words only)
 OCT, "yes"             "Yesterday it rained"                          1        0 (whole words only)
 OCT, "yes"             "yes or no", "It isn't a yes."                 1        0 (contradiction, negation)
+OCT, "yes"             "no yes"                                       0        0 (contradiction)
 OCT, "no"              "I see no difference: the same"                1        0 (first or last word only)
 VLT                    the right box first, then other boxes          1        0 (exactly one box)
 ICT, ``<bo>``          "<bo> ... <mia>", "... mia", "... </mia>"      1        less: a wrong name costs
+ICT, ``<bo>``          "... _mia_", "... <|mia|>", "... &lt;mia&gt;"  1        less: as it is read
+ICT, ``<bo>``          "... mias", "... M-i-a", "... m1a", "... @mia" 1        less: a reader sees it
+ICT, ``<bo>``          "\\<bo\\> ...", "**<bo>** ..."                 0, 1     1: as it is read
 ICT, ``<bo>``          "... <bo> ... <bo> ... <bo> ..."               1        less: each repeat costs
 ICT, ``<bo>``          "<bo> bo bo bo ..."                            1        less: each repeat costs
 ICT, ``<bo>``          "<bo> <bo> ... a list of names"                1        at most 0 (no sentence)
@@ -24,16 +29,30 @@ multi ICT              the same (no guard upstream)                   1        a
 multi ICT              every tag of the prompt                        1        less: wrong names cost
 ICT                    wrong names in a caption below the floor       0        less than 0: no way out
 =====================  =============================================  =======  ==========================
+
+Open, as no rule sees it; each gets 1, like a faultless caption (`tests/test_rewards.py` keeps this list true):
+
+- word salad: "<bo> umbrella seven quickly purple engine under ..."
+- a refusal: "I can't say whether <bo> is in this picture, as ..."
+- a caption of another photo
+- an info with its words shuffled
+- a wrong name inside a word ("miacat"), backwards ("aim"), or by another name of the same concept
+
+Against the first there is a fluency term (`training.fluency`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
+from repic_core.concepts.disguises import disguised
 from repic_core.concepts.names import mentions
-from repic_core.concepts.tags import TAG, fold, key
+from repic_core.concepts.scripts import length, runs, words
+from repic_core.concepts.tags import key
+from repic_core.models.answers import as_read
 from repic_core.models.boxes import iou, paper_iou
 from repic_core.tasks import ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
 
@@ -45,10 +64,23 @@ _BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*
 _CLAUSE_END = re.compile(r"[,.;:!?/()\n\u2013\u2014\u2026]+|\s-+\s")
 _NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and every word that ends in n't
 _AFTER_NO = {"it", "they", "this", "that", "these", "those", "there", "the", "he", "she", "we", "i", "not"}
-_WORD = re.compile(r"[^\W_]+")
+_HESITATIONS = {
+    "yes",
+    "no",
+    "maybe",
+    "perhaps",
+    "wait",
+    "well",
+    "but",
+    "actually",
+    "sorry",
+    "then",
+    "and",
+    "so",
+}
 WORDS_PER_NAME = 2  # with fewer distinct other words per name, a caption is only a list of names
 COPY_WORDS = 6  # a run of this many words of an info is a copy, and so is a whole info of at least 4 words
-COPY_CHARACTERS = 24  # so is a run of this many letters and digits, for scripts without spaces
+COPY_CHARACTERS = 24  # so is a run of this many letters and digits, however they are joined
 
 
 def oct_reward(completion: str, solution: str, profile: str = "strict") -> float:
@@ -70,19 +102,24 @@ def oct_reward(completion: str, solution: str, profile: str = "strict") -> float
 def _verdict(answer: str) -> str:
     """The verdict of an answer, "yes" or "no": its first or its last word; "" if there is none.
 
-    If both words are a yes or no, they must agree, and so must every other yes or no that ends a clause. There is
-    no verdict where one that ends a clause comes at most two words after a negation ("not yes", "isn't a yes", "yes
-    or no"). A "no" that opens a longer clause must be followed by "it", "they" ...: "No doubt" has no verdict.
+    All its yes and no must agree: each "yes", and each "no" that ends a clause, opens the answer before "it",
+    "they" ..., or comes before a hesitation or another verdict; "no doubt" holds no verdict. Nor is there one where
+    a yes or no that ends a clause comes at most two words after a negation ("not yes", "isn't a yes", "yes or no").
+    The answer counts as it is read, without reasoning and markup.
     """
-    parts = _CLAUSE_END.split(answer.lower().replace("\u2019", "'"))
+    parts = _CLAUSE_END.split(as_read(answer)[0].lower().replace("\u2019", "'"))
     clauses = [words for part in parts if (words := re.findall(r"[^\W_]+(?:['-][^\W_]+)*", part))]
     ends = [clause for clause in clauses if clause[-1] in ("yes", "no")]
     if not clauses or any(w in _NEGATIONS or w.endswith("n't") for clause in ends for w in clause[-3:-1]):
         return ""
-    first, last, second = clauses[0][0], clauses[-1][-1], clauses[0][1:2]
-    opens = first != "no" or _AFTER_NO.issuperset(second)
-    said = ({first, last} if opens else {last}) & {"yes", "no"}
-    return said.pop() if said and len(said.union(clause[-1] for clause in ends)) == 1 else ""
+    said = {clause[-1] for clause in ends}
+    for number, clause in enumerate(clauses):
+        for place, (word, following) in enumerate(pairwise(clause)):
+            opens = number == place == 0 and following in _AFTER_NO
+            if word == "yes" or (word == "no" and (opens or following in _HESITATIONS)):
+                said.add(word)
+    first_or_last = {clauses[0][0], clauses[-1][-1]} & said
+    return first_or_last.pop() if len(said) == 1 and first_or_last else ""
 
 
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
@@ -165,17 +202,19 @@ def ict_reward(
     if not solution:
         return 0.0
     right = {key(tag): tag for tag in solution}
+    read = as_read(completion, [*right, *map(key, candidates)])[0]
     tagged, plain, closed, rest = mentions(completion, (*solution, *candidates))
-    named = [*tagged, *plain, *(name for name in closed if name not in right)]
+    hidden = disguised(rest, [tag for tag in candidates if key(tag) not in right])
+    named = [*tagged, *plain, *hidden, *(name for name in closed if name not in right)]
     hits = sum(name in tagged or (name in plain and not tag.startswith("<")) for name, tag in right.items())
     wrong = sum(name not in right for name in named)
     repeats = sum(max(0, named.count(name) - max_repeats) for name in right)
     value = max(-1.0, (hits - penalty * (wrong + repeats)) / len(right))
     hollow = (
-        len(_condensed(completion)) < min_length
-        or len(set(_WORD.findall(fold(rest)))) < WORDS_PER_NAME * len(named)
+        len(_condensed(read)) < min_length
+        or len(set(words(rest))) < WORDS_PER_NAME * len(named)
         or any(name in right for name in closed)
-        or any(_copies(completion, info) for info in infos)
+        or any(_copies(read, info) for info in infos)
     )
     return min(0.0, value) if hollow else value
 
@@ -193,17 +232,22 @@ def _condensed(text: str) -> str:
 def _copies(text: str, info: str) -> bool:
     """Whether the text copies the info: `COPY_WORDS` words, `COPY_CHARACTERS` characters, or all of a shorter info.
 
-    An info of fewer than 4 words is not enough for a copy by words.
+    An info of fewer than 4 words is not enough for a copy by words. Words are those of `concepts.scripts`.
     """
-    words, said = (_WORD.findall(fold(TAG.sub(" ", t))) for t in (info, text))
-    size = min(COPY_WORDS, len(words))
-    by_letters = _share_a_run("".join(words), "".join(said), COPY_CHARACTERS)
-    return by_letters or (size >= 4 and _share_a_run(words, said, size))
+    told, said = (words(re.sub(r"<[^<>]*>", " ", t)) for t in (info, text))
+    size = min(COPY_WORDS, int(length(told)))
+    by_letters = _share(*("".join(w) for w in (told, said)), characters=COPY_CHARACTERS)
+    return by_letters or (size >= 4 and _share_words(told, said, size))
 
 
-def _share_a_run(a: Sequence[str], b: Sequence[str], size: int) -> bool:
-    runs = [{tuple(s[i : i + size]) for i in range(len(s) - size + 1)} for s in (a, b)]
-    return not runs[0].isdisjoint(runs[1])
+def _share_words(a: Sequence[str], b: Sequence[str], size: int) -> bool:
+    one, two = ({tuple(text[start:end]) for start, end in runs(text, size)} for text in (a, b))
+    return not one.isdisjoint(two)
+
+
+def _share(a: str, b: str, characters: int) -> bool:
+    one, two = ({t[i : i + characters] for i in range(len(t) - characters + 1)} for t in (a, b))
+    return not one.isdisjoint(two)
 
 
 def personalization_reward(

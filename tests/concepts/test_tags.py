@@ -32,6 +32,7 @@ ONE = [
     ("<black widow>", "<black   widow>"),
     ("<black widow>", "<black\u00a0widow>"),
     ("<black widow>", "< black widow >"),
+    ("<bo>", "<bo.>"),
 ]
 OTHERS = [
     ("<Zoe>", "<Zo\u00eb>"),
@@ -40,7 +41,6 @@ OTHERS = [
     ("<black widow>", "<blackwidow>"),
     ("<spider-man>", "<spider man>"),
     ("<bo>", "<\u0432\u043e>"),  # Cyrillic letters that look alike
-    ("<bo>", "<bo.>"),
     ("<bo1>", "<bo2>"),
     ("<ılgaz>", "<Ilgaz>"),  # a dotless i
     ("<철수>", "<철순>"),

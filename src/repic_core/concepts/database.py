@@ -43,6 +43,7 @@ class ConceptDatabase:
         self.root = Path(root) if root else None
         self.check_images = True  # False after load(check_images=False): then save() doesn't check either
         self._concepts: dict[str, Concept] = {}
+        self._named: dict[str, Concept] = {}  # by the keys of tags and names
         for concept in concepts:
             self.add(concept)
 
@@ -143,31 +144,44 @@ class ConceptDatabase:
         return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
 
     def add(self, concept: Concept) -> None:
-        """Append a concept; `ConceptError` if its tag is taken, in any spelling."""
-        taken = self._concepts.get(key(concept.tag))
-        if taken is not None:
-            raise ConceptError(
-                f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two"
-            )
+        """Append a concept; `ConceptError` if its tag or its name, in any spelling, is another concept's."""
+        self._check_distinct(concept)
         self._concepts[key(concept.tag)] = concept
+        self._named |= dict.fromkeys((key(concept.tag), key(concept.name)), concept)
+
+    def _check_distinct(self, concept: Concept, instead_of: Concept | None = None) -> None:
+        """Raise `ConceptError` if a text that names `concept` could also name another concept of the database."""
+        for written in dict.fromkeys((concept.tag, concept.name)):
+            taken = self._named.get(key(written))
+            if taken is None or taken is instead_of:
+                continue
+            if key(concept.tag) == key(taken.tag):
+                raise ConceptError(
+                    f"the tag {concept.tag} is taken already (by {taken.tag}): rename one of the two"
+                )
+            raise ConceptError(
+                f"{concept.tag} can't be told from {taken.tag} in a caption, as both are called {written!r}: "
+                "give one of them another name"
+            )
 
     def remove(self, tag: str) -> Concept:
         """Remove a concept and return it."""
         concept = self[tag]
-        del self._concepts[key(tag)]
+        self._replace([other for other in self if other is not concept])
         return concept
 
     def rename(self, tag: str, name: str, new_tag: str | None = None) -> Concept:
         """Give a concept another name, and the tag made from it (or `new_tag`); the order is kept."""
-        renamed = replace(self[tag], name=name, tag=new_tag or f"<{' '.join(name.split())}>")
-        old, new = key(tag), key(renamed.tag)
-        if new != old and new in self._concepts:
-            raise ConceptError(f"the tag {renamed.tag} is taken already: choose another name for {tag}")
-        concepts = [
-            renamed if concept_key == old else concept for concept_key, concept in self._concepts.items()
-        ]
-        self._concepts = {key(concept.tag): concept for concept in concepts}
+        old = self[tag]
+        renamed = replace(old, name=name, tag=new_tag or f"<{' '.join(name.split())}>")
+        self._check_distinct(renamed, instead_of=old)
+        self._replace([renamed if concept is old else concept for concept in self])
         return renamed
+
+    def _replace(self, concepts: Iterable[Concept]) -> None:
+        self._concepts, self._named = {}, {}
+        for concept in concepts:
+            self.add(concept)
 
     def select(self, *tags: str) -> list[Concept]:
         """The concepts with these tags, in the order asked for."""

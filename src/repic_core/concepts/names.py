@@ -3,73 +3,155 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 
 from repic_core.concepts.concept import Concept
-from repic_core.concepts.tags import TAG, bare, fold, folded_spans, key
+from repic_core.concepts.scripts import is_mark, may_touch, splits_a_letter
+from repic_core.concepts.tags import DASHES, bare, fold, folded_spans, is_name, key
+from repic_core.models.answers import Span, as_read
 
-_CLOSING = re.compile(r"<\s*/([^<>]*)>")
-_BRACKETS = re.compile(r"<[^<>]*>")
 # With a letter on their other side these continue the word. \u2010 is what NFKC makes of other hyphens.
 _JOINERS = "-\u2010.'"
+# After an apostrophe: no form of the name before it (don't, ma'am, o'clock, rock'n'roll).
+_NO_SUFFIX = re.compile("t|am|clock|all|n")
+_ENGLISH_SUFFIX = re.compile("s|ll|d|re|ve|m")
+# Before an apostrophe: articles and the like in French and Italian (l'Anna, d'Anna, qu'Anna, dell'Anna).
+_ELISION = re.compile("l|d|c|j|m|n|s|t|qu|jusqu|lorsqu|puisqu|all|dall|dell|nell|sull|un")
+# Written with a dot or without; so are initials.
+_ABBREVIATION = re.compile("mrs?|ms|mx|dr|prof|st|jr|sr|rev|hon|capt|sgt|lt|col|gen|mt|ft|messrs|[^\\W\\d_]")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text as it is read and folded, what stands in angle brackets there, and the names without brackets.
+
+    Args:
+        text: folded, as models wrote it but without reasoning and markup (`models.answers.as_read`).
+        spans: where each of its characters was in the original, as (start, end).
+        tagged: (start, end, name) in `text` of each ``<name>`` and ``<name/>``, known or not.
+        closed: the same of each ``</name>``.
+        barred: the same of each ``<|name|>`` whose name is known.
+        plain: (start, end, tag) in `text` of each candidate that is named without brackets.
+    """
+
+    text: str
+    spans: list[Span]
+    tagged: list[tuple[int, int, str]]
+    closed: list[tuple[int, int, str]]
+    barred: list[tuple[int, int, str]]
+    plain: list[tuple[int, int, str]]
 
 
 def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int, int, str]]:
     """Where `text` names a candidate (a concept, or a tag), as (start, end, tag), in order.
 
-    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, folded as in
-    `tags.fold`, the longest first. White space in a name matches any white space, and after a full stop none is
-    needed ("Mr.Krabs", "Mr. Krabs").
+    A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, equal as in
+    `tags.key`, the longest first. White space in a name matches any white space, and after a full stop none is
+    needed ("Mr.Krabs", "Mr. Krabs", "Mr Krabs"). The text counts as a person reads it (`models.answers.as_read`):
+    what stands in reasoning is not said, and markup such as ``<br>`` is no name.
 
     A name never matches inside another word or another ``<...>``: "Spider-Man", "U.S.", "H&M", "don't" and
-    "anna@bo.com" do not name <spider>, <U>, <H>, <Don> or <bo>. A possessive does name ("Bo's", "James' hat").
-    Chinese characters, hiragana and Hangul may touch a name of two or more characters, as these scripts put no
-    spaces between words or particles.
+    "anna@bo.com" do not name <spider>, <U>, <H>, <Don> or <bo>. A possessive, a contraction, a suffix of a name
+    with a capital and an article before it do name ("Bo's", "Bo'll", "Bo'nun", "d'Anna"). A name of two or more
+    characters may touch letters of scripts that put no spaces between words or particles (`scripts`).
 
     A name that is a single letter or an ordinary English word matches only in brackets or written exactly as
     stored. If it is stored as plain English ("dog", "A"), it matches only in brackets: otherwise every ordinary
     use of the word would be a name.
 
-    >>> find_names("Black Widow and <hulk> in the park", ["<black widow>", "<hulk>", "<Park>"])
-    [(0, 11, '<black widow>'), (16, 22, '<hulk>')]
+    >>> find_names("Black Widow and **<hulk>** in the park", ["<black widow>", "<hulk>", "<Park>"])
+    [(0, 11, '<black widow>'), (18, 24, '<hulk>')]
     """
-    folded, spans = folded_spans(text)
-    known = tuple((tag_of(c), c.name if isinstance(c, Concept) else bare(c)) for c in candidates)
-    tags = [match.span() for match in _BRACKETS.finditer(folded)]
-    taken = [False] * len(folded)
-    found = []
-    for pattern, tag, exact in _forms(known):
-        for match in pattern.finditer(folded):
-            first, last = match.span(1)
-            start, end = spans[first][0], spans[last - 1][1]
-            if any(taken[first:last]) or (exact and text[start:end] != exact):
-                continue
-            if folded[first] != "<" and not _stands_alone(folded, first, last, tags):
-                continue
-            taken[first:last] = [True] * (last - first)
-            found.append((start, end, tag))
-    return sorted(found)
+    candidates = list(candidates)
+    known, written = _by_key(candidates), read_names(text, candidates)
+    bracketed = [(*place, known[name]) for *place, name in written.tagged + written.barred if name in known]
+    spans = written.spans
+    return sorted((spans[a][0], spans[b - 1][1], tag) for a, b, tag in (*bracketed, *written.plain))
+
+
+def unknown_names(text: str, candidates: Iterable[Concept | str]) -> list[str]:
+    """The names in brackets that are no candidate's, as they are written, each once.
+
+    >>> unknown_names("<bo> and <Mia>, <mia></s>", ["<bo>"])
+    ['<Mia>']
+    """
+    candidates = list(candidates)
+    known, written = _by_key(candidates), read_names(text, candidates)
+    found: dict[str, str] = {}
+    for start, end, name in written.tagged:
+        if name not in known:
+            found.setdefault(name, text[written.spans[start][0] : written.spans[end - 1][1]])
+    return list(found.values())
 
 
 def mentions(text: str, known: Iterable[str]) -> tuple[list[str], list[str], list[str], str]:
-    """What a text names: three lists of keys (`tags.key`), and the rest of the text.
+    """What a text names: three lists of keys (`tags.key`), and the rest of the text, folded.
 
-    The lists are of all names in brackets, of the `known` names without brackets, and of names in closing tags.
+    The lists are of all names in brackets, of the `known` names without brackets or in ``<|...|>``, and of names in
+    closing tags.
 
     >>> mentions("<bo> naps, Bo snores </mia>", ["<bo>"])
     (['bo'], ['bo'], ['mia'], ' |  naps,  |  snores  | ')
     """
-    closed = [fold(name) for name in _CLOSING.findall(text)]
-    text = _CLOSING.sub(" | ", text)
-    tagged = [key(tag) for tag in TAG.findall(text)]
-    text = TAG.sub(" | ", text)
-    plain = find_names(text, dict.fromkeys(known))
-    for start, end, _ in reversed(plain):
-        text = f"{text[:start]} | {text[end:]}"
-    return tagged, [key(tag) for _, _, tag in plain], closed, text
+    written = read_names(text, list(dict.fromkeys(known)))
+    rest = written.text
+    for start, end, _ in sorted(
+        written.tagged + written.closed + written.barred + written.plain, reverse=True
+    ):
+        rest = f"{rest[:start]} | {rest[end:]}"
+    tagged, closed, barred = (
+        [name for *_, name in w] for w in (written.tagged, written.closed, written.barred)
+    )
+    return tagged, [key(tag) for *_, tag in written.plain] + barred, closed, rest
+
+
+def read_names(text: str, candidates: list[Concept | str]) -> Written:
+    """What `text` names, in brackets and without."""
+    forms, names = _forms(
+        tuple((tag_of(c), c.name if isinstance(c, Concept) else bare(c)) for c in candidates)
+    )
+    read, places = as_read(text, names)
+    folded, in_read = folded_spans(read)
+    spans = [(places[start][0], places[end - 1][1]) for start, end in in_read]
+    tagged, closed, barred = _brackets(folded, names)
+    capitals = [read[start].isupper() for start, _ in in_read]
+    taken = bytearray(len(folded))
+    for start, end, _ in tagged + closed + barred:
+        taken[start:end] = b"\1" * (end - start)
+    plain = []
+    for pattern, tag, exact in forms:
+        for match in pattern.finditer(folded):
+            first, last = match.span(1)
+            start, end = in_read[first][0], in_read[last - 1][1]
+            if any(taken[first:last]) or (exact and read[start:end] != exact):
+                continue
+            if _stands_alone(folded, first, last, capitals):
+                taken[first:last] = b"\1" * (last - first)
+                plain.append((first, last, tag))
+    return Written(folded, spans, tagged, closed, barred, sorted(plain))
+
+
+def _brackets(folded: str, names: Collection[str]) -> tuple[list[tuple[int, int, str]], ...]:
+    """(start, end, key) of the ``<name>``, the ``</name>`` and the ``<|name|>`` in a folded text."""
+    tagged, closed, barred = [], [], []
+    for match in re.finditer(r"<([^<>]*)>", folded):
+        inside = match.group(1).strip()
+        place = match.span()
+        if inside.startswith("/"):
+            name = key(inside[1:])
+            if name in names or is_name(name):
+                closed.append((*place, name))
+        elif inside.startswith("|") and inside.endswith("|"):
+            if (name := key(inside[1:-1])) in names:
+                barred.append((*place, name))
+        else:
+            name = key(inside[:-1] if inside.endswith("/") else inside)
+            if name in names or is_name(inside):
+                tagged.append((*place, name))
+    return tagged, closed, barred
 
 
 @cache
@@ -85,7 +167,7 @@ def ordinary_words() -> frozenset[str]:
 
 def is_ordinary(name: str) -> bool:
     """Whether this name is a single letter or an ordinary English word."""
-    folded = fold(name)
+    folded = key(name)
     return len(folded) == 1 or folded in ordinary_words()
 
 
@@ -94,56 +176,94 @@ def tag_of(candidate: Concept | str) -> str:
     return candidate.tag if isinstance(candidate, Concept) else candidate
 
 
-@lru_cache(maxsize=256)
-def _forms(candidates: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str, str]]:
-    """The patterns of all candidates, longest first.
+def _by_key(candidates: Sequence[Concept | str]) -> dict[str, str]:
+    """The tag of each candidate by the keys of its tag and its name; a tag goes before another concept's name."""
+    known: dict[str, str] = {}
+    for candidate in candidates:
+        known.setdefault(key(tag_of(candidate)), tag_of(candidate))
+    for candidate in candidates:
+        if isinstance(candidate, Concept):
+            known.setdefault(key(candidate.name), candidate.tag)
+    return known
 
-    Each is (pattern for folded text, tag, exact text): where the exact text is not "", the match must be written
-    exactly so.
+
+@lru_cache(maxsize=256)
+def _forms(
+    candidates: tuple[tuple[str, str], ...],
+) -> tuple[list[tuple[re.Pattern[str], str, str]], frozenset[str]]:
+    """The patterns of all candidates without brackets, longest first, and the keys of their tags and names.
+
+    Each pattern is (pattern for folded text, tag, exact text): where the exact text is not "", the match must be
+    written exactly so.
     """
-    forms: dict[tuple[str, bool], tuple[str, str]] = {}
+    forms: dict[str, tuple[str, str, str]] = {}
     # A tag takes precedence over the name of another concept.
-    written = [(tag, name, bare(tag)) for tag, name in candidates]
+    written = [(tag, name, bare(tag).strip()) for tag, name in candidates]
     written += [(tag, name, name) for tag, name in candidates]
     for tag, name, form in written:
-        folded, ordinary = fold(form), is_ordinary(form)
-        if not folded:
-            continue
-        forms.setdefault((folded, True), (tag, ""))
+        folded, ordinary = fold(as_read(form)[0]) or fold(form), is_ordinary(form)
         plain_english = form in ("A", "I") or (form == folded and folded in ordinary_words())
-        if not ordinary or (form == name and not plain_english):
-            forms.setdefault((folded, False), (tag, form if ordinary else ""))
-    patterns = []
-    for (folded, bracketed), (tag, exact) in forms.items():
-        parts = re.findall(r"[^\s.]*\.|[^\s.]+", folded)
-        phrase = "".join(re.escape(p) + (r"\s*" if p.endswith(".") else r"\s+") for p in parts[:-1])
-        phrase += re.escape(parts[-1])
-        full = rf"<\s*{phrase}\s*>" if bracketed else phrase
-        # A lookahead, so that a match is also found where it overlaps one that is refused.
-        patterns.append((len(folded) + 2 * bracketed, re.compile(f"(?=({full}))"), tag, exact))
-    return [(p, tag, exact) for _, p, tag, exact in sorted(patterns, key=lambda item: -item[0])]
+        if folded and (not ordinary or (form == name and not plain_english)):
+            forms.setdefault(key(form), (folded, tag, form if ordinary else ""))
+    longest_first = sorted(forms.values(), key=lambda form: -len(form[0]))
+    # A lookahead, so that a match is also found where it overlaps one that is refused.
+    patterns = [(re.compile(f"(?=({_phrase(folded)}))"), tag, exact) for folded, tag, exact in longest_first]
+    return patterns, frozenset(key(form) for *_, form in written)
 
 
-def _stands_alone(text: str, first: int, last: int, tags: list[tuple[int, int]]) -> bool:
-    """Whether ``text[first:last]`` is a phrase by itself, neither inside another word nor inside one of `tags`."""
-    before, after = text[max(0, first - 2) : first][::-1], text[last : last + 3]
-    if after[:2] == "'s" and not _continues_word(after[2:], last - first):  # a possessive
-        after = ""
-    inside = any(start < last and first < end for start, end in tags)
-    return not (inside or _continues_word(before, last - first) or _continues_word(after, last - first))
+def _phrase(folded: str) -> str:
+    """The pattern of a folded name: any white space, any dash, and dots that may be left out."""
+    words = [word for word in re.split(r"\s+|(?<=[^\W\d_])\.(?=[^\W\d_])", folded) if word]
+    dotted = {m.start() for m in re.finditer(r"[^\W\d_]\.", folded)}
+    pattern, end = "", 0
+    for number, word in enumerate(words):
+        end = folded.index(word, end) + len(word)
+        stem = word.removesuffix(".") or word
+        pattern += re.sub(r"\\-", f"[-\u2010{DASHES}]", re.escape(stem))
+        last = number == len(words) - 1
+        optional = stem != word or end - 1 in dotted or _ABBREVIATION.fullmatch(stem)
+        if not last:
+            pattern += r"(?:\.\s*|\s+)" if optional else r"\s+"
+        elif stem != word:
+            pattern += r"\.?"
+    return pattern
 
 
-def _continues_word(neighbours: str, size: int) -> bool:
-    """Whether these characters, outwards from a name of `size` characters, belong to the name's word.
+def _stands_alone(text: str, first: int, last: int, capitals: Sequence[bool]) -> bool:
+    """Whether ``text[first:last]`` is a phrase by itself, not inside another word.
 
-    A vowel sign or an accent belongs to the letter before it; the variation selectors of emoji do not.
+    Args:
+        capitals: which characters are capitals in the text as it was written. After a name with a capital, "'nun"
+            is a suffix, as Turkish has them; before it, "d'" is an article, but "D'" is part of a name.
+    """
+    if splits_a_letter(text, first) or splits_a_letter(text, last):
+        return False
+    start, end, size = first, last, last - first
+    suffix = re.match(r"'([^\W\d_]+)", text[last : last + 12])
+    if suffix and size > 1 and (_ENGLISH_SUFFIX.fullmatch(suffix[1]) or capitals[first]):
+        end += 0 if _NO_SUFFIX.fullmatch(suffix[1]) or capitals[last + 1] else suffix.end()
+    article = re.search(r"(?<![\w'])([^\W\d_]+)'$", text[max(0, first - 9) : first])
+    if (
+        article
+        and _ELISION.fullmatch(article[1])
+        and capitals[first]
+        and not capitals[first - len(article[0])]
+    ):
+        start -= len(article[0])
+    before, after = text[max(0, start - 2) : start][::-1], text[end : end + 2]
+    return not (_continues_word(before, text[first], size) or _continues_word(after, text[last - 1], size))
+
+
+def _continues_word(neighbours: str, edge: str, size: int) -> bool:
+    """Whether these characters, outwards from a name of `size` characters that ends in `edge`, belong to its word.
+
+    Letters of scripts without spaces do not, nor do the variation selectors of emoji.
     """
     if neighbours[:1] and neighbours[0] in _JOINERS:
         neighbours = neighbours[1:]
     if not neighbours:
         return False
     letter = neighbours[0]
-    if size > 1 and unicodedata.name(letter, "").startswith(("CJK", "HIRAGANA", "HANGUL")):
+    if size > 1 and may_touch(edge, letter):
         return False
-    mark = unicodedata.category(letter).startswith("M") and not "\ufe00" <= letter <= "\ufe0f"
-    return letter.isalnum() or letter in "_@&" or mark
+    return letter.isalnum() or letter in "_@&" or is_mark(letter)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.concepts.names import find_names
+from repic_core.concepts.tags import key
+from repic_core.display.named_pieces import named_pieces
 from repic_core.display.typeset import BLACK, Canvas, Piece, fit, save_figure, text_width, wrap
 from repic_core.io.images import open_image
 
@@ -217,13 +218,10 @@ def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tup
     if caption is None:
         return [*pieces, Piece("no caption", MUTED)], []
     # RAP's captions end with "</s>".
-    text, end = caption.replace("</s>", ""), 0
-    named = set()
-    for start, stop, tag in find_names(text, row.references):
-        shown = tag in row.tags
-        style = (colors[tag], True, False) if shown else (ERROR_COLOR, False, True)
-        pieces += [Piece(text[end:start]), Piece(text[start:stop], *style)]
-        named.add(tag)
-        end = stop
-    pieces.append(Piece(text[end:] if text.strip() else "(empty)"))
-    return pieces, [tag for tag in row.tags if tag not in named]
+    text = caption.replace("</s>", "")
+    named, missing = named_pieces(text, row.tags, row.references)
+    color_of = {key(tag): color for tag, color in colors.items()}
+    for piece, tag in named:
+        style = (color_of[key(tag)], True, False) if tag else (ERROR_COLOR, False, True) if tag == "" else ()
+        pieces.append(Piece(piece, *style))
+    return pieces if text.strip() else [*pieces, Piece("(empty)")], missing

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import Concept
-from repic_core.concepts.names import find_names
 from repic_core.concepts.tags import fold, key
+from repic_core.display.named_pieces import named_pieces
 from repic_core.io.images import open_image
 
 # Longest side of an embedded photo.
@@ -153,18 +153,16 @@ def color_names(
     A name of `candidates` has its concept's colour if the photo shows the concept (`tags`); otherwise it is struck
     out.
     """
-    parts, end, named = [], 0, set()
-    for start, stop, tag in find_names(caption, candidates):
-        text = escape(caption[start:stop])
-        parts.append(escape(caption[end:start]))
-        if tag in tags:
-            parts.append(f'<span class="name" style="--concept: {colors[tag]}">{text}</span>')
-        else:
-            parts.append(f'<del title="not in the photo">{text}</del>')
-        named.add(tag)
-        end = stop
-    parts.append(escape(caption[end:]))
-    return "".join(parts), [tag for tag in tags if tag not in named]
+    pieces, missing = named_pieces(caption, tags, candidates)
+    parts = []
+    for piece, tag in pieces:
+        text = escape(piece)
+        if tag:
+            text = f'<span class="name" style="--concept: {colors[tag]}">{text}</span>'
+        elif tag == "":
+            text = f'<del title="not in the photo">{text}</del>'
+        parts.append(text)
+    return "".join(parts), missing
 
 
 def caption_card(

@@ -5,15 +5,15 @@ Each metric is one number per caption; `measure` gives the means with 95% interv
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.concepts.tags import fold
+from repic_core.concepts.scripts import length, runs, words
 from repic_core.evaluation.intervals import Interval, mean_interval, units_of
 from repic_core.evaluation.scores import ScoredCaptions, score_captions
+from repic_core.models.answers import as_read
 
 COPY_RUN = 4  # this many equal words in a row are not a coincidence
 
@@ -32,18 +32,21 @@ def hallucinated_names(
 def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> float:
     """The share of the caption's words, in [0, 1], that are in runs of at least `run` words of one of `infos`.
 
+    What is a word, and how long a run is in scripts without spaces: `concepts.scripts`.
+
     >>> copied_share("Here is a small brown dog with a red collar", ["a small brown dog"])
     0.4
     """
-    words = _words(caption)
-    copied = [False] * len(words)
+    said = _words(caption)
+    copied = [False] * len(said)
     for info in infos:
-        known = _words(info)
-        runs = {tuple(known[i : i + run]) for i in range(len(known) - run + 1)}
-        for start in range(len(words) - run + 1):
-            if tuple(words[start : start + run]) in runs:
-                copied[start : start + run] = [True] * run
-    return sum(copied) / len(words) if words else 0.0
+        told = words(info)
+        known = {tuple(told[start:end]) for start, end in runs(told, run)}
+        for start, end in runs(said, run):
+            if tuple(said[start:end]) in known:
+                copied[start:end] = [True] * (end - start)
+    kept = [word for word, is_copied in zip(said, copied, strict=True) if is_copied]
+    return length(kept) / length(said) if said else 0.0
 
 
 def measure(
@@ -77,5 +80,5 @@ def _hallucinated(scored: ScoredCaptions) -> list[int]:
     return [len(caption.hallucinated) + len(caption.unknown) for caption in scored.captions]
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", fold(text))
+def _words(caption: str) -> list[str]:
+    return words(as_read(caption)[0])

@@ -18,8 +18,8 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.concepts.names import find_names, tag_of
-from repic_core.concepts.tags import TAG, bare, key
+from repic_core.concepts.names import find_names, tag_of, unknown_names
+from repic_core.concepts.tags import bare, key
 from repic_core.io import tables
 
 PROTOCOLS = ("repic-single", "repic-2", "repic-4", "span")
@@ -183,7 +183,7 @@ def score_caption(
         correct=tuple(shown[k] for k in shown if k in named),
         missed=tuple(shown[k] for k in shown if k not in named),
         hallucinated=tuple(named[k] for k in named if k not in shown),
-        unknown=_unknown(record.caption, [(start, end) for start, end, _ in found]),
+        unknown=tuple(unknown_names(record.caption, candidates)),
     )
 
 
@@ -208,15 +208,6 @@ def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol:
         missed=tuple(tag for tag in tags if bare(fold(tag)) not in said),
         hallucinated=tuple(tag for tag in others if bare(fold(tag)) in said),
     )
-
-
-def _unknown(caption: str, found: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    """Names in brackets that overlap none of the spans `found`; spellings of one tag count once."""
-    tags = {}
-    for match in TAG.finditer(caption):
-        if not any(start < match.end() and match.start() < end for start, end in found):
-            tags.setdefault(key(match.group()), match.group())
-    return tuple(tags.values())
 
 
 def names_to_find(
