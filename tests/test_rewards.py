@@ -1,6 +1,7 @@
 """Each reward against hand-worked values; each hole of the paper's rewards with the completion that uses it."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,18 @@ LONG = "He lies on a white rug in the living room and looks at the camera, happy
         ('{"answer": "no"}', "no", 1, 1),
         ("The answer is **yes**", "yes", 1, 1),
         ("ye\u017f, no", "no", 0, 1),  # a long s: one "yes" to upstream's regex, which equals no answer
+        ("no yes", "yes", 0, 0),
+        ("no yes", "no", 1, 0),
+        ("no maybe yes", "yes", 0, 0),
+        ("well no yes", "yes", 0, 0),
+        ("I say yes to no", "no", 0, 0),
+        ("<think>It looks like no.</think>yes", "yes", 0, 1),
+        ("<think>It looks like no.</think>\n\n<answer>yes</answer>", "yes", 0, 1),
+        ("It looks like no.</think>yes", "yes", 0, 1),
+        ("<think>yes", "yes", 1, 0),  # cut off in its reasoning
+        ("\\boxed{yes}", "yes", 1, 1),
+        ("_yes_</s>", "yes", 1, 1),
+        ("no.&nbsp;", "no", 1, 1),
     ],
 )
 def test_oct(completion, solution, paper, strict):
@@ -209,6 +222,58 @@ def test_strict_ict_copying_and_length():
     assert ict_reward(caption, ["<mia>"], ["<bo>"], [], min_length=0, penalty=0) == 1
     assert ict_reward("Kim met <Zoe\u0308> here.", ["<Zoë>"], min_length=10) == 1  # two ways to write ë
     assert ict_reward("<철수> liest <Zoë> ein Buch vor.", ["<철수>", "<ZOË>"], min_length=10) == 1
+
+
+SALAD = "umbrella seven quickly purple engine under because table music river without forty lamp eleven often"
+
+
+def test_what_no_rule_sees():
+    """The open list of the module's docstring: each of these gets the reward of a faultless caption."""
+    info = "a small brown dog with a red collar and white paws"
+    shuffled = "collar paws brown a white with and small red dog"
+    for open_hole in (
+        f"<bo> {SALAD}",
+        "I can't say whether <bo> is in this picture, as the photo is too dark for me to see who is in it, sorry.",
+        f"<bo>: {LONG}",  # whatever the photo shows
+        f"<bo>, {shuffled}, and this is what everybody can see here in the picture of today.",
+        f"<bo> miacat aim: {LONG}",
+    ):
+        assert ict_reward(open_hole, ["<bo>"], ["<bo>", "<mia>"], [info]) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "listed"),
+    [
+        ("<小明>在公园的草地上追着红色的皮球，后面跟着<小红>", "<小明>、<小红>、和"),
+        ("<ポチ>は公園の芝生で赤いボールを追いかけ、<タマ>がそれを見ている", "<ポチ>と<タマ>です"),
+        ("<มะลิ>กำลังวิ่งเล่นในสวนกับ<โบ้>อย่างมีความสุข", "<มะลิ>และ<โบ้>"),
+        ("<ມາລີ>ກຳລັງແລ່ນຢູ່ສວນກັບ<ໂບ>ຢ່າງມີຄວາມສຸກ", "<ມາລີ>ແລະ<ໂບ>"),
+        ("<សុភា>កំពុងរត់លេងនៅក្នុងសួនជាមួយ<បូរ៉ា>", "<សុភា>និង<បូរ៉ា>"),
+        ("<မေ>သည်ပန်းခြံထဲတွင်<ဘို>နှင့်အတူကစားနေသည်", "<မေ>နှင့်<ဘို>"),
+        ("<小明>在公园里追着Frisbee飞盘，后面是<Bo>", "<小明>, <Bo>和"),
+    ],
+)
+def test_scripts_without_spaces(sentence, listed):
+    names = re.findall("<[^<>]+>", sentence)
+    assert ict_reward(sentence, names, names, min_length=10) == 1
+    assert ict_reward(sentence, names[:1], names, min_length=10) == 0.5  # the other one is not on the photo
+    assert ict_reward(listed, names, names, min_length=0) <= 0  # a list, no sentence
+
+
+def test_a_copy_in_a_script_without_spaces():
+    info = "一只戴着红色项圈的棕色小狗"  # 13 characters: six words and a half
+    caption = "<小明>是一只戴着红色项圈的棕色小狗，在公园的草地上玩"
+    assert ict_reward(caption, ["<小明>"], infos=[info], min_length=10) == 0
+    caption = "<小明>戴着项圈，这只棕色的狗在公园的草地上玩"
+    assert ict_reward(caption, ["<小明>"], infos=[info], min_length=10) == 1
+
+
+def test_reasoning_is_not_part_of_a_caption():
+    thought = "<think>The photo shows a dog; the candidates are <bo> and <mia>. It's <bo>.</think>"
+    caption = f"<bo>: {LONG}"
+    assert ict_reward(thought + caption, ["<bo>"], ["<bo>", "<mia>"]) == 1
+    assert ict_reward(thought + "<bo> naps.", ["<bo>"], ["<bo>", "<mia>"]) == 0  # too short without it
+    assert ict_reward(thought.removesuffix("</think>") + caption, ["<bo>"]) == 0  # never ended: no caption
 
 
 def test_each_name_costs_what_the_parameters_say():

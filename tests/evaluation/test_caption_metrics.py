@@ -46,6 +46,17 @@ def test_hallucinated_names_by_hand(caption, count):
         ("brown dog with a red collar", ["a small brown dog", "dog with a red collar"], 5 / 6),
         ("", [INFO], 0.0),
         ("a dog", [], 0.0),
+        ("这里有一只戴着红色项圈的棕色小狗在草地上", ["一只戴着红色项圈的棕色小狗"], 13 / 20),
+        (
+            "这里有一只戴着项圈的小狗",
+            ["一只戴着红色项圈的棕色小狗"],
+            0.0,
+        ),  # runs of five characters are no copy
+        ("ここに赤い首輪をした茶色の犬がいる", ["赤い首輪をした茶色の犬"], 11 / 17),
+        ("วันนี้หมาสีน้ำตาลใส่ปลอกคอสีแดงวิ่ง", ["หมาสีน้ำตาลใส่ปลอกคอสีแดง"], 16 / 21),
+        ("它是a small brown dog在玩", ["a small brown dog"], 4 / 6),  # four words and four characters
+        ("<think>a small brown dog</think>A cat.", [INFO], 0.0),
+        ("**A small** &quot;brown&quot; dog</s>", [INFO], 1.0),
     ],
 )
 def test_copied_share_by_hand(caption, infos, share):
@@ -71,6 +82,19 @@ def test_means_and_their_intervals():
     assert found["words"].value == (2 + 2 + 8 + 2) / 4
     assert found["hallucinated"].low == 0 and found["hallucinated"].high == 2
     assert found == measure(rows, DATABASE)  # seeded
+
+
+def test_length_in_words():
+    texts = {
+        "<bo> naps.</s>": 2,
+        "**Bo** naps<br>": 2,
+        "小明在公园": 5,
+        "Bo在公园": 4,
+        "มะลิวิ่ง": 4,
+        "철수가 웃는다": 2,
+    }
+    for caption, length in texts.items():
+        assert measure([row(caption)], DATABASE)["words"].value == length
 
 
 def test_photos_weigh_as_many_captions_as_they_have():

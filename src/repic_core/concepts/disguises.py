@@ -60,7 +60,7 @@ def _joined(pieces: list[tuple[str, str]], first: int) -> int:
     last = first
     while last + 1 < len(pieces) and last - first < 24:
         between = pieces[last][1]
-        single = len(pieces[last][0]) == len(pieces[last + 1][0]) == 1
+        single = len(pieces[last][0]) == 1 and len(pieces[last + 1][0].removesuffix("s")) <= 1
         if not re.fullmatch(rf"[{_SIGNS}\s]{{1,3}}" if single else rf"[{_SIGNS}]", between):
             break
         last += 1

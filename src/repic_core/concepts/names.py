@@ -33,7 +33,6 @@ class Written:
         spans: where each of its characters was in the original, as (start, end).
         tagged: (start, end, name) in `text` of each ``<name>`` and ``<name/>``, known or not.
         closed: the same of each ``</name>``.
-        barred: the same of each ``<|name|>`` whose name is known.
         plain: (start, end, tag) in `text` of each candidate that is named without brackets.
     """
 
@@ -41,7 +40,6 @@ class Written:
     spans: list[Span]
     tagged: list[tuple[int, int, str]]
     closed: list[tuple[int, int, str]]
-    barred: list[tuple[int, int, str]]
     plain: list[tuple[int, int, str]]
 
 
@@ -67,7 +65,7 @@ def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int
     """
     candidates = list(candidates)
     known, written = _by_key(candidates), read_names(text, candidates)
-    bracketed = [(*place, known[name]) for *place, name in written.tagged + written.barred if name in known]
+    bracketed = [(*place, known[name]) for *place, name in written.tagged if name in known]
     spans = written.spans
     return sorted((spans[a][0], spans[b - 1][1], tag) for a, b, tag in (*bracketed, *written.plain))
 
@@ -90,22 +88,17 @@ def unknown_names(text: str, candidates: Iterable[Concept | str]) -> list[str]:
 def mentions(text: str, known: Iterable[str]) -> tuple[list[str], list[str], list[str], str]:
     """What a text names: three lists of keys (`tags.key`), and the rest of the text, folded.
 
-    The lists are of all names in brackets, of the `known` names without brackets or in ``<|...|>``, and of names in
-    closing tags.
+    The lists are of all names in brackets, of the `known` names without brackets, and of names in closing tags.
 
     >>> mentions("<bo> naps, Bo snores </mia>", ["<bo>"])
     (['bo'], ['bo'], ['mia'], ' |  naps,  |  snores  | ')
     """
     written = read_names(text, list(dict.fromkeys(known)))
     rest = written.text
-    for start, end, _ in sorted(
-        written.tagged + written.closed + written.barred + written.plain, reverse=True
-    ):
+    for start, end, _ in sorted(written.tagged + written.closed + written.plain, reverse=True):
         rest = f"{rest[:start]} | {rest[end:]}"
-    tagged, closed, barred = (
-        [name for *_, name in w] for w in (written.tagged, written.closed, written.barred)
-    )
-    return tagged, [key(tag) for *_, tag in written.plain] + barred, closed, rest
+    tagged, closed = ([name for *_, name in places] for places in (written.tagged, written.closed))
+    return tagged, [key(tag) for *_, tag in written.plain], closed, rest
 
 
 def read_names(text: str, candidates: list[Concept | str]) -> Written:
@@ -116,10 +109,10 @@ def read_names(text: str, candidates: list[Concept | str]) -> Written:
     read, places = as_read(text, names)
     folded, in_read = folded_spans(read)
     spans = [(places[start][0], places[end - 1][1]) for start, end in in_read]
-    tagged, closed, barred = _brackets(folded, names)
+    tagged, closed = _brackets(folded, names)
     capitals = [read[start].isupper() for start, _ in in_read]
     taken = bytearray(len(folded))
-    for start, end, _ in tagged + closed + barred:
+    for start, end, _ in tagged + closed:
         taken[start:end] = b"\1" * (end - start)
     plain = []
     for pattern, tag, exact in forms:
@@ -131,27 +124,27 @@ def read_names(text: str, candidates: list[Concept | str]) -> Written:
             if _stands_alone(folded, first, last, capitals):
                 taken[first:last] = b"\1" * (last - first)
                 plain.append((first, last, tag))
-    return Written(folded, spans, tagged, closed, barred, sorted(plain))
+    return Written(folded, spans, tagged, closed, sorted(plain))
 
 
-def _brackets(folded: str, names: Collection[str]) -> tuple[list[tuple[int, int, str]], ...]:
-    """(start, end, key) of the ``<name>``, the ``</name>`` and the ``<|name|>`` in a folded text."""
-    tagged, closed, barred = [], [], []
+def _brackets(
+    folded: str, names: Collection[str]
+) -> tuple[list[tuple[int, int, str]], list[tuple[int, int, str]]]:
+    """(start, end, key) of each ``<name>`` and of each ``</name>`` in a folded text."""
+    tagged, closed = [], []
     for match in re.finditer(r"<([^<>]*)>", folded):
+        start, end = match.span()
         inside = match.group(1).strip()
-        place = match.span()
         if inside.startswith("/"):
             name = key(inside[1:])
             if name in names or is_name(name):
-                closed.append((*place, name))
-        elif inside.startswith("|") and inside.endswith("|"):
-            if (name := key(inside[1:-1])) in names:
-                barred.append((*place, name))
-        else:
-            name = key(inside[:-1] if inside.endswith("/") else inside)
-            if name in names or is_name(inside):
-                tagged.append((*place, name))
-    return tagged, closed, barred
+                closed.append((start, end, name))
+            continue
+        name = key(inside.removesuffix("/"))
+        is_sign = match.group(1)[:1].isspace() and start > 0 and not folded[start - 1].isspace()  # as in >_<
+        if name in names or (is_name(inside) and not is_sign):
+            tagged.append((start, end, name))
+    return tagged, closed
 
 
 @cache

@@ -41,11 +41,18 @@ _BLOCK = (
     "|mask|sos|start|end|start_of_turn|end_of_turn|begin_of_text|end_of_text|endoftext|im_start|im_end|tool_call"
     "|tool_response|image_start|image_end|img_context|bbox|box|ref|obj|quad|point|loc"
 )
+# Within <|...|>; another word there, such as a name, is not a token.
+_TOKEN = (
+    r"\s*(?:(?:\w+_)?(?:start|end|pad|sep|id|tag|name|text|thought|prefix|middle|suffix|token|turn)"
+    r"|(?:begin|start|end)_of_\w+|(?:image|video|audio|vision|tool)\w*|endoftext|user|assistant|system|channel|message"
+    r"|return|call|constrain|think|unk|bos|eos|\d+)\s*"
+)
 # Markup of HTML and of tokenizers: <br>, </p>, <unk>, <|im_end|>, <0x0A>, [INST]. An element may have attributes.
 _MARKUP = re.compile(
     rf"</?\s*(?P<inline>{_INLINE})(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
     rf"|</?\s*(?P<block>{_BLOCK})(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
-    r"|<\|(?P<token>[^<>|]*)\|>|<0x[0-9A-F]{2}>|\[/?INST\]",
+    rf"|<\|(?P<token>{_TOKEN})\|>"
+    r"|<0x[0-9A-F]{2}>|\[/?INST\]",
     re.IGNORECASE,
 )
 # *, ~~ and ` beside what they mark; _ only where it isn't inside a word, as in snake_case.
