@@ -1,13 +1,14 @@
 """The miniature of the paper's claim: ``repic toyworld miniature``.
 
-Five arms, from one base and the same training scenes:
+Six arms, from one base and the same training scenes:
 
 - ``base``: as shipped;
 - ``sft_single``: supervised on captions of single concepts, about their subject ("This is <bo>. On a ..."), which
   is what supervised methods have;
 - ``sft_listing``: on the same photos, but with captions in the form in which the base lists a scene;
 - ``grpo``: OCT, VLT, single and multi ICT with verifiable rewards, without a single caption;
-- ``sft_multi``: the control, supervised on perfect captions of several concepts, which are costly to get.
+- ``sft_multi``: the control, supervised on perfect captions of several concepts, which are costly to get;
+- ``grpo_fluency``: as ``grpo``, with the fluency term (`training.fluency`).
 
 Settings were chosen on the validation split and fixed here before the test split was run.
 """
@@ -39,6 +40,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"rows": "rows.jsonl", "tune": "full", "max_steps": 100, "learning_rate": 1e-4},
     "sft_multi": {"rows": "captions_multi.jsonl", "num_train_epochs": 2, "learning_rate": 3e-4},
 }
+# The weight was not tuned: a caption of word salad keeps half of its reward.
+ARMS["grpo_fluency"] = {**ARMS["grpo"], "fluency_weight": 0.5}
 SCORES = ("precision", "recall", "f1", "coverage", "placed", "background", "length")
 
 

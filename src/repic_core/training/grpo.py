@@ -17,6 +17,7 @@ from repic_core.rewards import make_reward
 from repic_core.training import run_record
 from repic_core.training.command import exit_in_a_line, run_command
 from repic_core.training.failures import checked_reward
+from repic_core.training.fluency import fluency_reward, with_reference_log_probs
 from repic_core.training.prompt_lengths import check_prompts
 from repic_core.training.recipe import (
     TuneArguments,
@@ -109,6 +110,10 @@ def _run(
         raise ValueError(
             "fsdp: FSDP2 can't generate from inside a PEFT model: captions must come from vLLM (use_vllm)"
         )
+    if tune.fluency_weight:
+        if not config.beta:
+            raise ValueError("fluency_weight: needs the reference model, so beta must be above 0")
+        rewards = [*rewards, (fluency_reward, tune.fluency_weight)]
     adapter = prepare_tuning(model, processor, tune)
     limit = tune.max_prompt_tokens or _context_length(model) - config.max_completion_length
     check_prompts(dataset, processor, limit)
@@ -118,6 +123,8 @@ def _run(
     if config.reward_weights is None:
         config.reward_weights = [1.0, *(weight for _, weight in rewards)]
     trainer_class = SharedPrefixGRPOTrainer if tune.shared_prefix else GRPOTrainer
+    if tune.fluency_weight:
+        trainer_class = with_reference_log_probs(trainer_class)
     trainer = trainer_class(
         model=model,
         reward_funcs=[

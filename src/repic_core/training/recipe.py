@@ -33,6 +33,9 @@ class TuneArguments:
     )
     reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
+    fluency_weight: float = field(
+        default=0.0, metadata={"help": "weight of `fluency.fluency_reward`; needs beta above 0 (GRPO only)"}
+    )
     max_prompt_tokens: int | None = field(
         default=None,
         metadata={"help": "prompts with more tokens (texts and photos) are refused; None: the model's limit"},
