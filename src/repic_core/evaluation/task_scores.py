@@ -14,10 +14,10 @@ from repic_core.concepts.concept import Concept
 from repic_core.data.rows import TrainingExample
 from repic_core.evaluation.intervals import Interval, mean_interval
 from repic_core.io.images import open_image
-from repic_core.models.boxes import iou, to_original_frame
+from repic_core.models.boxes import iou, stated_box, to_original_frame
 from repic_core.models.families import FAMILIES
 from repic_core.prompts import VLT_QUESTION, task_messages
-from repic_core.rewards import IOU_THRESHOLD, oct_reward, stated_box
+from repic_core.rewards import IOU_THRESHOLD, oct_reward
 from repic_core.tasks import OCT, TASKS, VLT
 
 
