@@ -21,7 +21,7 @@ from repic_core.captioner.caption_files import (
 from repic_core.concepts.concept import Concept
 from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
-from repic_core.models.parts import hash_weights
+from repic_core.models.parts import eval_mode, hash_weights
 from repic_core.prompts import SYSTEM_PROMPTS, caption_messages
 
 SAVE_SECONDS = 5  # between two writes of a growing caption file
@@ -29,7 +29,7 @@ RESIZERS = ("processor", "qwen-vl-utils")
 
 
 class Captioner:
-    """Captions photos with `model` (greedy unless asked otherwise).
+    """Captions photos with `model` (greedy unless asked otherwise), in eval mode whatever mode the model is in.
 
     >>> model, processor = load_model("assets/toy-base")  # doctest: +SKIP
     >>> captioner = Captioner(model, processor, system=None)  # doctest: +SKIP
@@ -216,7 +216,7 @@ class Captioner:
     def _run(self, inputs: Any, **generation: Any) -> Any:
         import torch
 
-        with torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             return self.model.generate(**inputs, **self._options(generation))
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:

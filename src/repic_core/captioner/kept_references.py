@@ -17,7 +17,7 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.io.images import image_hash, open_image
-from repic_core.models.parts import conditional_model, rope_positions
+from repic_core.models.parts import conditional_model, eval_mode, rope_positions
 from repic_core.prompts import caption_messages
 
 PHOTO = "<|vision_start|>"  # comes before every photo of a prompt, in all families; user text can't hold it
@@ -111,7 +111,7 @@ class PrefixCaptioner(Captioner):
         import torch
 
         inputs = self._processed(text, [open_image(photo) for photo in photos])
-        with torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             cache = conditional_model(self.model)(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
