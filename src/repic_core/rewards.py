@@ -53,14 +53,12 @@ from repic_core.concepts.names import mentions
 from repic_core.concepts.scripts import length, runs, words
 from repic_core.concepts.tags import key
 from repic_core.models.answers import as_read
-from repic_core.models.boxes import iou, paper_iou
+from repic_core.models.boxes import iou, paper_iou, stated_box
 from repic_core.tasks import ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
 _PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 _CLAUSE_END = re.compile(r"[,.;:!?/()\n\u2013\u2014\u2026]+|\s-+\s")
 _NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and every word that ends in n't
 _AFTER_NO = {"it", "they", "this", "that", "these", "those", "there", "the", "he", "she", "we", "i", "not"}
@@ -123,10 +121,10 @@ def _verdict(answer: str) -> str:
 
 
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
-    """1 if the answer's box ``[x1, y1, x2, y2]`` has an IoU of at least 0.5 with the solution's (same frame).
+    """1 if the answer's box has an IoU of at least 0.5 with the solution's (same frame).
 
     `paper`: the first box of integers counts, with upstream's IoU of inclusive pixels (`paper_iou`). `strict`: the
-    answer must hold exactly one box, perhaps inside a JSON object, and it must not be empty (`models.boxes.iou`).
+    answer must hold exactly one box that is not empty, in the form of any family (`models.boxes.stated_box`).
 
     >>> vlt_reward('[{"bbox_2d": [0, 0, 10, 10]}]', [0, 0, 10, 12])
     1.0
@@ -141,16 +139,6 @@ def vlt_reward(completion: str, solution: Sequence[float], profile: str = "stric
         return float(paper_iou([int(v) for v in box], solution) >= IOU_THRESHOLD)
     box = stated_box(completion)
     return float(box is not None and iou(box, solution) >= IOU_THRESHOLD)
-
-
-def stated_box(completion: str) -> list[float] | None:
-    """The one box ``[x1, y1, x2, y2]`` in an answer; None if there is no box, or more than one.
-
-    >>> stated_box("It is at [1, 2, 3, 4.5]."), stated_box("[1, 2, 3, 4] or [5, 6, 7, 8]")
-    ([1.0, 2.0, 3.0, 4.5], None)
-    """
-    boxes = _BOX.findall(completion)
-    return [float(v) for v in boxes[0]] if len(boxes) == 1 else None
 
 
 def paper_ict_single_reward(completion: str, solution: str, min_length: int = PAPER_MIN_LENGTH) -> float:

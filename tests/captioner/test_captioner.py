@@ -289,6 +289,7 @@ def begun(captioner, items, tmp_path):
         ("system", "made with different settings (system was 'You are a captioning"),
         ("length", "made with different settings (generation was {"),
         ("image size", "made with different settings (image size was {"),
+        ("template", "made with different settings (chat template was '"),
         ("info", "row 2: made with a different photo, reference, info or question"),
         ("photo", "row 1: made with a different photo, reference, info or question"),
         ("reference", "row 1: made with a different photo, reference, info or question"),
@@ -309,6 +310,9 @@ def test_a_file_made_otherwise_is_not_gone_on_with(
     elif change == "image size":
         size = dict(captioner.processor.image_processor.size) | {"longest_edge": 4096}
         monkeypatch.setattr(captioner.processor.image_processor, "size", size)
+    elif change == "template":
+        other = captioner.processor.chat_template.replace("<|im_start|>", "<|im_start|> ")
+        monkeypatch.setattr(captioner.processor, "chat_template", other)
     elif change == "info":
         other = Concept(name="bo", image=photos[0], info="another toy")
         items[1] = CaptionItem(items[1].query, [other], label=items[1].label)
@@ -353,6 +357,57 @@ def test_what_does_not_change_captions_is_no_hindrance(
     assert asked == ["new.png", "3.png"]
     captioner.caption_many(again, begun, progress=False, max_new_tokens=2)  # the settings cover the new rows
     assert len(asked) == 2
+
+
+def test_settings_without_a_chat_template_are_older_and_are_taken(captioner, items, begun):
+    old = json.loads(settings_path(begun).read_text())
+    del old["chat template"]
+    settings_path(begun).write_text(json.dumps(old))
+    assert len(captioner.caption_many(items, begun, progress=False, max_new_tokens=2)) == 4
+    assert "chat template" in json.loads(settings_path(begun).read_text())
+
+
+def test_files_of_one_folder_share_no_settings(captioner, items, tmp_path, monkeypatch):
+    """Names that differ only in their endings, each with a length of its own."""
+    names = (
+        "x.json",
+        "x.txt",
+        "x.jsonl",
+        "x",
+        "x.JSON",
+        "x.txt.json",
+        "x.json.txt",
+        "x.y.json",
+    )
+    paths = [tmp_path / name for name in names]
+    assert len({str(settings_path(path)) for path in paths} | set(map(str, paths))) == 2 * len(names)
+    for length, path in enumerate(paths, 1):
+        captioner.caption_many(items[1:2], path, progress=False, max_new_tokens=length)
+    asked = counted(captioner, monkeypatch)
+    for length, path in enumerate(paths, 1):
+        captioner.caption_many(items[1:2], path, progress=False, max_new_tokens=length)
+        with pytest.raises(ValueError, match=r"different settings \(generation was"):
+            captioner.caption_many(items[1:2], path, progress=False, max_new_tokens=length + 1)
+    assert asked == []
+
+
+def test_older_settings_of_other_endings_are_found(captioner, items, begun):
+    """They were beside ``x.txt`` as ``x.settings.json``, which is now that of ``x.json`` alone."""
+    other = begun.rename(begun.with_suffix(".txt"))
+    settings_path(begun).replace(begun.with_name("captions.settings.json"))
+    with pytest.raises(ValueError, match=r"different settings \(generation was"):
+        captioner.caption_many(items, other, progress=False, max_new_tokens=3)
+    assert len(captioner.caption_many(items, other, progress=False, max_new_tokens=2)) == 4
+    settings_path(other).unlink()
+    begun.write_text("[]")  # now they are those of the .json
+    with pytest.raises(ValueError, match=r"no captions\.txt\.settings beside it"):
+        captioner.caption_many(items, other, progress=False, max_new_tokens=2)
+
+
+def test_captions_without_a_cache_are_the_same(captioner, items):
+    for item in items[:2]:
+        want = captioner.caption(item.query, item.references)
+        assert captioner.caption(item.query, item.references, use_cache=False) == want
 
 
 def test_an_adapter_changes_the_hash_of_the_weights(captioner):

@@ -400,3 +400,21 @@ def test_the_benchmark_prints_what_it_measured(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "6,453,888 parameters" in printed and found["machine"]["date"] in printed
     assert len([line for line in printed.splitlines() if line.startswith("| ")]) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "dynamic"}])
+def test_other_caches_are_generated_as_usual(models, photos, monkeypatch, family, options):
+    """Asked for in the call, or in the model's own settings."""
+    plain, keeping = (
+        kind(*models[family], max_new_tokens=NEW_TOKENS) for kind in (Captioner, PrefixCaptioner)
+    )
+    query, references = photos[5], concepts(photos, 2)
+    want = plain.caption(query, references)
+    assert keeping.caption(query, references) == want and keeping.reused is False
+    assert keeping.caption(query, references, **options) == want and keeping.reused is None
+    assert [*keeping.stream(query, references, **options)][-1:] == ([want] if want else [])
+    assert keeping.caption(query, references, use_cache=True) == want and keeping.reused
+    for name, value in options.items():
+        monkeypatch.setattr(keeping.model.generation_config, name, value)
+    assert keeping.caption(query, references) == want and keeping.reused is None

@@ -1,6 +1,7 @@
 """SFT against independent references: the loss of the processor's own inputs, an uninterrupted run."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,10 +27,14 @@ def world(tmp_path_factory):
     return folder / "model", folder / "data"
 
 
-def test_first_loss_is_that_of_the_captions_alone(world, tmp_path):
-    """Mean negative log-likelihood of the caption tokens given each row's own prompt and images."""
+@pytest.mark.parametrize("without", [(), (0, 3), range(6)])
+def test_first_loss_is_that_of_the_captions_alone(world, tmp_path, without):
+    """Mean negative log-likelihood of the caption tokens given each row's own prompt and images, if it has any."""
     rows = read_rows(world[1] / "captions_multi.jsonl")[:6]
     assert len({len(row.images) for row in rows}) > 1
+    for number in without:
+        problem = rows[number].problem.replace("<image>", "")
+        rows[number] = replace(rows[number], images=(), problem=problem)
     settings = {**SMALL, "root": world[1], "max_steps": 1, "per_device_train_batch_size": 6, "seed": 3}
     trainer = sft.train(*load_model(world[0]), rows, tmp_path, **settings)
     model, processor = load_model(world[0])

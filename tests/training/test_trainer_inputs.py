@@ -11,9 +11,11 @@ from PIL import Image
 from trl import GRPOTrainer
 
 from helpers.families import save_family
-from helpers.stock import make, same_run
+from helpers.stock import batch_of, log_probs, make, same_run
+from repic_core.models.loading import load_model
 from repic_core.models.parts import conditional_model
-from repic_core.training.groups import find_groups
+from repic_core.training import grpo
+from repic_core.training.groups import find_groups, split_by_group
 from repic_core.training.photos import EachPhotoOnce, undecoded
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
@@ -90,6 +92,63 @@ def test_groups_are_found_in_them(base, photos, tmp_path, kind):
     own = make(SharedPrefixGRPOTrainer, base, None, tmp_path, rows=DATASETS[kind](photos), **settings)
     own._generate_and_score_completions(next(iter(own.get_train_dataloader())))
     assert own._prompt_index == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def mixed(photos):
+    """Eight rows, every other one of them without photos; the others show one or two."""
+    rows = [photos[i : i + 1 + i % 4 // 2] if i % 2 else [] for i in range(8)]
+    return images([{"prompt": user(f"Who is this {i}?"), "images": row} for i, row in enumerate(rows)])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_rows_with_and_without_photos_in_a_batch(family, tmp_path):
+    """TRL's own trainer can't mix them, so it computes each group of the batch alone."""
+    base = save_family(family, tmp_path / "base")
+    photos = [Image.effect_noise((48, 48), 50 + 20 * i).convert("RGB") for i in range(8)]
+    settings = {"rows": mixed(photos), "per_device_train_batch_size": 16, "shuffle_dataset": False}
+    own, stock = (
+        make(kind, base, None, tmp_path, **settings) for kind in (SharedPrefixGRPOTrainer, GRPOTrainer)
+    )
+    stock.model.load_state_dict(own.model.state_dict())
+    batch = batch_of(own)
+    assert batch["num_images"] == [0] * 4 + [1] * 4 + [0] * 4 + [2] * 4
+    whole = log_probs(own, batch)[0]
+    parts = split_by_group(batch, 4, shuffle=False)
+    assert [part["pixel_values"] is None for part in parts] == [True, False, True, False]
+    want = []
+    for part in parts:
+        copies = {name: part[name] for name in ("pixel_values", "image_grid_thw")}
+        if copies["pixel_values"] is not None:  # TRL holds the images of every row, not of every group
+            copies = {name: torch.cat([value] * 4) for name, value in copies.items()}
+        want.append(log_probs(stock, {**part, **copies})[0])
+    torch.testing.assert_close(whole, torch.cat(want), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(log_probs(own, batch, 4)[0], whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"per_device_train_batch_size": 8},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},  # groups are spread
+    ],
+)
+def test_a_micro_batch_without_photos_is_a_step_like_any(base, photos, tmp_path, split):
+    found = make(
+        SharedPrefixGRPOTrainer, base, None, tmp_path, rows=mixed(photos), shuffle_dataset=False, **split
+    )
+    found.train()
+    logs = [entry for entry in found.state.log_history if "loss" in entry]
+    assert len(logs) == 3 and all(entry["grad_norm"] > 0 for entry in logs)
+
+
+def test_trls_own_trainer_refuses_to_mix_them(base, photos, tmp_path):
+    options = {"shared_prefix": False, "num_generations": 4, "report_to": "none", "disable_tqdm": True}
+    message = r"rows: row 1 shows no photo, row 2 does, and TRL's own trainer can't put both into a batch"
+    with pytest.raises(ValueError, match=message):
+        grpo.train(
+            *load_model(base), mixed(photos), tmp_path, per_device_train_batch_size=8, max_steps=1, **options
+        )
 
 
 def test_photos_that_look_different_are_different():

@@ -1,7 +1,7 @@
 """Caption files: what is captioned, which rows are written, and how a file is read, checked and resumed.
 
-A caption file is a JSON list of rows ``[query path, tags, caption, question]`` (the authors' format). The file
-``<name>.settings.json`` beside it records what its captions were made with, so that only the same run resumes it.
+A caption file is a JSON list of rows ``[query path, tags, caption, question]`` (the authors' format). A file beside
+it (`settings_path`) records what its captions were made with, so that only the same run resumes it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from repic_core.prompts import CAPTION_QUESTIONS
 DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
 ROW_FIELDS = ("query path", "tags", "caption", "question")
 SETTINGS_SUFFIX = ".settings.json"
+ADDED = ("chat template",)  # entries that older settings files do not have; then they are not compared
 START_AFRESH = "delete the file or write to another"
 
 
@@ -100,17 +101,29 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
 
 
 def settings_path(out: str | Path) -> Path:
-    """The path of the settings that the caption file `out` was made with."""
+    """The path of the settings that the caption file `out` was made with; no two files share one.
+
+    >>> settings_path("a.json").name, settings_path("a.txt").name
+    ('a.settings.json', 'a.txt.settings')
+    """
     out = Path(out)
-    return out.with_name(f"{out.stem}{SETTINGS_SUFFIX}")
+    return out.with_name(f"{out.stem}{SETTINGS_SUFFIX}" if out.suffix == ".json" else f"{out.name}.settings")
+
+
+def _found_settings(out: Path) -> Path:
+    """`settings_path`; or the name that the settings of files other than ``.json`` had before, if it is its own."""
+    path, old = settings_path(out), out.with_suffix(SETTINGS_SUFFIX)
+    is_anothers = out.with_suffix(".json").exists()
+    return old if not path.exists() and old.exists() and not is_anothers else path
 
 
 def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
     """Raise `ValueError` if the first `finished` rows of `out` were made with different settings."""
-    path = settings_path(out)
+    path = _found_settings(out)
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-        changed = [k for k in settings if k not in ("model", "items") and old[k] != settings[k]]
+        compared = [k for k in settings if k not in ("model", "items") and (k in old or k not in ADDED)]
+        changed = [k for k in compared if old[k] != settings[k]]
         row = next((i for i in range(finished) if old["items"][i] != settings["items"][i]), None)
     except FileNotFoundError:
         raise ValueError(
@@ -150,6 +163,11 @@ def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
         parts = json.dumps([hash_once(item.query), references, item.question, item.reference_photos])
         hashes.append(hashlib.sha256(parts.encode()).hexdigest())
     return hashes
+
+
+def text_hash(value: Any) -> str:
+    """A short hash of a text, or of what else JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def caption_row(item: CaptionItem, caption: str) -> list[Any]:

@@ -17,11 +17,12 @@ from repic_core.captioner.caption_files import (
     finished_rows,
     item_hashes,
     settings_path,
+    text_hash,
 )
 from repic_core.concepts.concept import Concept
 from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
-from repic_core.models.parts import hash_weights
+from repic_core.models.parts import eval_mode, hash_weights
 from repic_core.prompts import SYSTEM_PROMPTS, caption_messages
 
 SAVE_SECONDS = 5  # between two writes of a growing caption file
@@ -29,7 +30,7 @@ RESIZERS = ("processor", "qwen-vl-utils")
 
 
 class Captioner:
-    """Captions photos with `model` (greedy unless asked otherwise).
+    """Captions photos with `model` (greedy unless asked otherwise), in eval mode whatever mode the model is in.
 
     >>> model, processor = load_model("assets/toy-base")  # doctest: +SKIP
     >>> captioner = Captioner(model, processor, system=None)  # doctest: +SKIP
@@ -82,8 +83,9 @@ class Captioner:
         """Rows ``[query path, tags, caption, question]`` of all items, in order.
 
         With `out`, the rows are written there during the run: atomically, every `SAVE_SECONDS` and at the end, even
-        if the run ends early. If the file exists, it is resumed. What the captions depend on is written beside it,
-        to ``<name>.settings.json`` (`_settings`). With ``resume=False`` the first new rows replace an old file.
+        if the run ends early. If the file exists, it is resumed. What the captions depend on (`_settings`) is
+        written beside it, to `caption_files.settings_path`. With ``resume=False`` the first new rows replace an old
+        file.
 
         Raises:
             ValueError: the file is cut off, or its rows are not those of `items` or were made with different
@@ -216,7 +218,7 @@ class Captioner:
     def _run(self, inputs: Any, **generation: Any) -> Any:
         import torch
 
-        with torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             return self.model.generate(**inputs, **self._options(generation))
 
     def _options(self, generation: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +230,8 @@ class Captioner:
     def _settings(self, items: Sequence[CaptionItem], generation: dict[str, Any]) -> dict[str, Any]:
         """What the captions of `items` depend on, as JSON; the photos and texts of an item as one hash.
 
-        ``model`` is its name, for the reader only: the weights' hash tells models apart, wherever they lie.
+        ``model`` is its name, for the reader only: the weights' hash tells models apart, wherever they lie. Of the
+        chat template, too, there is a hash.
         """
         defaults = self.model.generation_config.to_diff_dict()
         defaults.pop("transformers_version", None)
@@ -240,6 +243,7 @@ class Captioner:
             "image size": dict(self.processor.image_processor.size),
             "resized by": self.resized_by,
             "system": system,
+            "chat template": text_hash(self.processor.chat_template),
             "generation": {**defaults, **self._options(generation)},
             "items": item_hashes(items),
         }

@@ -17,7 +17,7 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.io.images import image_hash, open_image
-from repic_core.models.parts import conditional_model, rope_positions
+from repic_core.models.parts import conditional_model, eval_mode, rope_positions
 from repic_core.prompts import caption_messages
 
 PHOTO = "<|vision_start|>"  # comes before every photo of a prompt, in all families; user text can't hold it
@@ -39,9 +39,10 @@ class Prefix:
 class PrefixCaptioner(Captioner):
     """A `Captioner` that keeps the encoded references of the last prompts; the captions are the same.
 
-    Prefixes are kept for single prompts (`caption`, `stream`, batches of one). Larger batches, and prompts without
-    reference photos, are generated as usual. A prefix is encoded again after a change of a photo, an info, the
-    order, the adapter or the image size. After a change of the weights themselves, call `forget`.
+    Prefixes are kept for single prompts (`caption`, `stream`, batches of one). Larger batches, prompts without
+    reference photos, and captions without the growing cache (``use_cache=False``, ``cache_implementation``) are
+    generated as usual. A prefix is encoded again after a change of a photo, an info, the order, the adapter or the
+    image size. After a change of the weights themselves, call `forget`.
 
     Args:
         keep: how many prefixes are kept; the least recently used is dropped. With 7B in bf16, a token takes 56 KiB,
@@ -74,7 +75,8 @@ class PrefixCaptioner(Captioner):
         self.reused = None
         item = items[0]
         photos = [photo for concept in item.references for photo in concept.images if item.reference_photos]
-        if len(items) > 1 or not photos or self._rows(generation) > 1:
+        alone = len(items) == 1 and self._rows(generation) == 1
+        if not (alone and photos and self._growing_cache(generation)):
             return super()._prepare(items, **generation)
         query = open_image(item.query)
         messages = caption_messages(query, item.references, item.question, self.system)
@@ -111,7 +113,7 @@ class PrefixCaptioner(Captioner):
         import torch
 
         inputs = self._processed(text, [open_image(photo) for photo in photos])
-        with torch.inference_mode():
+        with eval_mode(self.model), torch.inference_mode():
             cache = conditional_model(self.model)(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
@@ -138,10 +140,20 @@ class PrefixCaptioner(Captioner):
         adapters = [f"{m.active_adapters} {m.disable_adapters} {m.scaling}" for m in layers]
         return [str(self.processor.image_processor.size), self.resized_by, *adapters]
 
+    def _growing_cache(self, generation: dict[str, Any]) -> bool:
+        """Whether `generate` keeps keys and values in the usual cache, which a kept prefix can begin."""
+        return self._option("use_cache", generation) is not False and not self._option(
+            "cache_implementation", generation
+        )
+
     def _rows(self, generation: dict[str, Any]) -> int:
         """How many sequences `generate` makes of one prompt: beams, or several answers."""
-        names, default = ("num_beams", "num_return_sequences"), self.model.generation_config
-        return max(generation.get(name) or getattr(default, name, None) or 1 for name in names)
+        return max(self._option(name, generation) or 1 for name in ("num_beams", "num_return_sequences"))
+
+    def _option(self, name: str, generation: dict[str, Any]) -> Any:
+        """An option of `generate`: as given, or the model's own."""
+        default = getattr(self.model.generation_config, name, None)
+        return default if generation.get(name) is None else generation[name]
 
 
 def photo_hash(photo: Any) -> str:

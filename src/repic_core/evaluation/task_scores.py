@@ -14,10 +14,11 @@ from repic_core.concepts.concept import Concept
 from repic_core.data.rows import TrainingExample
 from repic_core.evaluation.intervals import Interval, mean_interval
 from repic_core.io.images import open_image
-from repic_core.models.boxes import iou, to_original_frame
+from repic_core.models.boxes import iou, stated_box, to_original_frame
 from repic_core.models.families import FAMILIES
+from repic_core.models.parts import eval_mode
 from repic_core.prompts import VLT_QUESTION, task_messages
-from repic_core.rewards import IOU_THRESHOLD, oct_reward, stated_box
+from repic_core.rewards import IOU_THRESHOLD, oct_reward
 from repic_core.tasks import OCT, TASKS, VLT
 
 
@@ -80,7 +81,7 @@ def answer_rows(
     batch_size: int = 8,
     max_new_tokens: int = 64,
 ) -> list[str]:
-    """The greedy answer to each row, in order; images are paths relative to `root`, or PIL images."""
+    """The greedy answer to each row, in order, in eval mode; images are paths relative to `root`, or PIL images."""
     import torch
 
     rng, answers = random.Random(0), []
@@ -93,7 +94,7 @@ def answer_rows(
             paths = [Path(root) / image if isinstance(image, str) else image for image in row.images]
             images.append([open_image(path) for path in paths])
         inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
-        with torch.inference_mode():
+        with eval_mode(model), torch.inference_mode():
             out = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
         new = out[:, inputs["input_ids"].shape[1] :]
         answers += processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)

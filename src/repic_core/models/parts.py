@@ -1,11 +1,42 @@
-"""Parts of a loaded model: the model inside its wrappers, the positions of its tokens, a hash of its weights."""
+"""Parts of a loaded model: the model inside its wrappers, its mode, the positions of its tokens, a hash of its
+weights."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 HASHED_VALUES = 65536  # per tensor, evenly spread; no tensor of the toy is larger, so all its values count
+
+_held: Counter[Any] = Counter()  # modules that `eval_mode` took out of training mode, and by how many callers
+_lock = threading.Lock()
+
+
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """Context manager in which `model` is in eval mode; afterwards each of its modules has its own mode again.
+
+    In training mode a caption would be drawn with dropout, and with activation checkpointing the layers drop their
+    keys and values while decoding. Threads may overlap: the last one that leaves puts the modes back.
+    """
+    with _lock:
+        mine = [module for module in model.modules() if module.training or module in _held]
+        for module in mine:
+            module.training = False
+        _held.update(mine)
+    try:
+        yield
+    finally:
+        with _lock:
+            _held.subtract(mine)
+            for module in mine:
+                if not _held[module]:
+                    del _held[module]
+                    module.training = True
 
 
 def conditional_model(model: Any) -> Any:

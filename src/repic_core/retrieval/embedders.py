@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.images import open_image
-from repic_core.models.parts import hash_weights
+from repic_core.models.parts import eval_mode, hash_weights
 
 # Pixels. Half the side of the published image limit is enough to recognise an object.
 TOWER_SIDE = 448
@@ -59,7 +59,7 @@ class TowerEmbedder:
             some = photos[start : start + self._batch_size]
             scaled = [_scaled(open_image(photo), self.side) for photo in some]
             inputs = self._processor(scaled, return_tensors="pt").to(weight.device)
-            with torch.inference_mode():
+            with eval_mode(self._tower), torch.inference_mode():
                 out = self._tower(inputs["pixel_values"].to(weight.dtype), grid_thw=inputs["image_grid_thw"])
             counts = inputs["image_grid_thw"].prod(-1) // self._processor.merge_size**2
             rows += [tokens.float().mean(0) for tokens in out.pooler_output.split(counts.tolist())]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from repic_core.models.parts import eval_mode
 from repic_core.toyworld.encoder import Encoder
 from repic_core.toyworld.lessons import LESSONS, Lesson
 from repic_core.toyworld.model import pixel_values
@@ -27,7 +28,7 @@ def answers(
         inputs = processor.tokenizer(prompts, padding=True, return_tensors="pt")
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == encoder.image_token).long()
         pixels = pixel_values(processor, [image for own in images for image in own])
-        with torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             out = model.generate(**inputs, **pixels, max_new_tokens=max_new_tokens, do_sample=False)
         texts += processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

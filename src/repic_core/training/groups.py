@@ -69,7 +69,7 @@ def split_by_group(batch: dict[str, Any], parts: int, shuffle: bool = True) -> l
 
 
 def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """Some rows of a batch, with the image fields of their prompts."""
+    """Some rows of a batch, with the image fields of their prompts; None if these show no images."""
     index = batch["prompt_index"]
     prompts = list(dict.fromkeys(index[row] for row in rows))
     images = _images_of(batch, prompts)
@@ -79,6 +79,8 @@ def _take(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
             continue
         if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
             taken[name] = value
+        elif name in (*IMAGE_FIELDS, "features") and not images:
+            taken[name] = None
         elif name == "features":
             taken[name] = select_features(value, images)
         elif name == "image_grid_thw":

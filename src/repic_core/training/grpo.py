@@ -18,7 +18,7 @@ from repic_core.training import run_record
 from repic_core.training.command import exit_in_a_line, run_command
 from repic_core.training.failures import checked_reward
 from repic_core.training.fluency import fluency_reward, with_reference_log_probs
-from repic_core.training.prompt_lengths import check_prompts
+from repic_core.training.prompt_lengths import check_prompts, stored_photos
 from repic_core.training.recipe import (
     TuneArguments,
     need_packages,
@@ -61,7 +61,8 @@ def train(
     Raises:
         MissingExtra: the recipe asks for DeepSpeed or W&B, which is not installed.
         ValueError: an unknown recipe or key; a model that already has an adapter or (full tuning) that differs from
-            its files; prompts that are too long; fewer rows than a batch has prompts.
+            its files; prompts that are too long; fewer rows than a batch has prompts; with TRL's own trainer, rows
+            with and without photos.
         TrainingError: the run stopped early; says why, and what it can be resumed from.
     """
     from trl import GRPOConfig
@@ -137,6 +138,8 @@ def _run(
         peft_config=adapter,
         callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
     )
+    if not getattr(trainer, "shares_prefix", False):
+        _check_same_photos(dataset, config)
     if callbacks:  # they show the logs, which transformers would print too
         trainer.remove_callback(PrinterCallback)
     if trainer.ref_model is not None:
@@ -158,6 +161,16 @@ def _check_row_count(dataset: Any, config: Any) -> None:
             f"rows: {len(dataset)} are fewer than the {prompts} prompts of a batch "
             f"({config.generation_batch_size} completions, {config.num_generations} of each): "
             "give more, or lower per_device_train_batch_size or gradient_accumulation_steps"
+        )
+
+
+def _check_same_photos(dataset: Any, config: Any) -> None:
+    """ValueError if some rows show photos and others none: TRL can't put both into one batch."""
+    shown = [bool(photos) for photos in stored_photos(dataset)]
+    if config.generation_batch_size > config.num_generations and len(set(shown)) > 1:
+        raise ValueError(
+            f"rows: row {shown.index(False) + 1} shows no photo, row {shown.index(True) + 1} does, and TRL's own "
+            "trainer can't put both into a batch: train them apart, or with shared_prefix"
         )
 
 

@@ -18,6 +18,7 @@ from repic_core.display.caption_grid import concept_colors
 from repic_core.display.charts import reward_curves
 from repic_core.display.concept_editor import THEME, has_frontend, in_notebook
 from repic_core.display.html import STYLE, color_names
+from repic_core.models.parts import eval_mode
 from repic_core.tasks import TASKS
 from repic_core.training.checkpoints import random_states, set_random_states
 
@@ -217,17 +218,13 @@ class Monitor:
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """Context manager that puts `model` in eval mode, and afterwards restores each module's mode and the random
-    states (torch on CPU and CUDA, NumPy, Python)."""
-    modes = [(module, module.training) for module in model.modules()]
+    """`eval_mode` that also restores the random states (torch on CPU and CUDA, NumPy, Python)."""
     states = random_states()
     try:
-        model.eval()
-        yield
+        with eval_mode(model):
+            yield
     finally:
         set_random_states(states)
-        for module, training in modes:
-            module.training = training
 
 
 def _numbers(state: Any, logs: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def prompt_lengths(dataset: Any, processor: Any) -> list[int]:
         return (width // side) * (height // side)
 
     lengths = []
-    for prompt, images in zip(dataset["prompt"], _stored_photos(dataset), strict=True):
+    for prompt, images in zip(dataset["prompt"], stored_photos(dataset), strict=True):
         text = processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         written = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
         lengths.append(written - len(images) + sum(map(photo_tokens, images)))  # a placeholder per photo
@@ -66,7 +66,7 @@ def _how_to_fit(dataset: Any, long: Sequence[int], processor: Any, limit: int) -
     return "smaller photos are not enough: shorten their texts, or give fewer references"
 
 
-def _stored_photos(dataset: Any) -> list[list[Any]]:
+def stored_photos(dataset: Any) -> list[list[Any]]:
     """Each row's photos as they are stored, ``{"bytes", "path"}``, whatever format or transform the dataset has."""
     if "images" not in dataset.column_names:
         return [[] for _ in range(len(dataset))]

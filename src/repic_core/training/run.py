@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.files import write_text_atomic
+from repic_core.models.parts import conditional_model
 from repic_core.training.checkpoints import (
     CONFIGS,
     checkpoint_keeper,
@@ -56,6 +57,8 @@ def metrics_callback(path: str | Path) -> Any:
 def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = None) -> None:
     """Train and save the result; with `resume`, from the newest whole checkpoint in the output folder, if any.
 
+    However it ends, the model is then ready to caption (`make_ready`).
+
     Args:
         record: from `run_record.begin`; written as ``run.json`` at the start and completed at the end.
 
@@ -76,18 +79,38 @@ def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = Non
         set_aside(args.output_dir, torn_only=resume)
     if record is not None and args.should_save:
         write_record(args.output_dir, record, checkpoint)
+    # The trainer set it to False, which would be saved, too; passes that need no cache say so themselves.
+    conditional_model(trainer.model).config.use_cache = True
     keeper = checkpoint_keeper(trainer)
     trainer.add_callback(keeper)
-    with explained_failures(trainer, keeper):
-        if checkpoint:
-            make_resume_exact(trainer, str(checkpoint))
-        if not (checkpoint and _load_if_finished(trainer, checkpoint)):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        save_result(trainer)
-        if record is not None and args.should_save:
-            complete_record(args.output_dir, trainer.state)
+    try:
+        with explained_failures(trainer, keeper):
+            if checkpoint:
+                make_resume_exact(trainer, str(checkpoint))
+            if not (checkpoint and _load_if_finished(trainer, checkpoint)):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            save_result(trainer)
+            if record is not None and args.should_save:
+                complete_record(args.output_dir, trainer.state)
+    finally:
+        make_ready(trainer)
     trainer.remove_callback(keeper)
     args.save_total_limit = keeper.limit
+
+
+def make_ready(trainer: Any) -> None:
+    """Let the trained model generate like one that was loaded afresh: undo what the trainer changed in it.
+
+    That is training mode, activation checkpointing, autocast and the attention's name.
+    """
+    from repic_core.training.shared_prefix import GROUPED
+
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model.eval()
+    whole = conditional_model(model)
+    whole.activation_checkpointing_disable()
+    text = whole.base_model.language_model.config
+    text._attn_implementation = text._attn_implementation.removeprefix(GROUPED)
 
 
 def _load_if_finished(trainer: Any, checkpoint: Path) -> bool:

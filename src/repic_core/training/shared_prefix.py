@@ -146,7 +146,8 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
 def use_group_attention(language_model: Any) -> None:
     """Let the attention of `language_model` take ``group_layout=``; calls without it stay as they were.
 
-    The new name stays in the configuration, because checkpointing calls the layers again in the backward pass.
+    The new name stays in the configuration until the training ends (`run.make_ready`), because checkpointing calls
+    the layers again in the backward pass.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
