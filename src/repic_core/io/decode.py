@@ -89,6 +89,19 @@ def has_exif(image: Any) -> bool:
         return True
 
 
+def has_broken_exif(image: Any) -> bool:
+    """Whether Pillow, and with it `datasets`, can't turn an open image by its EXIF, since some tag is malformed."""
+    if "exif" not in image.info:  # TIFFs are turned when they are decoded, which needs no other tag
+        return False
+    try:
+        exif = image.getexif()
+        if ORIENTATION in exif:
+            exif.tobytes()
+    except Exception:  # as in `orientation`
+        return True
+    return False
+
+
 def turned(image: Any, turn: int) -> Any:
     """`image` as one of EXIF orientation `turn` is to be seen; `image` itself if that is 1."""
     from PIL.Image import Transpose
