@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_command, add_commands, add_flags, chosen, load_chosen
+from repic_core.cli.options import (
+    Parser,
+    add_command,
+    add_commands,
+    add_flags,
+    chosen,
+    load_chosen,
+    named_file,
+)
 
 EXAMPLES = 8  # that the live page offers at most
 
@@ -54,8 +62,7 @@ def _viewer(options: argparse.Namespace) -> None:
     if options.captions:
         if not options.database:
             raise ValueError("--captions needs --database")
-        named = (text.rpartition("=") for text in options.captions)
-        pairs = [(name or Path(path).stem, Path(path)) for name, _, path in named]
+        pairs = [(name, Path(path)) for name, path in map(named_file, options.captions)]
         files = dict(pairs)
         if len(files) < len(pairs):
             raise ValueError(

@@ -125,8 +125,9 @@ def decode_text(data: bytes, name: str, error: type[Exception]) -> str:
         return data.decode(coding).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as fault:
         coding = coding.removesuffix("-sig").upper()
+        hint = "save it as UTF-8" if fault.end < len(data) else "was it cut off?"
         where = f"{fault.reason} at byte {fault.start}"
-        raise error(f"{name}: not {coding} text ({where}): save it as UTF-8") from None
+        raise error(f"{name}: not {coding} text ({where}): {hint}") from None
 
 
 @contextmanager
