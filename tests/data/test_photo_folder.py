@@ -34,7 +34,7 @@ def test_infos_are_a_line(tmp_path):
     assert [c.info for c in database] == ["", "", "a cat with one ear"]
     assert folder_infos(tmp_path) == {"zoe": "a cat with one ear"}
     (tmp_path / "bo.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(BuildError, match=r"bo\.txt: not UTF-16 text .*: save it as UTF-8"):
+    with pytest.raises(BuildError, match=r"bo\.txt: not UTF-16 text .*: was it cut off"):
         database_from_folder(tmp_path)
 
 

@@ -120,10 +120,11 @@ def _finder(options: argparse.Namespace, first: Any, database: Any) -> Any:
 def _examples(options: argparse.Namespace) -> list[tuple[Path, list[str]]]:
     """The first photos of the caption file, each once, with the concepts of its first row."""
     from repic_core.captioner.caption_files import load_captions
+    from repic_core.io.paths import find_file
 
     if not options.examples:
         return []
     root = Path(options.root or Path(options.database or options.examples).parent)
     records = load_captions(options.examples)
-    examples = {root / record.query: list(record.tags) for record in records[::-1]}
+    examples = {find_file(root, record.query): list(record.tags) for record in records[::-1]}
     return list(examples.items())[::-1][:EXAMPLES]

@@ -20,7 +20,7 @@ from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import fold
 from repic_core.data.rows import TrainingExample
 from repic_core.io.images import equal_files, image_fault, write_collage
-from repic_core.io.paths import shown_entries
+from repic_core.io.paths import plain, shown_entries
 from repic_core.prompts import CAPTION_QUESTIONS, OCT_QUESTION, caption_problem
 from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT
 
@@ -150,11 +150,10 @@ def build_from_folders(
     """
     rng = random.Random(seed)
     photos = without_copies(root, concept_photos(root))
-    infos, names, categories = infos or {}, names or {}, categories or {}
-    for argument, given in (("infos", infos), ("names", names), ("categories", categories)):
-        unknown = sorted(given.keys() - photos.keys())
-        if unknown:
-            raise BuildError(f"{argument}: {root} has no folder {unknown[0]!r}")
+    infos, names, categories = (
+        _by_folder(argument, given or {}, photos, root)
+        for argument, given in (("infos", infos), ("names", names), ("categories", categories))
+    )
     _check_names(names)
     category = {folder: categories.get(folder, category_of(folder)) for folder in photos}
     pairs = {folder: rng.sample(files, 2) for folder, files in photos.items() if len(files) > 1}
@@ -234,6 +233,17 @@ def build_multi_ict(
             extras = {"candidates": tuple(c.tag for c in chosen), "infos": tuple(c.info for c in chosen)}
             rows.append(TrainingExample(images, problem, solution, method, **extras))
     return rows
+
+
+def _by_folder(
+    argument: str, given: Mapping[str, str], photos: Mapping[str, list[str]], root: str | Path
+) -> dict[str, str]:
+    """`given` with its keys as the folders are spelled on this disk (macOS decomposes letters)."""
+    folders = {plain(folder): folder for folder in photos}
+    unknown = sorted(folder for folder in given if plain(folder) not in folders)
+    if unknown:
+        raise BuildError(f"{argument}: {root} has no folder {unknown[0]!r}")
+    return {folders[plain(folder)]: value for folder, value in given.items()}
 
 
 def _check_names(names: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ text file beside the photo.
 from __future__ import annotations
 
 import logging
+import unicodedata
 from pathlib import Path
 
 from repic_core.concepts.concept import Concept, ConceptError
@@ -63,6 +64,7 @@ def database_from_folder(folder: str | Path, categories: bool = False) -> Concep
         try:
             images = [str(photo) for photo in photos]
             category = category_of(name) if categories else ""
+            name = unicodedata.normalize("NFC", name)  # macOS decomposes letters
             database.add(Concept(name=name, image=images, info=_line(text), category=category))
         except ConceptError as error:
             raise BuildError(f"{entry}: {error}") from None

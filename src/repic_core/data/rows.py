@@ -157,12 +157,21 @@ def _on_disk(root: Path, written: str) -> str:
     return written if found == Path(root, written) else Path(os.path.relpath(found, root)).as_posix()
 
 
+def _reference(photo: Path) -> dict[str, Any]:
+    """A photo by its path, or by its bytes if the path is no Unicode, which Arrow requires."""
+    try:
+        str(photo).encode()
+    except UnicodeEncodeError:
+        return {"path": None, "bytes": photo.read_bytes()}
+    return {"path": str(photo), "bytes": None}
+
+
 def _stored(photo: Path) -> dict[str, Any]:
     """A photo as `datasets` keeps it: its path or, if `datasets` would misread the file, a PNG of its pixels."""
     try:
         with opened(photo) as found:
             if not (is_deep(found) or has_broken_exif(found)):
-                return {"path": str(photo), "bytes": None}
+                return _reference(photo)
         file = io.BytesIO()
         open_image(photo).save(file, "PNG")
         return {"path": None, "bytes": file.getvalue()}

@@ -154,11 +154,11 @@ def eight_bits(image: Any) -> Any:
     Raises:
         PhotoFault: values whose range tells no scale (`scaled`).
     """
+    if not is_deep(image):
+        return image
     import numpy as np
     from PIL import Image
 
-    if not is_deep(image):
-        return image
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})  # TIFF's
     bits = tags.get(258, (16,))[0]  # BitsPerSample; Pillow leaves 12 bits in the lower ones of 16
@@ -178,7 +178,7 @@ def scaled(values: Any, white: float | None = None) -> Any:
     Args:
         values: array of any shape.
         white: the value that is white; by default 65535 for 16 bits without a sign, else by the range: whole
-            numbers reach to 255 or to 65535, floats to 1, 255 or 65535, a hundredth beyond at most (rounding).
+            numbers reach from 0 to 255 or to 65535, floats to 1, 255 or 65535, and a hundredth beyond (rounding).
 
     Raises:
         PhotoFault: values that are no numbers, or a range that fits none of these.
@@ -202,7 +202,7 @@ def scaled(values: Any, white: float | None = None) -> Any:
 def _white(low: float, high: float, floats: bool) -> int:
     """The white that a range of pixel values tells."""
     for white in (1, 255, 65535) if floats else (255, 65535):
-        if high <= 1.01 * white and low >= -0.01 * white:
+        if high <= 1.01 * white and low >= (-0.01 * white if floats else 0):
             # Floats whose lightest pixel is far from this white are rather of another scale (HDR, say).
             if not floats or white == 1 or high > white / 8:
                 return white

@@ -16,7 +16,9 @@ from repic_core.io.paths import plain
 from repic_core.retrieval.faiss_index import IndexFileError, read_faiss
 
 CHUNK = 256  # photos open at a time
-LONGEST = 2048  # pixels a side: embedders shrink photos to a few hundred, and CHUNK whole ones fill the memory
+LONGEST = (
+    2048  # pixels a side: embedders shrink photos to a few hundred, and CHUNK whole ones fill the memory
+)
 logger = logging.getLogger(__name__)
 # Tag and hash of a photo.
 Row = tuple[str, str]
