@@ -1,4 +1,4 @@
-"""Photo files that Pillow itself does not write: odd TIFFs, PNGs of 16 bits with a transparent value, broken EXIF."""
+"""Photo files that Pillow does not write: odd TIFFs, PNGs of 16 bits with a transparent value, broken EXIF."""
 
 import io
 import struct
@@ -7,7 +7,7 @@ import zlib
 from PIL import Image
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
-# Tags of an EXIF block in Motorola's order: orientation 6, and a resolution of -1/0, which Pillow can't write again.
+# An EXIF block: orientation 6, and a resolution of -1/0, which Pillow can't write again.
 MALFORMED = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + struct.pack(
     ">HHIHHHHIIIii", 0x0112, 3, 1, 6, 0, 0x011A, 10, 1, 38, 0, -1, 0
 )
