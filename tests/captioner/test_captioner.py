@@ -458,7 +458,7 @@ def test_a_file_cut_in_half_is_refused(captioner, items, tmp_path):
     whole = json.dumps([row], ensure_ascii=False).encode()
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match=r"captions\.json: not valid JSON .* was it cut off\? delete it"):
+        with pytest.raises(ValueError, match=r"captions\.json: not .* was it cut off\?"):
             captioner.caption_many(items, path, progress=False)
 
 
@@ -482,7 +482,7 @@ def test_bad_photos_are_named(captioner, photos, tmp_path):
 
 def test_decompression_bombs_are_named(photos, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match=r"5\.png: unreadable image .*decompression bomb"):
+    with pytest.raises(ValueError, match=r"5\.png: has more than 200 pixels: shrink it"):
         open_image(photos[5])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from helpers.photos import HEIC
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.data.builders import (
@@ -18,6 +19,7 @@ from repic_core.data.builders import (
     category_of,
     write_collage,
 )
+from repic_core.data.photo_folder import database_from_folder
 from repic_core.data.rows import read_rows, write_rows
 from repic_core.models.boxes import resized_size, to_model_frame, to_original_frame
 from repic_core.models.families import FAMILIES
@@ -224,3 +226,71 @@ def test_bad_folders(tmp_path):
     (tmp_path / "dog" / "0.jpg").write_bytes(half)
     with pytest.raises(BuildError, match=r"0\.jpg is not a readable image .*truncated"):
         build_from_folders(tmp_path)
+
+
+def copied(photos, one, other):
+    (photos / other).parent.mkdir(exist_ok=True)
+    (photos / other).write_bytes((photos / one).read_bytes())
+
+
+def test_hidden_and_system_entries_are_no_concepts(photos, caplog):
+    before = build_from_folders(photos)
+    copied(photos, "dog/0.jpg", ".ipynb_checkpoints/0-checkpoint.jpg")
+    copied(photos, "dog/0.jpg", "@eaDir/0.jpg")
+    copied(photos, "dog/0.jpg", "lost+found/0.jpg")
+    for folder in ("__MACOSX", "$RECYCLE.BIN"):
+        (photos / folder).mkdir()
+    for name in ("._0.jpg", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        (photos / "dog" / name).write_bytes(b"\0\5\x16\7")
+        (photos / name).write_bytes(b"\0\5\x16\7")
+    assert build_from_folders(photos) == before and not caplog.text
+    assert [c.tag for c in database_from_folder(photos)] == ["<dog>", "<dog2>", "<vase>"] and not caplog.text
+
+
+def test_the_same_photo_in_two_folders_is_in_no_row_and_is_named(photos, tmp_path, caplog):
+    copied(photos, "dog/0.jpg", "vase/of another name.jpeg")
+    for seed in range(8):
+        rows = build_from_folders(photos, seed, collages=tmp_path / "collages")
+        used = {image for row in rows for image in row.images}
+        assert not used & {"dog/0.jpg", "vase/of another name.jpeg"} and {"dog/1.jpg", "vase/0.jpg"} & used
+    said = "dog/0.jpg: left out, the same photo as vase/of another name.jpeg"
+    assert caplog.messages == [said] * 8
+
+
+def test_a_copy_in_its_own_folder_makes_no_pair(photos, caplog):
+    for name in ("copy of 0.jpg", "z.jpg"):
+        copied(photos, "dog/0.jpg", f"dog/{name}")
+    for seed in range(8):
+        for row in build_from_folders(photos, seed):
+            assert len({(photos / image).read_bytes() for image in row.images}) == len(row.images)
+    assert "dog/copy of 0.jpg, dog/z.jpg: left out, the same photo as dog/0.jpg" in caplog.messages
+
+
+def test_folders_that_are_left_with_nothing(photos):
+    for name in ("0.jpg", "1.jpg", "2.jpg"):
+        copied(photos, f"dog/{name}", f"dog3/{name}")
+    with pytest.raises(BuildError, match=r"dog/0\.jpg: the same photo as dog3/0\.jpg: leave it in one of"):
+        build_from_folders(photos)
+
+
+def test_a_database_names_equal_photos(photos, caplog):
+    copied(photos, "dog/0.jpg", "vase/x.jpg")
+    assert len(database_from_folder(photos)) == 3
+    assert "dog/0.jpg and vase/x.jpg: the same photo" in caplog.messages
+
+
+def test_phones_photos_are_not_passed_over(photos):
+    (photos / "dog" / "3.HEIC").write_bytes(HEIC)
+    for build in (build_from_folders, database_from_folder):
+        with pytest.raises(BuildError, match=r"3\.HEIC is a HEIC photo \(iPhone\): save it as JPEG"):
+            build(photos)
+
+
+def test_folders_that_macos_decomposed(tmp_path):
+    for folder in ("Zo\u0308e", "bo"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            Image.new("RGB", (8, 8), (number, len(folder), 0)).save(tmp_path / folder / f"{number}.png")
+    rows = build_from_folders(tmp_path, infos={"Z\u00f6e": "a girl"}, names={"Z\u00f6e": "Zoe"})
+    assert any("a girl" in row.infos and "<Zoe>" in row.candidates for row in rows)
+    assert [c.name for c in database_from_folder(tmp_path)] == ["Z\u00f6e", "bo"]

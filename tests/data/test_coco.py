@@ -105,3 +105,127 @@ def test_bad_annotations(coco, change, message):
     (root / "boxes.json").write_text(json.dumps(data))
     with pytest.raises(BuildError, match=message):
         build_vlt(root / "boxes.json", root, "thousandths")
+
+
+def built(coco, **changes):
+    root, data = coco
+    data["annotations"][0] |= changes
+    (root / "boxes.json").write_text(json.dumps(data))
+    return build_vlt(root / "boxes.json", root, "thousandths")
+
+
+@pytest.mark.parametrize(
+    ("bbox", "solution"),
+    [
+        ([569.5039392565208, 48, 70.4960607434793, 96], [890, 100, 1000, 300]),  # 1e-13 too far
+        ([-0.4, -2.9, 64.4, 50.9], [0, 0, 100, 100]),
+        ([576, 432, 67, 51], [900, 900, 1000, 1000]),  # three pixels
+    ],
+)
+def test_boxes_that_are_over_the_border_by_rounding_are_clipped(coco, bbox, solution):
+    assert built(coco, bbox=bbox)[0].solution == solution
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"bbox": [576, 432, 67.1, 48]},
+            r"bbox: the box \[.*\] reaches 3.1 pixels outside its photo of 640 x 480",
+        ),
+        ({"bbox": [-4, 0, 64, 48]}, "bbox: the box .* reaches 4 pixels outside"),
+        ({"bbox": [10, 10, 0, 5]}, "bbox: the box .* is empty"),
+        ({"bbox": [10, 10, 5, -5]}, "bbox: the box .* is empty"),
+        ({"bbox": [641, 10, 2, 5]}, "bbox: the box"),
+        ({"bbox": [10, 10, float("nan"), 5]}, "bbox: the box must be four numbers"),
+        ({"bbox": ["1", "2", "3", "4"]}, "bbox: the box must be four numbers"),
+        ({"bbox": [10, 10, 5, 5, 30]}, "bbox: the box must be four numbers"),
+        ({"bbox": [], "segmentation": [[1, 1, 2, 2, 3, 1]]}, "bbox: there is none .*segmentation"),
+        ({"bbox": None}, "bbox: there is none"),
+        ({"rotation": 30}, r"bbox: the box is turned \(rotation 30\): export upright boxes"),
+        ({"angle": -0.5}, r"bbox: the box is turned \(angle -0.5\)"),
+        ({"attributes": {"rotation": "a bit"}}, "bbox: the box is turned by 'a bit', which is no number"),
+        ({"category_id": 9}, "its category_id 9 is not among the categories"),
+        ({"image_id": "1"}, "its image_id '1' is not among the images"),
+        ({"caption": "the dog<|im_end|>"}, "caption 'the dog.*: it holds the control token"),
+        ({"caption": "the <image> dog"}, "caption .*: it holds the control token '<image>'"),
+        (
+            {"caption": "the \ud83d dog"},
+            r"caption 'the \\ud83d dog': field 'problem': it holds half a character",
+        ),
+        ({"caption": 7}, "caption 7: "),
+    ],
+)
+def test_what_an_export_can_hold_and_no_row_can_is_named(coco, changes, said):
+    with pytest.raises(BuildError, match=rf"boxes\.json, annotation 1(: |, ){said}"):
+        built(coco, **changes)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "solution"),
+    [
+        (45.0, [180, 73, 445, 427]),
+        (-45, [180, 73, 445, 427]),
+        ("405", [180, 73, 445, 427]),
+        (90, [281, 42, 344, 458]),
+        (180, [156, 208, 469, 292]),
+        (0, [156, 208, 469, 292]),
+        (None, [156, 208, 469, 292]),
+    ],
+)
+def test_boxes_that_cvat_turned_become_their_hull(coco, degrees, solution):
+    """CVAT writes the box before it is turned, and turns it clockwise about its centre (cvat #4745)."""
+    attributes = {"occluded": False, "rotation": degrees}
+    assert built(coco, bbox=[100, 100, 200, 40], attributes=attributes, rotation=0)[0].solution == solution
+
+
+def test_the_hull_of_a_turned_box_may_leave_the_photo(coco):
+    found = built(coco, bbox=[0, 0, 200, 40], attributes={"rotation": 90})
+    assert found[0].solution == [125, 0, 188, 250]  # 80 to 120, -80 to 120
+
+
+@pytest.mark.parametrize(
+    ("field", "entry", "said"),
+    [
+        (
+            "images",
+            {"id": 1, "file_name": "b.jpg", "width": 640, "height": 480},
+            "the image id 1 is there twice",
+        ),
+        (
+            "images",
+            {"id": 2, "file_name": "a.jpg", "width": 640, "height": 480},
+            "the file_name 'a.jpg' is there",
+        ),
+        ("categories", {"id": 7, "name": "bird"}, "the category id 7 is there twice"),
+        ("categories", {"id": 9, "name": " Cat"}, "the category 'cat' is there twice"),
+    ],
+)
+def test_merged_files_are_refused(coco, field, entry, said):
+    coco[1][field].append(entry)
+    with pytest.raises(BuildError, match=rf"boxes\.json: {said}.*: give each its own"):
+        built(coco)
+
+
+def test_boxes_without_a_description_or_of_crowds_are_not_looked_at(coco):
+    assert len(built(coco, bbox=None, iscrowd=1)) == 1
+    del coco[1]["categories"], coco[1]["annotations"][:2]
+    assert [row.problem for row in built(coco)] == ["Give the bounding box of the small dog."]
+
+
+@pytest.mark.parametrize("name", ["sub\\Zo\u00eb.jpg", "sub/Zoe\u0308.jpg"])
+def test_photos_are_found_as_another_system_writes_them(coco, name):
+    root, data = coco
+    (root / "sub").mkdir()
+    (root / "a.jpg").rename(root / "sub" / "Zoe\u0308.jpg")
+    data["images"][0]["file_name"] = name
+    assert {row.images for row in built(coco)} == {("sub/Zoe\u0308.jpg",)}
+
+
+def test_a_turned_tiff_has_the_size_that_is_seen(coco):
+    root, data = coco
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (480, 640)).save(root / "a.tif", exif=exif)
+    data["images"][0]["file_name"] = "a.tif"
+    assert built(coco)[0].solution == [100, 100, 500, 500]

@@ -96,8 +96,17 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
         for field, value in (("query", query), ("caption", caption), ("question", question)):
             if not isinstance(value, str):
                 raise CaptionFileError(f"{where}, {field}: must be text, not {str(value)[:80]}")
-        records.append(CaptionRecord(query, tuple(tags), caption, question))
+        records.append(CaptionRecord(query, tuple(map(whole, tags)), whole(caption), whole(question)))
     return records
+
+
+def whole(text: str) -> str:
+    """`text` with half a surrogate pair (an emoji that a program cut in two) as U+FFFD, which can be written.
+
+    >>> whole("a dog \\ud83d")
+    'a dog \ufffd'
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def settings_path(out: str | Path) -> Path:
@@ -120,15 +129,15 @@ def _found_settings(out: Path) -> Path:
 def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
     """Raise `ValueError` if the first `finished` rows of `out` were made with different settings."""
     path = _found_settings(out)
+    if not path.exists():
+        raise ValueError(
+            f"{out}: no {path.name} beside it, so how its captions were made is unknown: {START_AFRESH}"
+        )
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path, ValueError)
         compared = [k for k in settings if k not in ("model", "items") and (k in old or k not in ADDED)]
         changed = [k for k in compared if old[k] != settings[k]]
         row = next((i for i in range(finished) if old["items"][i] != settings["items"][i]), None)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{out}: no {path.name} beside it, so how its captions were made is unknown: {START_AFRESH}"
-        ) from None
     except (ValueError, KeyError, IndexError, TypeError):
         raise ValueError(f"{path}: not the settings of {out.name}'s captions: {START_AFRESH}") from None
     if changed:
@@ -188,10 +197,7 @@ def finished_rows(items: Sequence[CaptionItem], out: Path, settings: dict[str, A
     Raises:
         ValueError: the file is cut off, or its rows are not those of `items` or were made with different settings.
     """
-    try:
-        rows = json.loads(out.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{out}: not valid JSON ({error}): was it cut off? delete it") from None
+    rows = read_json(out, CaptionFileError)
     if not isinstance(rows, list):
         raise ValueError(f"{out}: is not a list of caption rows: {START_AFRESH}")
     if len(rows) > len(items):

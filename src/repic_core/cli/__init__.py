@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean `repic {close[0]}`?" if close else "`repic --help` lists the commands"
         print(f"repic: there is no command {given[0]!r}; {hint}", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     options = parse(given)
     with notes_shown(options.quiet):
         try:

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_command, add_commands, add_flags, chosen, load_chosen
+from repic_core.cli.options import (
+    Parser,
+    add_command,
+    add_commands,
+    add_flags,
+    chosen,
+    load_chosen,
+    named_file,
+)
 
 EXAMPLES = 8  # that the live page offers at most
 
@@ -54,8 +62,7 @@ def _viewer(options: argparse.Namespace) -> None:
     if options.captions:
         if not options.database:
             raise ValueError("--captions needs --database")
-        named = (text.rpartition("=") for text in options.captions)
-        pairs = [(name or Path(path).stem, Path(path)) for name, _, path in named]
+        pairs = [(name, Path(path)) for name, path in map(named_file, options.captions)]
         files = dict(pairs)
         if len(files) < len(pairs):
             raise ValueError(
@@ -113,10 +120,11 @@ def _finder(options: argparse.Namespace, first: Any, database: Any) -> Any:
 def _examples(options: argparse.Namespace) -> list[tuple[Path, list[str]]]:
     """The first photos of the caption file, each once, with the concepts of its first row."""
     from repic_core.captioner.caption_files import load_captions
+    from repic_core.io.paths import find_file
 
     if not options.examples:
         return []
     root = Path(options.root or Path(options.database or options.examples).parent)
     records = load_captions(options.examples)
-    examples = {root / record.query: list(record.tags) for record in records[::-1]}
+    examples = {find_file(root, record.query): list(record.tags) for record in records[::-1]}
     return list(examples.items())[::-1][:EXAMPLES]

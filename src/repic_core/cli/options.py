@@ -99,6 +99,19 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 
 
+def named_file(text: str) -> tuple[str, str]:
+    """Name and path in ``[NAME=]FILE``, where the path may hold further ``=``; by default the file's name.
+
+    >>> named_file("ours=runs/lr=1e-5/captions.json"), named_file("ours.json")
+    (('ours', 'runs/lr=1e-5/captions.json'), ('ours', 'ours.json'))
+    """
+    parts = text.split("=")
+    splits = [("=".join(parts[:n]), "=".join(parts[n:])) for n in range(len(parts))]
+    there = [(name, path) for name, path in splits if Path(path).is_file()]
+    name, path = (there or splits[1:2] or splits)[0]
+    return name or Path(path).stem, path
+
+
 def add_flags(parser: argparse.ArgumentParser, *flags: str, **changes: Any) -> None:
     """Add shared flags to `parser`; `changes` replace what `SHARED` says of them, such as ``required=True``."""
     for flag in flags:

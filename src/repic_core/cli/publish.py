@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from repic_core.cli.options import Parser, add_flags, chosen, describe
+from repic_core.cli.options import Parser, add_flags, chosen, describe, named_file
 from repic_core.cli.output import print_json
 
 
@@ -79,9 +79,7 @@ def _export(options: argparse.Namespace) -> None:
 
     facts = read_facts(options.facts) if options.facts else {}
     if options.captions:
-        pairs = (text.rpartition("=") for text in options.captions)
-        files = {name or Path(path).stem: path for name, _, path in pairs}
-        more = evaluation_rows(files, options.database)
+        more = evaluation_rows(dict(map(named_file, options.captions)), options.database)
         facts["evaluation"] = [*(facts.get("evaluation") or []), *more]
     rows = read_rows(options.rows, check_images=False) if options.rows else None
     private = not options.public

@@ -22,6 +22,7 @@ from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.tags import key
 from repic_core.io.files import read_json, write_json_atomic
 from repic_core.io.images import image_fault
+from repic_core.io.paths import find_file
 
 READ_UP_TO = 1000  # concepts; loading a larger database only checks that the photos exist
 
@@ -39,8 +40,9 @@ class ConceptDatabase:
     def __init__(
         self, concepts: Iterable[Concept] = (), root: str | Path | None = None, path: str | Path | None = None
     ):
-        self.path = Path(path) if path else None
-        self.root = Path(root) if root else None
+        # Absolute, so that they mean the same when the working directory has changed.
+        self.path = Path(path).absolute() if path else None
+        self.root = Path(root).absolute() if root else None
         self.check_images = True  # False after load(check_images=False): then save() doesn't check either
         self._concepts: dict[str, Concept] = {}
         self._named: dict[str, Concept] = {}  # by the keys of tags and names
@@ -62,7 +64,7 @@ class ConceptDatabase:
             ConceptError: for anything that can't be used; names the file and the entry.
         """
         path = Path(path)
-        root = Path(root) if root is not None else path.parent
+        root = Path(root).absolute() if root is not None else path.absolute().parent
         data = _read_json(path)
         entries = data.get("concept_dict") if isinstance(data, dict) else None
         if not isinstance(entries, dict):
@@ -109,8 +111,8 @@ class ConceptDatabase:
             raise ConceptError(f'{path}: "path_to_concept" must be an object')
         wrong = [p for p, tag in index.items() if written.get(p) != tag]
         if wrong:  # perhaps the same path, written in another way
-            tags = {str((root / image).resolve()): c.tag for c in self for image in c.images}
-            wrong = [p for p in wrong if "\0" in p or tags.get(str((root / p).resolve())) != index[p]]
+            tags = {str(image): concept.tag for concept in self for image in concept.images}
+            wrong = [p for p in wrong if "\0" in p or tags.get(str(find_file(root, p).resolve())) != index[p]]
         if wrong:
             warnings.warn(
                 f'{path}: "path_to_concept" disagrees with "concept_dict" for {len(wrong)} image(s), '
@@ -125,10 +127,10 @@ class ConceptDatabase:
             ConceptError: no path is known, an image is outside the root, or an image does not exist (the last is
                 not checked in a database loaded with ``check_images=False``).
         """
-        path = Path(path) if path else self.path
+        path = Path(path).absolute() if path else self.path
         if path is None:
             raise ConceptError("this database has no file yet: give save() a path")
-        root = Path(root) if root else self.root or path.parent
+        root = Path(root).absolute() if root else self.root or path.parent
         entries: dict[str, Any] = {}
         index: dict[str, str] = {}
         for concept in self:
@@ -144,8 +146,15 @@ class ConceptDatabase:
         return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
 
     def add(self, concept: Concept) -> None:
-        """Append a concept; `ConceptError` if its tag or its name, in any spelling, is another concept's."""
+        """Append a concept; `ConceptError` if its tag or its name, in any spelling, is another concept's.
+
+        A relative path of a photo is one under the root if there is such a file, else one from the working
+        directory; it becomes absolute.
+        """
         self._check_distinct(concept)
+        self._put(self._placed(concept))
+
+    def _put(self, concept: Concept) -> None:
         self._concepts[key(concept.tag)] = concept
         self._named |= dict.fromkeys((key(concept.tag), key(concept.name)), concept)
 
@@ -164,6 +173,11 @@ class ConceptDatabase:
                 "give one of them another name"
             )
 
+    def _placed(self, concept: Concept) -> Concept:
+        """`concept` with absolute paths of those photos that are there; if they are already, `concept` itself."""
+        images = [_absolute(image, self.root) for image in concept.images]
+        return concept if images == list(concept.images) else replace(concept, image=images)
+
     def remove(self, tag: str) -> Concept:
         """Remove a concept and return it."""
         concept = self[tag]
@@ -181,7 +195,7 @@ class ConceptDatabase:
     def _replace(self, concepts: Iterable[Concept]) -> None:
         self._concepts, self._named = {}, {}
         for concept in concepts:
-            self.add(concept)
+            self._put(concept)
 
     def select(self, *tags: str) -> list[Concept]:
         """The concepts with these tags, in the order asked for."""
@@ -229,7 +243,8 @@ def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
     def resolve(image: Any, where: str) -> str:
         if not isinstance(image, str) or not image or "\0" in image:
             raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
-        folder, name = os.path.split(os.path.join(root, image))
+        written = os.path.join(root, image)
+        folder, name = os.path.split(written if os.path.lexists(written) else find_file(root, image))
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         resolved = os.path.join(folders[folder], name)
@@ -251,11 +266,19 @@ def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
     return resolve
 
 
+def _absolute(image: Any, root: Path | None) -> Any:
+    """A relative path of a file under `root`, or else in the working directory, as an absolute one."""
+    if not isinstance(image, str | Path) or os.path.isabs(image):
+        return image
+    places = [find_file(place, str(image)) for place in (root, Path.cwd()) if place is not None]
+    return next((str(place) for place in places if place.is_file()), image)
+
+
 def _relative(image: Any, root: Path, tag: str, check: bool) -> str:
     if not isinstance(image, str | Path):
         raise ConceptError(f"{tag}: its image is in memory; save it to a file under {root} first")
-    path = Path(image)
-    resolved = (path if path.is_absolute() else root / path).resolve()
+    # Looked for again: when it was added, there may have been no root, or no file.
+    resolved = (root / _absolute(image, root)).resolve()
     if not resolved.is_relative_to(root.resolve()):
         raise ConceptError(f"{tag}: the image {image} lies outside the root {root}: copy it there first")
     if check and not resolved.is_file():

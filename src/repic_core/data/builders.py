@@ -9,6 +9,7 @@ By default every ICT row has new random names, as in the paper (appendix B.4), s
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,15 @@ from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import fold
 from repic_core.data.rows import TrainingExample
-from repic_core.io.images import image_fault, write_collage
+from repic_core.io.images import equal_files, image_fault, write_collage
+from repic_core.io.paths import plain, shown_entries
 from repic_core.prompts import CAPTION_QUESTIONS, OCT_QUESTION, caption_problem
 from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+PHOTO_SUFFIXES += (".heic", ".heif", ".hif")  # taken if pillow-heif is installed, else named
 DEFAULT_INFO = "a thing that belongs to the user"
+logger = logging.getLogger(__name__)
 
 
 class BuildError(ValueError):
@@ -53,11 +57,6 @@ def concept_photos(root: str | Path) -> dict[str, list[str]]:
     return photos
 
 
-def shown_entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name, without hidden files and folders."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
 def photo_files(folder: Path) -> list[Path]:
     """The photos that lie in a folder, sorted by name; each is read to its end.
 
@@ -70,6 +69,35 @@ def photo_files(folder: Path) -> list[Path]:
         if fault:
             raise BuildError(f"{file} {fault}")
     return files
+
+
+def without_copies(root: str | Path, photos: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """`concept_photos` with each photo once (by the bytes of its file); a warning names each copy.
+
+    Of copies in one folder the first stays. A photo that lies in several folders is left out of all, since whether
+    another photo shows "the same" can't be said of it.
+
+    Raises:
+        BuildError: a folder has only such photos; names one and its copy.
+    """
+    root = Path(root)
+    dropped: dict[str, str] = {}
+    for group in equal_files([root / file for files in photos.values() for file in files]):
+        first, *copies = (str(file.relative_to(root)) for file in group)
+        if len({file.parent for file in group}) > 1:
+            dropped |= {first: copies[0], **dict.fromkeys(copies, first)}
+            logger.warning("%s: left out, the same photo as %s", first, ", ".join(copies))
+        else:
+            dropped |= dict.fromkeys(copies, first)
+            logger.warning("%s: left out, the same photo as %s", ", ".join(copies), first)
+    kept = {folder: [file for file in files if file not in dropped] for folder, files in photos.items()}
+    for folder, files in kept.items():
+        if not files:
+            one = photos[folder][0]
+            raise BuildError(
+                f"{root / one}: the same photo as {dropped[one]}: leave it in one of the folders"
+            )
+    return kept
 
 
 def category_of(folder: str) -> str:
@@ -105,7 +133,8 @@ def build_from_folders(
     - with `collages`, a multi-ICT row: the query is a collage of photos of the concept and of one to three others.
       The references are other photos of them and, in half of the rows, a photo of a concept that is not shown.
 
-    For photos that already show several concepts, use `build_multi_ict`.
+    The same photo twice, also by another name or in another folder, is no pair (`without_copies`). For photos that
+    already show several concepts, use `build_multi_ict`.
 
     Args:
         categories: folder -> category; by default from the folder's name (`category_of`).
@@ -115,22 +144,21 @@ def build_from_folders(
             448 pixels high). Without it there are no multi-ICT rows.
 
     Raises:
-        BuildError: as in `concept_photos`; also if no folder has two photos, if two folders have the same name, or
-            if `collages` lies inside `root`.
+        BuildError: as in `concept_photos` and `without_copies`; also if no folder has two photos, if two folders
+            have the same name, or if `collages` lies inside `root`.
         ConceptError: a name or a line of information that can't be used in a prompt.
     """
     rng = random.Random(seed)
-    photos = concept_photos(root)
-    infos, names, categories = infos or {}, names or {}, categories or {}
-    for argument, given in (("infos", infos), ("names", names), ("categories", categories)):
-        unknown = sorted(given.keys() - photos.keys())
-        if unknown:
-            raise BuildError(f"{argument}: {root} has no folder {unknown[0]!r}")
+    photos = without_copies(root, concept_photos(root))
+    infos, names, categories = (
+        _by_folder(argument, given or {}, photos, root)
+        for argument, given in (("infos", infos), ("names", names), ("categories", categories))
+    )
     _check_names(names)
     category = {folder: categories.get(folder, category_of(folder)) for folder in photos}
     pairs = {folder: rng.sample(files, 2) for folder, files in photos.items() if len(files) > 1}
     if not pairs:
-        raise BuildError(f"{root}: no concept has two photos, so nothing can be compared")
+        raise BuildError(f"{root}: no concept has two photos of its own, so nothing can be compared")
     if collages and Path(collages).resolve().is_relative_to(Path(root).resolve()):
         raise BuildError(f"{collages}: lies inside {root}, where it would be a concept: give another folder")
 
@@ -205,6 +233,17 @@ def build_multi_ict(
             extras = {"candidates": tuple(c.tag for c in chosen), "infos": tuple(c.info for c in chosen)}
             rows.append(TrainingExample(images, problem, solution, method, **extras))
     return rows
+
+
+def _by_folder(
+    argument: str, given: Mapping[str, str], photos: Mapping[str, list[str]], root: str | Path
+) -> dict[str, str]:
+    """`given` with its keys as the folders are spelled on this disk (macOS decomposes letters)."""
+    folders = {plain(folder): folder for folder in photos}
+    unknown = sorted(folder for folder in given if plain(folder) not in folders)
+    if unknown:
+        raise BuildError(f"{argument}: {root} has no folder {unknown[0]!r}")
+    return {folders[plain(folder)]: value for folder, value in given.items()}
 
 
 def _check_names(names: Mapping[str, str]) -> None:

@@ -10,11 +10,15 @@ text file beside the photo.
 from __future__ import annotations
 
 import logging
+import unicodedata
 from pathlib import Path
 
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.data.builders import PHOTO_SUFFIXES, BuildError, category_of, photo_files, shown_entries
+from repic_core.data.builders import PHOTO_SUFFIXES, BuildError, category_of, photo_files
+from repic_core.io.files import read_text
+from repic_core.io.images import equal_files
+from repic_core.io.paths import shown_entries
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +27,7 @@ def database_from_folder(folder: str | Path, categories: bool = False) -> Concep
     """The concepts of a folder of photos, in the order of their names; nothing is written.
 
     Hidden files and folders are passed over; folders without photos and files of other kinds are, too, and a
-    warning is logged for them.
+    warning is logged for them, as for photos that are the same, byte by byte.
 
     Args:
         categories: guess each category from the name (`builders.category_of`); else it is empty.
@@ -53,11 +57,14 @@ def database_from_folder(folder: str | Path, categories: bool = False) -> Concep
             logger.warning("%s: left out, its name does not end in %s", entry, ", ".join(PHOTO_SUFFIXES))
     if not found:
         raise BuildError(f"{folder}: holds no photo, nor a folder with photos ({', '.join(PHOTO_SUFFIXES)})")
+    for group in equal_files([photo for _, photos, _, _ in found for photo in photos]):
+        logger.warning("%s: the same photo", " and ".join(str(file.relative_to(folder)) for file in group))
     database = ConceptDatabase(root=folder)
     for name, photos, text, entry in sorted(found, key=lambda one: one[0]):
         try:
             images = [str(photo) for photo in photos]
             category = category_of(name) if categories else ""
+            name = unicodedata.normalize("NFC", name)  # macOS decomposes letters
             database.add(Concept(name=name, image=images, info=_line(text), category=category))
         except ConceptError as error:
             raise BuildError(f"{entry}: {error}") from None
@@ -73,7 +80,4 @@ def folder_infos(root: str | Path) -> dict[str, str]:
 
 def _line(path: Path) -> str:
     """The text of a file on one line; empty where there is no such file."""
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split()) if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path}: can't be read as UTF-8 text ({error}): write it again") from None
+    return " ".join(read_text(path, BuildError).split()) if path.is_file() else ""

@@ -9,15 +9,20 @@ rewards recognise wrong names and copied text. `data.builders` and `data.coco` b
 
 from __future__ import annotations
 
+import io
+import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
+from repic_core.io.decode import has_broken_exif, is_deep, opened
 from repic_core.io.files import read_records, write_records
-from repic_core.io.images import image_fault
+from repic_core.io.images import image_fault, open_image
+from repic_core.io.paths import find_file
 from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
 from repic_core.tasks import TASKS, check_solution, write_solution
 
@@ -28,7 +33,12 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One tuning row; image paths are relative to a root folder that is given when the row is used."""
+    """One tuning row; image paths are relative to a root folder that is given when the row is used.
+
+    Raises:
+        RowError: a text holds a control token, or the problem places for another number of images than there are;
+            names the field.
+    """
 
     images: tuple[str, ...]
     problem: str
@@ -36,6 +46,24 @@ class TrainingExample:
     method: str
     candidates: tuple[str, ...] = ()
     infos: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = self.problem.count(IMAGE_PLACEHOLDER)
+        if count not in (0, len(self.images)):
+            raise RowError(f"field 'problem': {count} {IMAGE_PLACEHOLDER} for {len(self.images)} image(s)")
+        _check_text("problem", self.problem.replace(IMAGE_PLACEHOLDER, ""))
+        if isinstance(self.solution, str):
+            _check_text("solution", self.solution)
+
+
+def _check_text(field: str, text: str) -> None:
+    try:
+        check_no_control_tokens(text, "it")
+        text.encode()
+    except ConceptError as error:
+        raise RowError(f"field {field!r}: {error}") from None
+    except UnicodeEncodeError:
+        raise RowError(f"field {field!r}: it holds half a character: {text!a:.60}") from None
 
 
 def read_rows(
@@ -56,11 +84,12 @@ def read_rows(
     checked: set[str] = set()
     for where, record in read_records(path, RowError):
         row = _parse(record, where)
+        row = replace(row, images=tuple(_on_disk(root, image) for image in row.images))
         rows.append(row)
         for image in row.images:
             if not check_images or image in checked:
                 continue
-            fault = image_fault(root / image)
+            fault = image_fault(Path(root, image))
             if fault:
                 raise RowError(f"{where}, field 'image': {image!r} {fault}")
             checked.add(image)
@@ -92,11 +121,12 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
 
     Columns: ``prompt`` (chat messages whose image blocks are placeholders), ``images`` (list of decoded
     images), ``solution`` (`tasks.write_solution`), ``accu_reward_method``, ``candidates``, ``infos``.
-    The ICT suffix of each prompt is drawn from `seed` (`prompts.with_task_suffix`).
+    The ICT suffix of each prompt is drawn from `seed` (`prompts.with_task_suffix`). Photos that `datasets` would
+    misread (more than eight bits a channel, a broken EXIF tag) are kept as `images.open_image` reads them.
     """
     from datasets import Dataset, Features, Image, List, Value
 
-    rng = random.Random(seed)
+    rng, stored = random.Random(seed), cache(_stored)
     block = {"type": Value("string"), "text": Value("string")}
     features = Features(
         {
@@ -113,12 +143,40 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
         messages = task_messages(row.images, row.problem, row.method, rng)
         content = [{"type": b["type"], "text": b.get("text")} for b in messages[0]["content"]]
         columns["prompt"].append([{"role": "user", "content": content}])
-        columns["images"].append([str((Path(root) / image).resolve()) for image in row.images])
+        columns["images"].append([stored(find_file(root, image).resolve()) for image in row.images])
         columns["solution"].append(write_solution(row.solution))
         columns["accu_reward_method"].append(row.method)
         columns["candidates"].append(list(row.candidates))
         columns["infos"].append(list(row.infos))
     return Dataset.from_dict(columns, features=features)
+
+
+def _on_disk(root: Path, written: str) -> str:
+    """The path of a photo, relative to `root`, as this disk spells it; as it is written if there is none."""
+    found = find_file(root, written)
+    return written if found == Path(root, written) else Path(os.path.relpath(found, root)).as_posix()
+
+
+def _reference(photo: Path) -> dict[str, Any]:
+    """A photo by its path, or by its bytes if the path is no Unicode, which Arrow requires."""
+    try:
+        str(photo).encode()
+    except UnicodeEncodeError:
+        return {"path": None, "bytes": photo.read_bytes()}
+    return {"path": str(photo), "bytes": None}
+
+
+def _stored(photo: Path) -> dict[str, Any]:
+    """A photo as `datasets` keeps it: its path or, if `datasets` would misread the file, a PNG of its pixels."""
+    try:
+        with opened(photo) as found:
+            if not (is_deep(found) or has_broken_exif(found)):
+                return _reference(photo)
+        file = io.BytesIO()
+        open_image(photo).save(file, "PNG")
+        return {"path": None, "bytes": file.getvalue()}
+    except Exception:  # Pillow's decoders raise many kinds; whoever opens it again names it
+        return {"path": str(photo), "bytes": None}
 
 
 def _parse(record: Any, where: str) -> TrainingExample:
@@ -133,13 +191,6 @@ def _parse(record: Any, where: str) -> TrainingExample:
     problem, solution = record["problem"], record["solution"]
     if not isinstance(problem, str):
         raise RowError(f"{where}, field 'problem': must be text, not {problem!r}")
-    if problem.count(IMAGE_PLACEHOLDER) not in (0, len(images)):
-        count = problem.count(IMAGE_PLACEHOLDER)
-        raise RowError(f"{where}, field 'problem': {count} {IMAGE_PLACEHOLDER} for {len(images)} image(s)")
-    try:
-        check_no_control_tokens(problem.replace(IMAGE_PLACEHOLDER, ""), "it")
-    except ConceptError as error:
-        raise RowError(f"{where}, field 'problem': {error}") from None
     method = record.get("accu_reward_method", "iou")  # upstream's default
     if not isinstance(method, str) or method not in TASKS:
         raise RowError(f"{where}, field 'accu_reward_method': {method!r} is not one of {', '.join(TASKS)}")
@@ -152,4 +203,7 @@ def _parse(record: Any, where: str) -> TrainingExample:
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
             raise RowError(f"{where}, field {field!r}: must be a list of texts")
         extras[field] = tuple(values)
-    return TrainingExample(tuple(images), problem, solution, method, **extras)
+    try:
+        return TrainingExample(tuple(images), problem, solution, method, **extras)
+    except RowError as error:
+        raise RowError(f"{where}, {error}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.demo.messages import message
+from repic_core.io.decode import has_exif, opened
 from repic_core.io.files import replaced
 from repic_core.io.uploads import UploadError, open_upload
 
@@ -86,16 +87,14 @@ async def _move(move: Callable[[Any], Awaitable[str | None]], file: Any) -> str 
 def _without_metadata(file: Path, photo: Any) -> Any:
     """`photo`, after `file` was written again if it held more than pixels: EXIF (with place and time), XMP,
     comments, profiles, thumbnails, or bytes after its end."""
-    from PIL import Image
-
     content = file.read_bytes()
-    with Image.open(file) as opened:
-        kind, kept = opened.format, set(opened.info) - PLAIN
-        segments = {name for name, _ in getattr(opened, "applist", [])} - {"APP0"}
-        more = bool(kept or segments or opened.getexif() or not content.endswith(ENDS.get(kind, b"")))
+    with opened(content) as found:
+        kind, kept = found.format, set(found.info) - PLAIN
+        segments = {name for name, _ in getattr(found, "applist", [])} - {"APP0"}
+        more = bool(kept or segments or has_exif(found) or not content.endswith(ENDS.get(kind, b"")))
     if not more:
         return photo
     with replaced(file) as out:
-        photo.save(out, "JPEG" if kind == "MPO" else kind, quality=95)
+        photo.save(out, "JPEG" if kind in ("MPO", "HEIF") else kind, quality=95)
     # Read again, so that every handler sees the same pixels.
     return open_upload(file)

@@ -38,7 +38,7 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, given: ConceptDatabase) -> None:
-        self.folder, self.given = folder, given
+        self.folder, self.given = folder.absolute(), given
 
     @property
     def own(self) -> ConceptDatabase:

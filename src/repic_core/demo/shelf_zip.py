@@ -7,12 +7,14 @@ import json
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import ConceptError
 from repic_core.concepts.database import ConceptDatabase
+from repic_core.io.files import decode_text, parse_json
+from repic_core.io.paths import plain, shown_members
 from repic_core.io.uploads import MAX_BYTES, UploadError, open_upload, store_photo
 
 MOST_CONCEPTS = 1000  # of one visitor
@@ -54,7 +56,8 @@ def _entries_in(
     """Name of the database in an archive, and its entries by tag, with photos stored in `folder`."""
     if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
         raise ConceptError(f"The zip file unpacks to more than {MOST_BYTES >> 20} MB: split it.")
-    where, data = _database_in(archive)
+    members = _members(archive)
+    where, data = _database_in(archive, members)
     entries = data.get("concept_dict") if isinstance(data, dict) else None
     if not isinstance(entries, dict) or not entries:
         raise ConceptError(f'{where}: no "concept_dict" with concepts: export it again')
@@ -68,22 +71,40 @@ def _entries_in(
             images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
             if len(images) > MOST_PHOTOS:
                 raise ConceptError(f"{where}, entry {tag!r}: has more than {MOST_PHOTOS} photos")
-            paths = [_stored_once(archive, where, tag, image, folder, known) for image in images]
+            names = [_member(members, where, tag, image) for image in images]
+            paths = [_stored_once(archive, name, folder, known) for name in names]
             entry["image"] = [f"photos/{path.name}" for path in paths]
     return where, entries
 
 
-def _database_in(archive: zipfile.ZipFile) -> tuple[str, Any]:
+def _members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """The names in an archive by what `plain` makes of them, without hidden ones and those that lead out of it."""
+    members: dict[str, str] = {}
+    for name in shown_members(archive.namelist()):
+        for spelling in (name, _as_utf8(archive.getinfo(name))):
+            inside = posixpath.normpath(plain(spelling))
+            if not inside.startswith(("../", "/")):
+                members.setdefault(inside, name)
+    return members
+
+
+def _as_utf8(member: zipfile.ZipInfo) -> str:
+    """A member's name as UTF-8, which macOS writes without saying so: `zipfile` takes it for code page 437."""
+    try:
+        return member.filename if member.flag_bits & 0x800 else member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
+
+
+def _database_in(archive: zipfile.ZipFile, members: Mapping[str, str]) -> tuple[str, Any]:
     """Name and content of the database nearest to the top of an archive."""
-    files = [name for name in archive.namelist() if posixpath.basename(name) == "database.json"]
-    files = files or [name for name in archive.namelist() if name.endswith(".json")]
+    files = [name for name in members if posixpath.basename(name) == "database.json"]
+    files = files or [name for name in members if name.endswith(".json")]
     if not files:
         raise ConceptError("There is no database.json in this zip file: export it again.")
     name = min(files, key=lambda found: (found.count("/"), found))
-    try:
-        return name, json.loads(_content(archive, name))
-    except (ValueError, RecursionError) as error:
-        raise ConceptError(f"{name}: not valid JSON ({error}): export it again") from None
+    text = decode_text(_content(archive, members[name]), name, ConceptError)
+    return name, parse_json(text, name, ConceptError)
 
 
 def _check_lengths(where: str, tag: str, entry: dict[str, Any]) -> None:
@@ -94,18 +115,23 @@ def _check_lengths(where: str, tag: str, entry: dict[str, Any]) -> None:
             raise ConceptError(f"{where}, entry {tag[:80]!r}: its {field} has more than {most} characters")
 
 
-def _stored_once(
-    archive: zipfile.ZipFile, where: str, tag: str, image: Any, folder: Path, known: dict[str, Path]
-) -> Path:
-    """A photo of an archive, checked and stored in `folder`; several entries may share it."""
+def _member(members: Mapping[str, str], where: str, tag: str, image: Any) -> str:
+    """The name in the archive of a photo that an entry of the database names."""
     if not isinstance(image, str):
         raise ConceptError(f"{where}, entry {tag!r}: image must be a path, not {image!r}")
-    inside = posixpath.normpath(posixpath.join(posixpath.dirname(where), image))
-    name = next((one for one in (inside, posixpath.normpath(image)) if one in archive.NameToInfo), None)
+    inside = posixpath.join(posixpath.dirname(where), plain(image))
+    name = next(
+        (members[one] for one in map(posixpath.normpath, (inside, plain(image))) if one in members), None
+    )
     if name is None:
         raise ConceptError(f"{where}, entry {tag!r}: the photo {image!r} is not in the zip file")
+    return name
+
+
+def _stored_once(archive: zipfile.ZipFile, name: str, folder: Path, known: dict[str, Path]) -> Path:
+    """A photo of an archive, checked and stored in `folder`; several entries may share it."""
     if name not in known:
-        photo = open_upload(_content(archive, name), posixpath.basename(name))
+        photo = open_upload(_content(archive, name), posixpath.basename(plain(name)))
         known[name] = store_photo(photo, folder / "photos")
     return known[name]
 

@@ -19,6 +19,7 @@ from repic_core.concepts.tags import key
 from repic_core.display.named_pieces import named_pieces
 from repic_core.display.typeset import BLACK, Canvas, Piece, fit, save_figure, text_width, wrap
 from repic_core.io.images import open_image
+from repic_core.io.paths import find_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ def grid_rows(
             rows.setdefault((*key, seen[key]), {})[method] = record
     found = []
     for (query, tags, _), records in rows.items():
-        path = (Path(root) / query).resolve()
+        path = find_file(root, query).resolve()
         if not path.is_relative_to(Path(root).resolve()):
             raise ValueError(f"the query {query!r} is outside the root {root}")
         found.append(

@@ -7,6 +7,7 @@ Given a path, it also writes the figure as PNG and PDF.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from repic_core.display.caption_grid import CONCEPT_COLORS, ERROR_COLOR, RULE, concept_colors
 from repic_core.display.typeset import BLACK, new_figure, save_figure
+from repic_core.io.files import decode_text
 from repic_core.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -79,10 +81,9 @@ def _label(column: str) -> str:
 
 def _read_metrics(path: Path) -> dict[str, list[float]]:
     """Columns of a metrics CSV as floats; NaN for a cell that is empty or not a number."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        names = [name for name in reader.fieldnames or () if name]
-        rows = list(reader)
+    reader = csv.DictReader(io.StringIO(decode_text(path.read_bytes(), str(path), ValueError)))
+    names = [name for name in reader.fieldnames or () if name]
+    rows = list(reader)
     if "step" not in names:
         raise ValueError(f"{path}: a column 'step' is needed, but the file has {', '.join(names) or 'none'}")
 

@@ -224,6 +224,4 @@ def _shrunk_file(path: str, modified: int) -> Any:
 
 
 def _shrunk(image: Any) -> Any:
-    small = open_image(image)
-    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    return small
+    return open_image(image, THUMBNAIL_PIXELS)

@@ -17,6 +17,7 @@ from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
 from repic_core.evaluation.published import SETS, database_file, queries_file
 from repic_core.io.files import read_json
+from repic_core.io.paths import find_file
 from repic_core.prompts import CAPTION_QUESTIONS, ZERO_SHOT_SUFFIX
 from repic_core.retrieval.find import ConceptIndex, with_retrieved
 from repic_core.retrieval.regions import Box, whole
@@ -67,13 +68,14 @@ def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: i
         raise SettingError(str(error)) from None
     order = {key(concept.tag): number for number, concept in enumerate(known)}
     rows = _rows(queries_file(root, name), known)[: limit or None]
-    outside = [photo for photo, _ in rows if not (root / photo).resolve().is_relative_to(root.resolve())]
+    files = {photo: find_file(root, photo) for photo, _ in rows}
+    outside = [photo for photo, file in files.items() if not file.resolve().is_relative_to(root.resolve())]
     if outside:
         raise SettingError(f"{name}: {outside[0]} lies outside {root}")
-    missing = [photo for photo, _ in rows if not (root / photo).is_file()]
+    missing = [photo for photo, file in files.items() if not file.is_file()]
     if missing:
         raise SettingError(
-            f"{name}: {len(set(missing))} photos are missing, first {root / missing[0]}: put them where the "
+            f"{name}: {len(missing)} photos are missing, first {root / missing[0]}: put them where the "
             "data/README.md of the authors' repository says"
         )
     # Upstream's scripts for several concepts have three other questions, but its published captions of two and of
@@ -81,7 +83,7 @@ def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: i
     questions = [f"{q} {ZERO_SHOT_SUFFIX}" if zero_shot else q for q in CAPTION_QUESTIONS["single"]]
     items = [
         CaptionItem(
-            query=root / photo,
+            query=files[photo],
             references=sorted(known.select(*tags), key=lambda concept: order[key(concept.tag)]),
             question=questions[number % len(questions)],
             tags=tags,

@@ -31,6 +31,7 @@ from repic_core.evaluation.judges import (
     text_part,
 )
 from repic_core.io.images import image_fault
+from repic_core.io.paths import find_file
 
 SYSTEM = (
     "You are an evaluation expert. Your task is to determine which answer best describes the given {image} "
@@ -208,7 +209,7 @@ def _pairs(
 
 def _checked_photos(records: Sequence[CaptionRecord], root: Path) -> dict[str, Path]:
     """The photo of each query, which must lie under `root`: a caption file must not choose which files are sent."""
-    photos = {record.query: (root / record.query).resolve() for record in records}
+    photos = {record.query: find_file(root, record.query).resolve() for record in records}
     for query, photo in photos.items():
         if not photo.is_relative_to(root.resolve()):
             raise ValueError(f"the photo {query} lies outside the root {root}: give another root")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repic_core.captioner.caption_files import SETTINGS_SUFFIX
+from repic_core.io.paths import is_hidden
 
 DREAMBOOTH_PHOTOS = "data/dreambooth"  # holds a folder of photos per concept
 
@@ -82,9 +83,8 @@ def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path
         FileNotFoundError: there are no caption files, or no database; names the folder.
     """
     folder = caption_folder(root, concepts)
-    found = {
-        path.stem: path for path in sorted(folder.glob("*.json")) if not path.name.endswith(SETTINGS_SUFFIX)
-    }
+    files = [path for path in sorted(folder.glob("*.json")) if not is_hidden(path.name)]
+    found = {path.stem: path for path in files if not path.name.endswith(SETTINGS_SUFFIX)}
     if not found:
         raise FileNotFoundError(f"{folder}: no caption files (*.json); is {root} the authors' repository?")
     database = database_file(root, f"{concepts}-concepts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -10,6 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+BOM = "\ufeff"
+# By byte order mark; that of UTF-32 begins as that of UTF-16 does.
+CODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
 
 def read_json(path: Path, error: type[Exception], **options: Any) -> Any:
     """What a JSON file holds; `options` go to ``json.loads``.
@@ -17,12 +28,16 @@ def read_json(path: Path, error: type[Exception], **options: Any) -> Any:
     Raises:
         error: the file is missing, is not text or is not JSON (perhaps cut off); names the file and the line.
     """
-    text = _read_text(path, error, "a JSON file")
+    return parse_json(read_text(path, error, "a JSON file"), str(path), error, **options)
+
+
+def parse_json(text: str, name: str, error: type[Exception], **options: Any) -> Any:
+    """What a JSON text holds; `options` go to ``json.loads``. `error` names the file `name` and the line."""
     try:
-        return json.loads(text, **options)
+        return _loads(text, **options)
     except json.JSONDecodeError as fault:
         where = f"line {fault.lineno}: {fault.msg}"
-        raise error(f"{path}: not valid JSON ({where}): was it cut off? write it again") from None
+        raise error(f"{name}: not valid JSON ({where}): was it cut off? write it again") from None
 
 
 def read_records(path: Path, error: type[Exception], what: str = "rows") -> Iterator[tuple[str, Any]]:
@@ -38,12 +53,12 @@ def read_records(path: Path, error: type[Exception], what: str = "rows") -> Iter
         error: the file is missing, is not text, is not JSON (perhaps cut off) or not a list; names the file and
             the line.
     """
-    text = _read_text(path, error, "a JSON or JSONL file")
-    if path.suffix == ".jsonl":
+    text = read_text(path, error, "a JSON or JSONL file")
+    if _in_lines(path):
         yield from _json_lines(path, text, error, what)
         return
     try:
-        records = json.loads(text)
+        records = _loads(text)
     except json.JSONDecodeError as fault:
         hint = "was it cut off?"
         if fault.msg == "Extra data":  # after the first line
@@ -57,10 +72,10 @@ def read_records(path: Path, error: type[Exception], what: str = "rows") -> Iter
 
 def _json_lines(path: Path, text: str, error: type[Exception], what: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
+        if not line.strip(f"{BOM} \t\r"):
             continue
         try:
-            record = json.loads(line)
+            record = _loads(line)
         except json.JSONDecodeError as fault:
             hint = "was it cut off?"
             if text.lstrip().startswith("["):
@@ -69,13 +84,50 @@ def _json_lines(path: Path, text: str, error: type[Exception], what: str) -> Ite
         yield f"{path}, line {number}", record
 
 
-def _read_text(path: Path, error: type[Exception], kind: str) -> str:
+def _in_lines(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == ".jsonl"
+
+
+def _loads(text: str, **options: Any) -> Any:
+    """``json.loads`` past byte order marks (joined files have several); every fault is a ``JSONDecodeError``."""
+    text = text.lstrip(BOM)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return json.loads(text, **options)
+    except RecursionError:
+        raise json.JSONDecodeError("too deeply nested", text, 0) from None
+    except ValueError as fault:
+        if type(fault) is not ValueError:  # also what a hook of `options` raises
+            raise
+        raise json.JSONDecodeError(str(fault), text, 0) from None  # a number of thousands of digits
+
+
+def read_text(path: Path, error: type[Exception], kind: str = "a text file") -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is left out.
+
+    Args:
+        kind: what the file should be, for the message.
+
+    Raises:
+        error: the file is missing or is not such text; names it.
+    """
+    try:
+        data = path.read_bytes()
     except OSError as fault:  # it is missing, or a folder, or may not be read
         raise error(f"{path}: can't be read ({fault.strerror}): give {kind}") from None
+    return decode_text(data, str(path), error)
+
+
+def decode_text(data: bytes, name: str, error: type[Exception]) -> str:
+    """As `read_text`, of the content of a file called `name`."""
+    coding = next((coding for mark, coding in CODINGS.items() if data.startswith(mark)), "utf-8")
+    try:
+        # Lines end in any of the three ways, as `open` reads them.
+        return data.decode(coding).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as fault:
-        raise error(f"{path}: not UTF-8 text ({fault.reason} at byte {fault.start})") from None
+        coding = coding.removesuffix("-sig").upper()
+        hint = "save it as UTF-8" if fault.end < len(data) else "was it cut off?"
+        where = f"{fault.reason} at byte {fault.start}"
+        raise error(f"{name}: not {coding} text ({where}): {hint}") from None
 
 
 @contextmanager
@@ -102,9 +154,12 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` in UTF-8, completely or not at all; returns the path."""
+    """Write `text` to `path` in UTF-8, completely or not at all; returns the path.
+
+    Half of a surrogate pair (from a file name that is not UTF-8, say) is written as JSON escapes it: ``\\udce4``.
+    """
     with replaced(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
     return Path(path)
 
 
@@ -115,7 +170,7 @@ def write_json_atomic(path: str | Path, value: Any, indent: int | None = 2) -> P
 
 def write_records(path: str | Path, records: Sequence[Any]) -> Path:
     """Write what `read_records` reads: JSON Lines if the name ends in ``.jsonl``, else one JSON list."""
-    if Path(path).suffix != ".jsonl":
+    if not _in_lines(path):
         return write_json_atomic(path, records, indent=1)
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     return write_text_atomic(path, "".join(lines))

@@ -9,61 +9,100 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from repic_core.io.decode import PhotoFault, eight_bits, opened, orientation, rgb, scaled
 from repic_core.io.files import replaced
 
 MAX_ASPECT = 200  # longer side / shorter side: what the processors accept
 COLLAGE_HEIGHT = 448  # pixels at most; the height of the authors' DreamBooth photos
 
 
-def open_image(image: Any) -> Any:
-    """`image` (path or PIL image) as an RGB PIL image, turned upright by its EXIF orientation.
+def open_image(image: Any, longest: int | None = None) -> Any:
+    """`image` (path, PIL image or array) as an RGB PIL image, turned upright by its EXIF orientation.
 
-    Transparent parts become white, as in the processors.
+    Transparent parts become white, as in the processors. More than eight bits a channel are scaled to eight
+    (`decode.scaled`).
+
+    Args:
+        longest: shrink a photo whose longer side has more pixels to this; large JPEGs are decoded small.
 
     Raises:
-        ValueError: the file is missing or is not a readable image, or it is too long for a model; names the file.
+        ValueError: the file is missing or is not a readable image, it is too long for a model, or its values have
+            no known scale; names the file.
     """
-    from PIL import Image, ImageOps
-
-    in_memory = isinstance(image, Image.Image)
-    name = (getattr(image, "filename", "") or "the image") if in_memory else image
+    name = image if isinstance(image, str | Path) else (getattr(image, "filename", "") or "the image")
     try:
-        opening = nullcontext(image) if in_memory else Image.open(image)
-        with opening as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if max(upright.size) >= MAX_ASPECT * min(upright.size):
-                raise ValueError(f"{upright.width} x {upright.height} is too long for the model; crop it")
-            if not upright.has_transparency_data:
-                return upright.convert("RGB")
-            upright = upright.convert("RGBA")
-            white = Image.new("RGBA", upright.size, "white")
-            return Image.alpha_composite(white, upright).convert("RGB")
+        with _source(image) as found:
+            return upright_rgb(found, longest)
     except FileNotFoundError:
         raise ValueError(f"{name}: no such image") from None
+    except PhotoFault as fault:
+        raise ValueError(f"{name}: {fault}") from None
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"{name}: unreadable image ({error}): replace the file") from None
 
 
-def image_fault(path: Path) -> str | None:
-    """What is wrong with a photo, to be put after its name in a message; None if nothing is wrong.
+def _source(image: Any) -> Any:
+    """Context manager that gives `image` as a PIL image, which is closed only if it was opened here."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        image.load()  # so that `draft` does not change it
+        return nullcontext(image)
+    if hasattr(image, "__array_interface__"):
+        return nullcontext(Image.fromarray(scaled(image)))
+    return opened(image)
+
+
+def check_aspect(size: tuple[int, int]) -> None:
+    """`PhotoFault` if a photo of this width and height is too long for the processors."""
+    if max(size) >= MAX_ASPECT * min(size):
+        raise PhotoFault(f"is too long for the model ({size[0]} x {size[1]} pixels): crop it")
+
+
+def upright_rgb(image: Any, longest: int | None = None) -> Any:
+    """`decode.rgb` of an open image, turned by its EXIF; `longest` as in `open_image`.
+
+    It is shrunk before it is copied several times, so that 50 megapixels take little memory.
+
+    Raises:
+        PhotoFault: it is too long for a model, or its values have no known scale.
+        Exception: whatever Pillow's decoders raise.
+    """
+    from PIL import ImageOps
+
+    check_aspect(image.size)
+    large = longest is not None and max(image.size) > longest
+    if large:
+        image.draft("RGB", (longest, longest))
+    image.load()  # before EXIF is looked for, which would hide that the photo is cut off
+    turn = orientation(image)
+    image = eight_bits(image)
+    if large:
+        if image.mode in ("1", "P", "PA"):  # Pillow could only drop pixels of these
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image = ImageOps.contain(image, (longest, longest))
+    return rgb(image, turn)
+
+
+def image_fault(photo: Path | bytes) -> str | None:
+    """What is wrong with a photo (path or content), to be put after its name in a message; None if nothing is.
 
     The file is read to its end; JPEGs are decoded at a fraction of their size.
     """
-    from PIL import Image
-
-    if not path.exists():
-        return f"does not exist under {path.parent}"
-    if not path.is_file():
+    if isinstance(photo, Path) and not photo.exists():
+        return f"does not exist under {photo.parent}"
+    if isinstance(photo, Path) and not photo.is_file():
         return "is not a file: give a photo"
     try:
-        with Image.open(path) as image:
-            size = image.size
+        with opened(photo) as image:
+            check_aspect(image.size)
             image.draft(None, (64, 64))
             image.load()
+            eight_bits(image)
+    except PhotoFault as fault:
+        return str(fault)
     except Exception as error:  # Pillow's decoders raise many kinds
         return f"is not a readable image ({error}): replace the file"
-    if max(size) >= MAX_ASPECT * min(size):
-        return f"is too long for the model ({size[0]} x {size[1]} pixels): crop it"
     return None
 
 
@@ -75,8 +114,24 @@ def image_hash(image: Any) -> str:
     """
     if isinstance(image, str | Path):
         return hashlib.sha256(Path(image).read_bytes()).hexdigest()
-    opened = open_image(image)
-    return hashlib.sha256(f"{opened.size}".encode() + opened.tobytes()).hexdigest()
+    found = open_image(image)
+    return hashlib.sha256(f"{found.size}".encode() + found.tobytes()).hexdigest()
+
+
+def equal_files(files: Sequence[Path]) -> list[list[Path]]:
+    """The files that hold the same bytes, in groups of two and more, in the order of the first of each.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    sizes: dict[int, list[Path]] = {}
+    for file in files:
+        sizes.setdefault(file.stat().st_size, []).append(file)
+    groups: dict[str, list[Path]] = {}
+    for alike in sizes.values():
+        for file in alike if len(alike) > 1 else ():
+            groups.setdefault(image_hash(file), []).append(file)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def write_collage(root: str | Path, files: Sequence[str], folder: str | Path) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
 from pathlib import Path
 from typing import Any
 
+from repic_core.io.decode import PhotoFault, opened
 from repic_core.io.files import replaced
-from repic_core.io.images import MAX_ASPECT, open_image
+from repic_core.io.images import check_aspect, open_image, upright_rgb
 
 MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 50_000_000  # by the file's header, before it is decoded
+MAX_PIXELS = (
+    60_000_000  # by the file's header, before it is decoded; phones of "50 megapixels" have up to 50.4
+)
 MOST_SCANS = 100  # of a JPEG: a scan is a few bytes, and decoding it takes as long as the whole photo
 STORED_PIXELS = 2048  # longest side of an uploaded photo; a larger one is shrunk
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's other decoders never see the file
+# Pillow's other decoders never see the file. HEIF needs pillow-heif.
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+MOVING = ("GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")  # kinds that may have several frames or pages
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _decoding = threading.Semaphore(2)  # photos at a time: one may take half a gigabyte
-KIND_HINT = "give a JPEG, PNG, WebP, BMP, TIFF or still GIF"
+KIND_HINT = "give a JPEG, PNG, WebP, AVIF, BMP, TIFF or still GIF"
 
 
 class UploadError(ValueError):
@@ -36,28 +40,23 @@ def open_upload(file: str | Path | bytes, name: str = "") -> Any:
         UploadError: more than `MAX_BYTES` or `MAX_PIXELS`, a kind of file that is not in `KINDS`, several
             frames, more than 8 bits a channel, too long for a model, or cut off.
     """
-    from PIL import Image
+    from PIL import UnidentifiedImageError
 
     name = (name or ("the photo" if isinstance(file, bytes) else Path(file).name))[:80]
     content = _content(file, name)
-    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif"):
-        raise UploadError(f"{name}: is a HEIC or AVIF photo: save it as JPEG")
     if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MOST_SCANS:
         raise UploadError(f"{name}: has more than {MOST_SCANS} scans: save it again as JPEG")
     try:
-        with _decoding, Image.open(io.BytesIO(content), formats=KINDS) as opened:
-            _check(opened, name)
-            photo = open_image(_shrunk(opened))
-    except UploadError:
-        raise
-    except Image.DecompressionBombError:
-        raise UploadError(f"{name}: has far more than {MAX_PIXELS:,} pixels: shrink it") from None
-    except Image.UnidentifiedImageError:
+        with _decoding, opened(content, KINDS) as found:
+            _check(found)
+            photo = upright_rgb(found, STORED_PIXELS)
+    except PhotoFault as fault:
+        raise UploadError(f"{name}: {fault}") from None
+    except UnidentifiedImageError:
         raise UploadError(f"{name}: is not a photo that can be read: {KIND_HINT}") from None
-    except Exception as error:  # Pillow's decoders raise many kinds; `open_image` says what is wrong
-        reason = str(error).rpartition("unreadable image (")[2].removesuffix("): replace the file")
+    except Exception as error:  # Pillow's decoders raise many kinds
         raise UploadError(
-            f"{name}: can't be decoded ({reason}): upload it again, or save it as JPEG"
+            f"{name}: can't be decoded ({error}): upload it again, or save it as JPEG"
         ) from None
     photo.info.clear()
     return photo
@@ -69,8 +68,7 @@ def store_photo(photo: Any, folder: str | Path) -> Path:
     The file is named for its pixels, so the same photo is stored once. It is shrunk to `STORED_PIXELS`; small
     drawings stay exact (PNG), photos become JPEG.
     """
-    photo = open_image(photo)
-    photo.thumbnail((STORED_PIXELS, STORED_PIXELS))
+    photo = open_image(photo, STORED_PIXELS)
     photo.info.clear()
     kind = "PNG" if max(photo.size) <= 200 else "JPEG"
     number = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()[:24]
@@ -93,24 +91,12 @@ def _content(file: str | Path | bytes, name: str) -> bytes:
         raise UploadError(f"{name}: can't be read ({error.strerror}): upload it again") from None
 
 
-def _shrunk(opened: Any) -> Any:
-    """The image at most `STORED_PIXELS` large, before it is copied several times; JPEGs are decoded small."""
-    if max(opened.size) <= STORED_PIXELS:
-        return opened
-    opened.draft("RGB", (STORED_PIXELS, STORED_PIXELS))
-    if opened.mode in ("1", "P", "PA"):  # Pillow could only drop pixels of these
-        opened = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
-    opened.thumbnail((STORED_PIXELS, STORED_PIXELS))
-    return opened
-
-
-def _check(opened: Any, name: str) -> None:
-    wide, high = opened.size
+def _check(found: Any) -> None:
+    wide, high = found.size
     if wide * high > MAX_PIXELS:
-        raise UploadError(f"{name}: has {wide} x {high} pixels, more than {MAX_PIXELS:,} in all: shrink it")
-    if max(wide, high) >= MAX_ASPECT * min(wide, high):
-        raise UploadError(f"{name}: is too long for the model ({wide} x {high} pixels): crop it")
-    if opened.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(opened, "n_frames", 1) > 1:
-        raise UploadError(f"{name}: has {opened.n_frames} frames or pages: give a single still photo")
-    if opened.mode not in MODES:
-        raise UploadError(f"{name}: has more than 8 bits a channel ({opened.mode}): save it as JPEG")
+        raise PhotoFault(f"has {wide} x {high} pixels, more than {MAX_PIXELS:,} in all: shrink it")
+    check_aspect(found.size)
+    if found.format in MOVING and getattr(found, "n_frames", 1) > 1:
+        raise PhotoFault(f"has {found.n_frames} frames or pages: give a single still photo")
+    if found.mode not in MODES:
+        raise PhotoFault(f"has more than 8 bits a channel ({found.mode}): save it as JPEG")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.io.files import read_json, write_text_atomic
+from repic_core.io.files import read_json, read_text, write_text_atomic
 from repic_core.publish import cards
 from repic_core.publish.loadable import folder_faults, vllm_faults
 from repic_core.publish.merge import PROCESSOR_FILES, copy_processor, folder_beside
@@ -104,10 +104,8 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        facts = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ExportError(f"{path}: can't be read ({error.strerror}): give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        facts = yaml.safe_load(read_text(Path(path), ExportError, "a YAML file")) or {}
+    except yaml.YAMLError as error:
         raise ExportError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):
         raise ExportError(f"{path}: must hold lines of `key: value`")

@@ -12,9 +12,13 @@ from typing import Any
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.io.files import read_json
 from repic_core.io.images import image_hash, open_image
+from repic_core.io.paths import plain
 from repic_core.retrieval.faiss_index import IndexFileError, read_faiss
 
 CHUNK = 256  # photos open at a time
+LONGEST = (
+    2048  # pixels a side: embedders shrink photos to a few hundred, and CHUNK whole ones fill the memory
+)
 logger = logging.getLogger(__name__)
 # Tag and hash of a photo.
 Row = tuple[str, str]
@@ -57,7 +61,7 @@ def embedded(
         opened = {}
         for row in rows[start : start + CHUNK]:
             try:
-                opened[row] = open_image(photos[row])
+                opened[row] = open_image(photos[row], LONGEST)
             except ValueError as error:
                 skipped.append((row[0], str(photos[row]), str(error)))
         if opened:
@@ -127,7 +131,7 @@ def _read_names(path: Path, count: int) -> list[str]:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    return PurePosixPath(path.replace("\\", "/")).parts or ("",)
+    return PurePosixPath(plain(path)).parts or ("",)
 
 
 def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:

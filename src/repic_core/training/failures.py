@@ -19,6 +19,8 @@ from repic_core.training.checkpoints import last_whole, save_after_failure
 
 # Functions that save: errors of torch and safetensors do not name the file, but their traceback has one of these.
 SAVING = {"_save_checkpoint", "on_save", "save_result"}
+# Files of functions that open photos and resize them.
+DECODERS = ("/PIL/", "/datasets/features/", "/image_processing")
 
 
 class TrainingError(RuntimeError):
@@ -120,21 +122,37 @@ def _cause(error: Exception, trainer: Any) -> str:
         free = shutil.disk_usage(trainer.args.output_dir).free / 1e9
         return f"saving in {trainer.args.output_dir} failed ({free:.1f} GB free on its disk): {_described(error)}"
     if isinstance(error, OSError) and error.filename is not None:
-        rows = _rows_with(trainer.train_dataset, str(error.filename))
-        photo = f"the photo of row {', '.join(map(str, rows))}, " if rows else ""
-        return f"{photo}{error.filename}: {error.strerror}"
-    return _described(error)
+        photo = getattr(error, "photo", None) or {"path": str(error.filename), "bytes": None}
+        rows = [row for row, shown in _photos(trainer.train_dataset) if photo in shown]
+        where = f"the photo of row {', '.join(map(str, rows))}, " if rows else ""
+        return f"{where}{error.filename}: {error.strerror}"
+    return _bad_photo(error, trainer.train_dataset) or _described(error)
 
 
-def _rows_with(dataset: Any, path: str) -> list[int]:
-    """The rows, counted from 1, that show the photo with this path."""
+def _bad_photo(error: Exception, dataset: Any) -> str | None:
+    """Which photo made `datasets` or Pillow raise `error`, which does not name it; None if none did."""
+    from repic_core.io.images import image_fault
+
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any(part in frame.filename for frame in frames for part in DECODERS):
+        return None
+    for row, photos in _photos(dataset):
+        for photo in photos:
+            kept = photo.get("bytes")
+            fault = image_fault(Path(photo["path"]) if kept is None else kept)
+            if fault:
+                return f"the photo of row {row}, {photo['path'] or 'a photo in memory'}: {fault}"
+    return None
+
+
+def _photos(dataset: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The photos of each row, counted from 1, as ``{"bytes", "path"}``."""
     from repic_core.training.photos import undecoded
 
     closed = undecoded(dataset)
-    if "images" not in (getattr(closed, "column_names", None) or ()):
-        return []
-    photos = enumerate(closed["images"], 1)
-    return [n for n, row in photos if any(isinstance(p, dict) and p.get("path") == path for p in row)]
+    if "images" in (getattr(closed, "column_names", None) or ()):
+        for row, photos in enumerate(closed["images"], 1):
+            yield row, [photo for photo in photos if isinstance(photo, dict)]
 
 
 def _described(error: Exception) -> str:

@@ -11,8 +11,11 @@ from typing import Any
 
 import datasets
 import torch
+from datasets.utils.file_utils import is_local_path
 from PIL import ExifTags, Image
 
+from repic_core.io.decode import eight_bits, opened, orientation, turned
+from repic_core.io.images import check_aspect
 from repic_core.training.shared_prefix import first_of_each, select_patches
 
 
@@ -73,22 +76,22 @@ def undecoded(dataset: Any) -> Any:
 def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of `undecoded` with their photos as PIL images; the same photo is one object in all rows.
 
+    They are what `datasets` would make of them, except that a photo of more than eight bits a channel is scaled and
+    one with a broken EXIF tag is turned.
+
     Raises:
-        OSError: a photo can't be opened; its `filename` names it.
+        OSError: a photo can't be opened, or is too long for a model; its `filename` names it, and its `photo` is
+            what the row has.
     """
-    opened: dict[Any, Any] = {}
+    opened_once: dict[Any, Any] = {}
 
     def photo(image: Any) -> Any:
         if not isinstance(image, dict):
             return image
         key = image["path"] if image.get("bytes") is None else image["bytes"]
-        if key not in opened:
-            try:
-                opened[key] = datasets.Image().decode_example(image)
-            except OSError as error:  # missing, cut off, not an image; not every such error names the file
-                reason = error.strerror or str(error)
-                raise OSError(error.errno, reason, image["path"] or "a photo in memory") from None
-        return opened[key]
+        if key not in opened_once:
+            opened_once[key] = _decoded(image)
+        return opened_once[key]
 
     rows = []
     for row in inputs:
@@ -99,3 +102,19 @@ def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             photos["image"] = photo(row["image"])
         rows.append({**row, **photos})
     return rows
+
+
+def _decoded(image: dict[str, Any]) -> Any:
+    try:
+        if image.get("bytes") is None and not is_local_path(image["path"]):
+            return datasets.Image().decode_example(image)  # an address on the hub
+        with opened(image["path"] if image.get("bytes") is None else image["bytes"]) as found:
+            check_aspect(found.size)
+            found.load()
+            # Ordinary photos keep their mode, so that the processor sees what it sees in TRL.
+            return turned(eight_bits(found), orientation(found))
+    except Exception as error:  # missing, cut off, not an image; Pillow's decoders raise many kinds
+        reason = getattr(error, "strerror", None) or str(error)
+        failure = OSError(getattr(error, "errno", None), reason, image["path"] or "a photo in memory")
+        failure.photo = image
+        raise failure from None

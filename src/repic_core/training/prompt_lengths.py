@@ -6,11 +6,11 @@ that is too long is an error: photos are made smaller by a stated limit (``max_p
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from repic_core.io.decode import PhotoFault, opened
 from repic_core.models.boxes import resized_size
 
 NAMED = 5  # at most so many rows are named in a message
@@ -75,9 +75,7 @@ def stored_photos(dataset: Any) -> list[list[Any]]:
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:
     """Width and height of a stored photo."""
-    if image["bytes"]:
-        return _header_size(io.BytesIO(image["bytes"]))
-    return _file_size(image["path"])
+    return _header_size(image["bytes"]) if image["bytes"] else _file_size(image["path"])
 
 
 @cache
@@ -88,10 +86,10 @@ def _file_size(path: str) -> tuple[int, int]:
         raise ValueError(
             f"{path}: can't be read ({error}): put the photo back, or leave its rows out"
         ) from None
+    except PhotoFault as fault:
+        raise ValueError(f"{path} {fault}") from None
 
 
 def _header_size(file: Any) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(file) as image:
+    with opened(file) as image:
         return image.size

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.extras import need
+from repic_core.io.files import read_text
 from repic_core.models.known_warnings import hide_known_warnings
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
@@ -99,8 +100,8 @@ def recipe_values(recipe: str | Path) -> dict[str, Any]:
             raise ValueError(f"{path}: its base leads back to itself")
         seen.append(path)
         try:
-            own = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            own = yaml.safe_load(read_text(path, ValueError, "a YAML file"))
+        except yaml.YAMLError as error:
             raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(own, dict):
             raise ValueError(f"{path}: must hold lines of `key: value`")
