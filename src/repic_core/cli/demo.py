@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_command, add_commands, add_flags, chosen, load_chosen
+from repic_core.cli.options import (
+    Parser,
+    add_command,
+    add_commands,
+    add_flags,
+    add_system_flags,
+    chosen,
+    load_chosen,
+)
 
 EXAMPLES = 8  # that the live page offers at most
 
@@ -42,7 +50,8 @@ def add_demo(parser: Parser) -> None:
         metavar="FOLDER",
         help="where visitors' own concepts are kept (default: shelves beside the database)",
     )
-    add_flags(live, "--system", "--max-pixels", "--retrieve", "--side", "--device")
+    add_system_flags(live)
+    add_flags(live, "--max-pixels", "--retrieve", "--side", "--device")
     for command in (viewer, live):
         command.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860")
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_flags, chosen, describe, load_chosen
+from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
 from repic_core.cli.output import note, print_json
 
 
@@ -67,7 +67,8 @@ def add_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="the first N rows of each setting only"
     )
-    add_flags(parser, "--system", "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json")
+    add_system_flags(parser)
+    add_flags(parser, "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
