@@ -14,14 +14,17 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import Concept, ConceptError
+from repic_core.concepts.merging import Snapshot, merged
 from repic_core.concepts.tags import key
 from repic_core.io.files import read_json, write_json_atomic
 from repic_core.io.images import image_fault
+from repic_core.io.locks import content_hash, locked
 
 READ_UP_TO = 1000  # concepts; loading a larger database only checks that the photos exist
 
@@ -42,6 +45,7 @@ class ConceptDatabase:
         self.path = Path(path) if path else None
         self.root = Path(root) if root else None
         self.check_images = True  # False after load(check_images=False): then save() doesn't check either
+        self._snapshot: Snapshot | None = None  # of the file, as it was read or written last
         self._concepts: dict[str, Concept] = {}
         for concept in concepts:
             self.add(concept)
@@ -62,6 +66,7 @@ class ConceptDatabase:
         """
         path = Path(path)
         root = Path(root) if root is not None else path.parent
+        digest = content_hash(path)  # before it is read: if it changes meanwhile, it counts as changed
         data = _read_json(path)
         entries = data.get("concept_dict") if isinstance(data, dict) else None
         if not isinstance(entries, dict):
@@ -95,6 +100,7 @@ class ConceptDatabase:
             except ConceptError as error:
                 raise ConceptError(f"{where}: {error}") from None
         database._compare_index(data.get("path_to_concept"), path, root, written)
+        database._snapshot = Snapshot(path, digest, dict(database._concepts))
         return database
 
     def _compare_index(self, index: Any, path: Path, root: Path, written: dict[str, str]) -> None:
@@ -121,8 +127,9 @@ class ConceptDatabase:
         """Write the public format, atomically; image paths become relative to the root.
 
         Raises:
-            ConceptError: no path is known, an image is outside the root, or an image does not exist (the last is
-                not checked in a database loaded with ``check_images=False``).
+            ConceptError: no path is known; the file was read or written here, and another program has changed it
+                since (`changing` puts both changes together); an image is outside the root, or does not exist
+                (the last is not checked in a database loaded with ``check_images=False``).
         """
         path = Path(path) if path else self.path
         if path is None:
@@ -139,8 +146,46 @@ class ConceptDatabase:
                 "info": concept.info,
                 "category": concept.category,
             }
+        with locked(path):
+            if self._snapshot and self._snapshot.is_of(path) and self._snapshot.is_old():
+                raise ConceptError(
+                    f"{path}: another program has changed it since it was read: load it again and repeat the change"
+                )
+            write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
+            self._snapshot = Snapshot(path, content_hash(path), dict(self._concepts))
         self.path, self.root = path, root
-        return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
+        return path
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Context manager for changes that end with `save`, to a file that other programs change as well.
+
+        No other program of the kit writes the file meanwhile. What others have written since it was read here is
+        taken over first, beside what has been changed here and is not saved yet.
+
+        >>> with database.changing():  # doctest: +SKIP
+        ...     database.add(concept)
+        ...     database.save()
+
+        Raises:
+            ConceptError: the file can't be read, or another program has changed the same concept differently.
+        """
+        if self.path is None:
+            yield
+            return
+        with locked(self.path):
+            snapshot = self._snapshot
+            if snapshot is None or not snapshot.is_of(
+                self.path
+            ):  # never read: what is in the file comes from others
+                snapshot = Snapshot(self.path, None, {})
+            if snapshot.is_old():
+                theirs = type(self).load(self.path, self.root, self.check_images)
+                self._concepts = merged(
+                    snapshot.concepts, self._concepts, theirs._concepts, self.path, theirs.root
+                )
+                self._snapshot = theirs._snapshot
+            yield
 
     def add(self, concept: Concept) -> None:
         """Append a concept; `ConceptError` if its tag is taken, in any spelling."""
