@@ -3,6 +3,7 @@
 import random
 import re
 from collections import Counter
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.prompts import (
     CAPTION_QUESTIONS,
@@ -19,6 +21,7 @@ from repic_core.prompts import (
     caption_messages,
     caption_problem,
     reference_text,
+    system_text,
     task_messages,
     with_task_suffix,
 )
@@ -233,6 +236,25 @@ def test_system_prompt_by_name_by_text_or_none(photos):
     assert roles(None) == ["user"] and roles("inference") == ["system", "user"]
     own = caption_messages(photos[7], [], QUESTION, "Be brief.")
     assert own[0]["content"] == [{"type": "text", "text": "Be brief."}]
+    assert roles("none") == ["user"]
+    for text in ("请为这张照片写说明", "Name everybody you see", "Describe!"):
+        assert system_text(text) == text == system_text(system_text(text))
+    for name in SYSTEM_PROMPTS:
+        assert system_text(name) == SYSTEM_PROMPTS[name] == system_text(SYSTEM_PROMPTS[name])
+
+
+@pytest.mark.parametrize(
+    "typo", ["evalution", "None", " inference ", "zero-shot", "evaluation prompt", "infer_ence"]
+)
+def test_a_typo_is_no_system_prompt(photos, typo):
+    def messages(name):
+        return caption_messages(photos[7], [], QUESTION, name)
+
+    for use in (system_text, messages, partial(Captioner, None, None)):
+        with pytest.raises(
+            ValueError, match="use inference, evaluation or none, or write a prompt of your own"
+        ):
+            use(typo)
 
 
 @pytest.mark.parametrize("method", ["yes_no_name", "yes_no_name_multi"])

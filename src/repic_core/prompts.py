@@ -13,6 +13,7 @@ numbered and has the database's name, ``1. Name: <Bo>, Info: ...``.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,6 +32,10 @@ SYSTEM_PROMPTS = {
         "Below is additional information about the reference images."
     ),
 }
+
+NO_SYSTEM = "none"  # names the absence of a system prompt where a name is asked for
+# One or two plain words are a name: a prompt has more, or a mark at its end.
+_NAME = re.compile(r"\s*[A-Za-z0-9_-]+([ _-]+[A-Za-z0-9_-]+)?\s*")
 
 # `caption_eval_single.py` cycles through the first list (and so do the published 4-concept captions),
 # `caption_eval_multi_2.py` and `caption_eval_multi_4.py` through the second, the inference notebook uses the third.
@@ -74,6 +79,28 @@ ICT_SUFFIXES = (
 IMAGE_PLACEHOLDER = "<image>"  # marks the place of an image in a row's `problem`
 
 
+def system_text(system: str | None) -> str | None:
+    """The system prompt that `system` stands for: a key of `SYSTEM_PROMPTS`, `NO_SYSTEM` or None for none, or the
+    text itself.
+
+    >>> system_text("none") is None, system_text("Say who it is.")
+    (True, 'Say who it is.')
+
+    Raises:
+        ValueError: one or two words that are no key: a typo must not become a prompt.
+    """
+    if system is None or system == NO_SYSTEM:
+        return None
+    if system in SYSTEM_PROMPTS:
+        return SYSTEM_PROMPTS[system]
+    if _NAME.fullmatch(system):
+        raise ValueError(
+            f"the system prompt {system!r}: there is none of this name; use {', '.join(SYSTEM_PROMPTS)} or "
+            f"{NO_SYSTEM}, or write a prompt of your own as a sentence"
+        )
+    return system
+
+
 def reference_text(concept: Concept) -> str:
     """The line that follows a concept's reference image(s).
 
@@ -104,12 +131,11 @@ def caption_messages(
         query: path or PIL image of the photo to caption.
         references: concepts in prompt order; each gives its image(s), then ``Name: <bo>, Info: ...``.
         question: the request, shown after ``This is the query image.``
-        system: a key of `SYSTEM_PROMPTS`, the text itself, or None for no system message (the chat
-            template then adds its own default, if it has one).
+        system: as in `system_text`; without one, the chat template adds its own default, if it has one.
         reference_photos: False leaves out the references' photos: names and infos only.
 
     Raises:
-        ValueError: the question or a reference holds a control token of the chat template.
+        ValueError: the question or a reference holds a control token of the chat template; as `system_text`.
     """
     check_no_control_tokens(question, "the question")
     content: list[dict[str, Any]] = []
@@ -120,8 +146,8 @@ def caption_messages(
         content.append(_text(reference_text(concept)))
     content += [_image(query), _text(f"{QUERY_PREFIX} {question}")]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    if system is not None:
-        text = SYSTEM_PROMPTS.get(system, system)
+    text = system_text(system)
+    if text is not None:
         check_no_control_tokens(text, "the system prompt")
         messages.insert(0, {"role": "system", "content": [_text(text)]})
     return messages

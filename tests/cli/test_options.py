@@ -64,7 +64,57 @@ def test_what_is_given_goes_first():
     assert chosen(options("--model", BASE, "--system", "evaluation", "--max-pixels", 9)) == Chosen(
         str(BASE), "evaluation", 9, SIDE
     )
-    assert chosen(options("--system", "Say who it is.")).system == "Say who it is."
+
+
+@pytest.mark.parametrize("name", ["inference", "evaluation"])
+def test_system_prompts_by_name(name):
+    assert chosen(options("--system", name)).system == name
+    assert chosen(options("--system", "none")).system is None
+
+
+@pytest.mark.parametrize(
+    "name", ["evalution", "None", "NONE", " none", "", "Say who it is.", "inference.txt"]
+)
+def test_what_is_no_name_of_a_system_prompt(name):
+    """A typo never becomes a prompt."""
+    with pytest.raises(
+        ValueError, match="use inference, evaluation or none; a prompt of your own goes into --sys"
+    ):
+        chosen(options("--system", name))
+
+
+def test_a_system_prompt_of_ones_own(tmp_path):
+    assert chosen(options("--system-text", "Say who it is.")).system == "Say who it is."
+    file = tmp_path / "prompt.txt"
+    file.write_bytes("\ufeffSay who it is.\nÜber all.\n".encode())
+    assert chosen(options("--system-file", file)).system == "Say who it is.\nÜber all."
+    for content, message in (
+        (b" \n", "is empty"),
+        (b"\xff\xfeS\x00", "can't be read"),
+        (None, "No such file"),
+    ):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"--system-file .*prompt.txt: .*{message}"):
+            chosen(options("--system-file", file))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["caption", "a.jpg", "--references", "photos"],
+        ["evaluate", "--root", "official"],
+        ["merge", "base", "adapter", "out"],
+        ["demo", "live"],
+    ],
+)
+def test_every_command_with_a_system_prompt_has_the_same_flags(command, capsys):
+    for more in (["--system", "none"], ["--system-text", "Be brief."], ["--system-file", "a.txt"]):
+        assert parse([*command, *more])
+    with pytest.raises(SystemExit):
+        parse([*command, "--system", "none", "--system-text", "Be brief."])
+    assert "not allowed with" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="'zero-shot': use inference, evaluation or none"):
+        chosen(parse([*command, "--system", "zero-shot"]), "evaluation")
 
 
 def test_without_the_hub_the_error_names_what_to_try():

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from helpers.hostile import encoded, hostile, zipped
+from helpers.writers import together
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.shelf import INFO_LENGTH, MOST_CONCEPTS, Shelf, Shelves
@@ -311,3 +312,21 @@ def test_no_room_left(shelf, monkeypatch):
     with pytest.raises(ConceptError, match="no room left"):
         shelf.put(RED, "bo", "")
     assert not shelf.folder.exists()
+
+
+def test_processes_that_add_to_one_shelf(tmp_path):
+    """As two workers of one page, or two windows of one visitor."""
+    prepare = """
+from PIL import Image
+from repic_core.concepts.database import ConceptDatabase
+from repic_core.demo.shelf import Shelf
+shelf = Shelf(folder / "shelf", ConceptDatabase())
+"""
+    work = """
+for turn in range(4):
+    shelf.put(Image.new("RGB", (8, 8), (80 * number, 60 * turn, 0)), f"toy {number} {turn}", "")
+"""
+    together(tmp_path, 3, prepare, work)
+    own = Shelf(tmp_path / "shelf", ConceptDatabase()).own
+    assert sorted(tags(own)) == [f"<toy {number} {turn}>" for number in range(3) for turn in range(4)]
+    assert all(os.path.isfile(concept.images[0]) for concept in own)

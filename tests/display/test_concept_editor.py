@@ -219,3 +219,51 @@ def test_where_no_widget_shows_it_is_plain_text(path):
     assert concept_editor(database, widgets=True)._repr_mimebundle_()[
         "application/vnd.jupyter.widget-view+json"
     ]
+
+
+# Two editors of one file
+
+
+def add(editor, name):
+    editor.choice.value = ""
+    editor.name.value = name
+    upload(editor, photo("blue"))
+    editor.add.click()
+
+
+def test_what_two_editors_add_is_kept(path):
+    one, two = (ConceptEditor(ConceptDatabase.load(path)) for _ in range(2))
+    add(one, "Zoe")
+    add(two, "Kim")
+    assert "is added" in two.message.value
+    assert list(entries(path)) == ["<bo>", "<mia>", "<ray>", "<Zoe>", "<Kim>"]
+    assert [c.tag for c in two.database] == list(entries(path)) and "5 of 5 concepts" in two.cards.value
+    one.choice.value = "<ray>"
+    one.delete.click(), one.delete.click()
+    assert list(entries(path)) == ["<bo>", "<mia>", "<Zoe>", "<Kim>"]
+
+
+@pytest.mark.parametrize("button", ["save", "delete"])
+def test_a_concept_that_another_editor_changed_is_shown_first(path, button):
+    one, two = (ConceptEditor(ConceptDatabase.load(path)) for _ in range(2))
+    one.choice.value = two.choice.value = "<bo>"
+    one.info.value = "a wolf"
+    one.save.click()
+    two.name.value = "Bobby"
+    getattr(two, button).click()
+    if button == "delete":
+        getattr(two, button).click()
+    assert "another program has changed &lt;bo&gt; meanwhile" in two.message.value
+    assert entries(path)["<bo>"]["info"] == "a wolf" == two.info.value and two.choice.value == "<bo>"
+    two.name.value = "Bobby"
+    two.save.click()
+    assert entries(path)["<Bobby>"]["info"] == "a wolf"
+
+
+def test_a_concept_that_another_editor_deleted(path):
+    one, two = (ConceptEditor(ConceptDatabase.load(path)) for _ in range(2))
+    one.choice.value = two.choice.value = "<bo>"
+    one.delete.click(), one.delete.click()
+    two.info.value = "a wolf"
+    two.save.click()
+    assert "no concept &lt;bo&gt;" in two.message.value and list(entries(path)) == ["<mia>", "<ray>"]

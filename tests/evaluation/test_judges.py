@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -150,7 +151,8 @@ def test_no_letter_is_favoured(text):
 @given(st.text(max_size=40), st.sampled_from(["AB", "ABCDE"]))
 def test_any_text_is_an_answer(text, letters):
     chosen = parse_choice(text, letters)
-    assert chosen is None or (chosen in letters and chosen in text.upper())
+    plain = unicodedata.normalize("NFKC", text)
+    assert chosen is None or (chosen in letters and chosen in plain.upper())
 
 
 @given(st.sampled_from("AB"), st.sampled_from("([*\"'{ \n"), st.sampled_from(")]*\"'}. \n"))
@@ -325,6 +327,41 @@ def test_what_an_endpoint_is_sent(endpoint, monkeypatch):
     assert body == {"model": "m", "messages": ask("which?"), "temperature": 0, "max_tokens": 5}
 
 
+@pytest.mark.parametrize(
+    ("request_", "sent"),
+    [
+        ({}, {"temperature": 0, "max_tokens": 256}),
+        ({"temperature": None}, {"max_tokens": 256}),
+        ({"max_tokens": None, "temperature": 1}, {"temperature": 1}),
+        ({"max_completion_tokens": 64, "temperature": None}, {"max_completion_tokens": 64}),
+        (
+            {"max_tokens": 4096, "chat_template_kwargs": {"enable_thinking": False}},
+            {"temperature": 0, "max_tokens": 4096, "chat_template_kwargs": {"enable_thinking": False}},
+        ),
+    ],
+)
+def test_parameters_of_the_request_are_set_and_left_out(endpoint, request_, sent):
+    endpoint.replies = [(200, completion("B"))]
+    EndpointJudge("m", endpoint.url, request=request_).ask(ask("which?"))
+    assert endpoint.requests[0][2] == {"model": "m", "messages": ask("which?"), **sent}
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "n"])
+def test_what_is_no_parameter(name):
+    with pytest.raises(JudgeError, match=f"request, '{name}': is not a parameter"):
+        EndpointJudge("m", "http://127.0.0.1:9/v1", request={name: 1})
+
+
+def test_another_request_is_asked_again(tmp_path):
+    """Or longer answers would never be asked for where short ones are recorded."""
+    RecordedJudge(Counting(), tmp_path / "a.jsonl").ask(ask("a"))
+    other = Counting()
+    other.request = {"max_tokens": 4096}
+    for _ in range(2):
+        RecordedJudge(other, tmp_path / "a.jsonl").ask(ask("a"))
+    assert other.asked == ["a"]
+
+
 @pytest.mark.parametrize("status", [500, 429])
 def test_a_failure_is_tried_again(endpoint, status):
     endpoint.replies = [(status, {}), (status, {}), (200, completion())]
@@ -432,15 +469,19 @@ def test_a_served_model(served, tmp_path):
     second = [CaptionRecord(name, ("<bo>",), "A dog.") for name in ("a.png", "b.png")]
     endpoint = EndpointJudge("assets/toy-base", served, prices=(1.0, 2.0), max_tokens=8)
     out = tmp_path / "answers.jsonl"
-    found = prefer(RecordedJudge(endpoint, out), first, second, tmp_path)
-    assert len(found.outcomes) == 2
+    judge = RecordedJudge(endpoint, out)
+    with pytest.raises(
+        JudgeError, match="the judge assets/toy-base: none of its 4 answers"
+    ):  # it is no judge
+        prefer(judge, first, second, tmp_path)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 4 and all(line["prompt_tokens"] > 50 for line in lines)
     assert all(0 < line["completion_tokens"] <= 8 for line in lines)
-    assert found.prompt_tokens == sum(line["prompt_tokens"] for line in lines)
-    assert found.cost == pytest.approx((found.prompt_tokens + 2 * found.completion_tokens) / 1e6)
+    assert judge.prompt_tokens == sum(line["prompt_tokens"] for line in lines)
+    assert judge.cost == pytest.approx((judge.prompt_tokens + 2 * judge.completion_tokens) / 1e6)
 
     class Silent:
         model, prices = endpoint.model, endpoint.prices
 
-    assert prefer(RecordedJudge(Silent(), out), first, second, tmp_path) == found  # asks nothing
+    with pytest.raises(JudgeError, match="none of its 4 answers"):  # asks nothing
+        prefer(RecordedJudge(Silent(), out), first, second, tmp_path)

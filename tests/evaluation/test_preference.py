@@ -10,7 +10,7 @@ from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.evaluation.intervals import mean_interval
-from repic_core.evaluation.judges import Answer, RecordedJudge
+from repic_core.evaluation.judges import Answer, JudgeError, RecordedJudge
 from repic_core.evaluation.preference import prefer, preference_messages, table
 
 PHOTOS = ("a.png", "b.png", "c.png", "d.png")
@@ -91,14 +91,22 @@ def test_arithmetic_by_hand(root):
 
 
 @pytest.mark.parametrize(
-    ("text", "position", "unparsed"), [("A", 1.0, 0), ("B", 0.0, 0), ("Both.", None, 8), ("", None, 8)]
+    ("text", "position"), [("A", 1.0), ("<think>B names the dog.</think>A", 1.0), ("B", 0.0)]
 )
-def test_a_judge_that_does_not_look(root, text, position, unparsed):
+def test_a_judge_that_does_not_look(root, text, position):
     found = prefer(Says(text), FIRST, SECOND, root)
     assert found.outcomes == ("tie",) * 4
     assert str(found.win_rate) == "50.0 [50.0, 50.0]"
-    assert (found.first_position, found.unparsed, found.cost) == (position, unparsed, 0)
-    assert ("–" in table(found)) == (position is None)
+    assert (found.first_position, found.unparsed, found.cost) == (position, 0, 0)
+
+
+@pytest.mark.parametrize("text", ["Both.", "", "<think>A is short, and B", "no idea"])
+def test_a_judge_that_says_nothing_readable_is_no_tie(root, text):
+    with pytest.raises(
+        JudgeError, match="the judge Says: none of its 8 answers chooses one of the options"
+    ) as error:
+        prefer(Says(text), FIRST, SECOND, root)
+    assert text in str(error.value) and "max_tokens" in str(error.value)
 
 
 def test_captions_of_one_photo_are_drawn_together(root):
@@ -224,6 +232,58 @@ def test_the_command(root, database, monkeypatch, capsys):
         assert len(printed) == 3 and printed[2].startswith("| first over second | 1 | 2 | 1 | 50.0")
         assert printed[2].endswith("| 8000 | 40 | 0.0204 |")
         assert len((root / "answers.jsonl").read_text().splitlines()) == count
+
+
+def test_the_command_says_how_many_answers_choose_nothing(root, monkeypatch, capsys):
+    said = ["A", "no idea"]
+    monkeypatch.setattr(
+        "repic_core.evaluation.judges.EndpointJudge.ask",
+        lambda self, messages: Answer(said[len(messages[1]["content"]) and "unclear" in str(messages)]),
+    )
+    arguments = [*files(root), "--base-url", "http://127.0.0.1:9/v1", "--out", str(root / "a.jsonl")]
+    assert main(["prefer", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert "| 2 of 8 |" in printed.out
+    assert printed.err.endswith("2 of 8 answers choose no caption; their rows count as ties\n")
+    said[0] = "no idea"
+    assert main(["prefer", *arguments[:-1], str(root / "b.jsonl")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "none of its 8 answers chooses" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (
+            ["temperature=null", "max_completion_tokens=64"],
+            {"temperature": None, "max_completion_tokens": 64},
+        ),
+        (["reasoning_effort=low", "top_p=0.9"], {"reasoning_effort": "low", "top_p": 0.9}),
+        (
+            ['chat_template_kwargs={"enable_thinking": false}'],
+            {"chat_template_kwargs": {"enable_thinking": False}},
+        ),
+        (["stop=a=b"], {"stop": "a=b"}),
+    ],
+)
+def test_the_command_passes_parameters_on(root, monkeypatch, given, wanted):
+    asked = []
+
+    def answer(self, messages):
+        asked.append(self.request)
+        return Answer("A")
+
+    monkeypatch.setattr("repic_core.evaluation.judges.EndpointJudge.ask", answer)
+    local = ["--base-url", "http://127.0.0.1:9/v1", "--out", str(root / "a.jsonl")]
+    assert main(["prefer", *files(root), *local, "--request", *given]) == 0
+    assert asked[0] == wanted
+
+
+@pytest.mark.parametrize("given", [["temperature"], ["=1"], ["top_p=1", "top_p=2"], ["model=other"]])
+def test_the_command_refuses_other_parameters(root, capsys, given):
+    local = ["--base-url", "http://127.0.0.1:9/v1", "--out", str(root / "a.jsonl")]
+    assert main(["prefer", *files(root), *local, "--request", *given]) == 2
+    assert "request" in capsys.readouterr().err and not (root / "a.jsonl").exists()
 
 
 def test_the_command_without_an_endpoint(root, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.evaluation.intervals import mean_interval
-from repic_core.evaluation.judges import Answer, RecordedJudge
+from repic_core.evaluation.judges import Answer, JudgeError, RecordedJudge
 from repic_core.evaluation.questions import (
     NOT_SAID,
     JudgeReader,
@@ -123,11 +123,16 @@ def test_a_judge_as_reader(tmp_path):
 
 def test_an_answer_that_can_not_be_read():
     class Vague:
-        def ask(self, messages):
-            return Answer("A or B")
+        said = ("A or B", "C")
 
-    found = answer_questions(JudgeReader(Vague()), [CaptionRecord("a.png", TAGS, "x")], [WHO])
-    assert found.shares["unparsable"] == 1 and found.accuracy.value == 0
+        def ask(self, messages):
+            return Answer(self.said["speaks" in messages[1]["content"][0]["text"]])
+
+    rows = [CaptionRecord("a.png", TAGS, "x"), CaptionRecord("a.png", TAGS, "speaks")]
+    found = answer_questions(JudgeReader(Vague()), rows, [WHO])
+    assert found.shares["unparsable"] == 0.5 and found.outcomes[0][2] == "unparsable"
+    with pytest.raises(JudgeError, match="the judge Vague: none of its 1 answers chooses one of the options"):
+        answer_questions(JudgeReader(Vague()), rows[:1], [WHO])
     many = Question("a.png", TAGS, "Which?", tuple(f"option {n}" for n in range(25)), "option 3")
     text = question_messages("x", many.text, many.offered())[1]["content"][0]["text"]
     assert f"Z: {NOT_SAID}" in text.splitlines()

@@ -9,8 +9,9 @@ from PIL import Image
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.retrieval.embedders import unit
-from repic_core.retrieval.find import ConceptIndex
+from repic_core.retrieval.find import ConceptIndex, find_concepts
 from repic_core.retrieval.qdrant_index import QdrantConceptIndex
+from repic_core.retrieval.upstream import UPSTREAM
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
@@ -122,3 +123,33 @@ def test_an_unreadable_first_photo_a_threshold_and_two_spellings(client, tmp_pat
     (tmp_path / "blue.png").unlink()
     with pytest.raises(ValueError, match="no photo that can be read"):
         QdrantConceptIndex.build(known, Colors(), client, "ben")
+
+
+def test_queries_of_another_embedder_are_refused(client, tmp_path):
+    database = colours(tmp_path / "photos", red=(250, 0, 0), blue=(0, 0, 250))
+    index = QdrantConceptIndex.build(database, Colors(), client, "ann")
+    photo = Image.new("RGB", (9, 9), "red")
+    assert find_concepts(photo, index, Colors(), k=1)[0].tag == "<red>"
+
+    class Stranger(Colors):
+        name = "a stranger"
+
+    with pytest.raises(ValueError, match="the index is of mean colour, not of a stranger"):
+        find_concepts(photo, index, Stranger())
+    of_upstream = QdrantConceptIndex(client, "ann", UPSTREAM, 3)
+    with pytest.raises(ValueError, match="does not say what made its vectors"):
+        find_concepts(photo, of_upstream, Stranger())
+
+
+def test_vectors_of_another_size_are_refused(client):
+    index = QdrantConceptIndex(client, "ann", "three", 3)
+    index.add("<bo>", [[1, 0, 0]])
+    with pytest.raises(ValueError, match="vectors of 4 dimensions in an index of 3"):
+        index.search([[1, 0, 0, 0]], 1)
+    with pytest.raises(ValueError, match="vectors of 2 dimensions in an index of 3"):
+        index.add("<mia>", [[1, 0]])
+    with pytest.raises(
+        ValueError, match=r"three: vectors of 4 dimensions, but those of its collection .* have 3"
+    ):
+        QdrantConceptIndex(client, "mia", "three", 4)
+    assert index.search([], 1) == [] and index.tags == ["<bo>"]

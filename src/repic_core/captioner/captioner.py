@@ -23,7 +23,7 @@ from repic_core.concepts.concept import Concept
 from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
 from repic_core.models.parts import eval_mode, hash_weights
-from repic_core.prompts import SYSTEM_PROMPTS, caption_messages
+from repic_core.prompts import caption_messages, system_text
 
 SAVE_SECONDS = 5  # between two writes of a growing caption file
 RESIZERS = ("processor", "qwen-vl-utils")
@@ -37,7 +37,7 @@ class Captioner:
     >>> captioner.caption("scene.png", [Concept("<bo>", "bo", "bo.png", "a toy")])  # doctest: +SKIP
 
     Args:
-        system: a key of `prompts.SYSTEM_PROMPTS`, a text, or None (the toy base).
+        system: as in `prompts.system_text`, a key or a text; None for the toy base.
         batch_size: prompts that `caption_many` generates together, padded on the left.
         max_new_tokens: upstream uses 1024.
         resized_by: who shrinks the photos. ``processor``: the processor itself, as in training. ``qwen-vl-utils``:
@@ -45,7 +45,7 @@ class Captioner:
             upright; here they always are). Sizes are the same for photos within the processor's limit.
 
     Raises:
-        ValueError: `resized_by` is neither of the two.
+        ValueError: `resized_by` is neither of the two; or as `prompts.system_text`.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Captioner:
     ) -> None:
         if resized_by not in RESIZERS:
             raise ValueError(f"resized_by {resized_by!r}: use one of {', '.join(RESIZERS)}")
+        system_text(system)  # a typo is refused before anything is captioned
         self.model, self.processor, self.system = model, processor, system
         self.batch_size, self.max_new_tokens, self.resized_by = batch_size, max_new_tokens, resized_by
 
@@ -235,14 +236,13 @@ class Captioner:
         """
         defaults = self.model.generation_config.to_diff_dict()
         defaults.pop("transformers_version", None)
-        system = SYSTEM_PROMPTS.get(self.system, self.system) if self.system is not None else None
         settings = {
             "model": self.model.name_or_path,
             "weights": hash_weights(self.model),
             "dtype": str(self.model.dtype),
             "image size": dict(self.processor.image_processor.size),
             "resized by": self.resized_by,
-            "system": system,
+            "system": system_text(self.system),
             "chat template": text_hash(self.processor.chat_template),
             "generation": {**defaults, **self._options(generation)},
             "items": item_hashes(items),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_flags, chosen, describe, load_chosen
+from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
 from repic_core.cli.output import note, print_json
 
 MANY_PHOTOS = 8  # in one prompt
@@ -45,7 +45,8 @@ def add_caption(parser: Parser) -> None:
         action="store_true",
         help="also say where each concept is: x1 y1 x2 y2 in pixels of the photo",
     )
-    add_flags(parser, "--model", "--adapter", "--system", "--max-pixels", "--max-new-tokens")
+    add_flags(parser, "--model", "--adapter", "--max-pixels", "--max-new-tokens")
+    add_system_flags(parser)
     add_flags(parser, "--batch-size", "--side", "--root", "--device", "--json")
 
 

@@ -39,12 +39,14 @@ def add_concepts(parser: Parser) -> None:
 
 def _init(options: argparse.Namespace) -> None:
     from repic_core.data.photo_folder import database_from_folder
+    from repic_core.io.locks import locked
 
     out = options.out or Path(options.folder) / "database.json"
-    if out.exists() and not options.replace:
-        raise ValueError(f"{out}: exists; give another --out, or --replace to write it again")
+    _check_free(options, out)
     database = database_from_folder(options.folder, options.categories)
-    database.save(out, options.root or out.parent)
+    with locked(out):
+        _check_free(options, out)  # photos take a while to read
+        database.save(out, options.root or out.parent)
     if options.json:
         print_json({"file": str(out), "concepts": [concept.tag for concept in database]})
         return
@@ -52,6 +54,11 @@ def _init(options: argparse.Namespace) -> None:
     bare = [concept.tag for concept in database if not concept.info]
     if bare:
         note(options, f"without a line of information: {', '.join(bare)}; write what each is into {out}")
+
+
+def _check_free(options: argparse.Namespace, out: Path) -> None:
+    if out.exists() and not options.replace:
+        raise ValueError(f"{out}: exists; give another --out, or --replace to write it again")
 
 
 def _check(options: argparse.Namespace) -> None:

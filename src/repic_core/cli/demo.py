@@ -11,6 +11,7 @@ from repic_core.cli.options import (
     add_command,
     add_commands,
     add_flags,
+    add_system_flags,
     chosen,
     load_chosen,
     named_file,
@@ -50,7 +51,8 @@ def add_demo(parser: Parser) -> None:
         metavar="FOLDER",
         help="where visitors' own concepts are kept (default: shelves beside the database)",
     )
-    add_flags(live, "--system", "--max-pixels", "--retrieve", "--side", "--device")
+    add_system_flags(live)
+    add_flags(live, "--max-pixels", "--retrieve", "--side", "--device")
     for command in (viewer, live):
         command.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_flags, chosen, describe, load_chosen
+from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
 from repic_core.cli.output import note, print_json
 
 
@@ -65,7 +67,8 @@ def add_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="the first N rows of each setting only"
     )
-    add_flags(parser, "--system", "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json")
+    add_system_flags(parser)
+    add_flags(parser, "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -161,6 +164,14 @@ def add_prefer(parser: Parser) -> None:
         help="environment variable with the key (default: %(default)s)",
     )
     parser.add_argument(
+        "--request",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of the request, such as max_tokens=4096 or reasoning_effort=low; null leaves one out,"
+        " such as temperature=null (default: temperature=0 max_tokens=256)",
+    )
+    parser.add_argument(
         "--prices",
         nargs=2,
         type=float,
@@ -178,13 +189,31 @@ def _prefer(options: argparse.Namespace) -> None:
     from repic_core.evaluation.preference import prefer, table
 
     prices = tuple(options.prices)
-    endpoint = EndpointJudge(options.model, options.base_url, options.key_variable, prices)
+    where = (options.base_url, options.key_variable)
+    endpoint = EndpointJudge(options.model, *where, prices, request=_parameters(options.request))
     judge = RecordedJudge(endpoint, options.out)
     database = ConceptDatabase.load(options.database, options.root) if options.database else None
     captions = load_captions(options.first), load_captions(options.second)
     progress = not options.quiet
     found = prefer(judge, *captions, options.root, database, options.references, progress=progress)
+    if found.unparsed:
+        answers = 2 * len(found.outcomes)
+        note(options, f"{found.unparsed} of {answers} answers choose no caption; their rows count as ties")
     if options.json:
         print_json(asdict(found))
     else:
         print(table(found, f"{Path(options.first).stem} over {Path(options.second).stem}"))
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` as parameters of a request; values are JSON where they can be, else text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals or name in found:
+            raise ValueError(f"--request {text!r}: write each parameter once, as NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

@@ -46,10 +46,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "what the image paths in the database are relative to (default: its folder)",
     },
     "--system": {
-        "metavar": "S",
-        "help": "system prompt: inference, evaluation, none, or the text itself"
+        "metavar": "NAME",
+        "help": "system prompt: inference, evaluation or none"
         " (default: the published one for the task; for the toy base none)",
     },
+    "--system-text": {"metavar": "TEXT", "help": "instead: a system prompt of your own"},
+    "--system-file": {"metavar": "FILE", "help": "instead: a text file with it"},
     "--max-pixels": {
         "type": at_least(0),
         "metavar": "N",
@@ -112,10 +114,15 @@ def named_file(text: str) -> tuple[str, str]:
     return name or Path(path).stem, path
 
 
-def add_flags(parser: argparse.ArgumentParser, *flags: str, **changes: Any) -> None:
+def add_flags(parser: argparse._ActionsContainer, *flags: str, **changes: Any) -> None:
     """Add shared flags to `parser`; `changes` replace what `SHARED` says of them, such as ``required=True``."""
     for flag in flags:
         parser.add_argument(flag, **{**SHARED[flag], **changes})
+
+
+def add_system_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the three flags that give a system prompt, of which one may be used."""
+    add_flags(parser.add_mutually_exclusive_group(), "--system", "--system-text", "--system-file")
 
 
 def describe(
@@ -197,15 +204,44 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
 
 
 def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
-    """`defaults_for` what `options` leaves out, and what it gives."""
+    """`defaults_for` what `options` leaves out, and what it gives.
+
+    Raises:
+        ValueError: an unknown name of a system prompt (the message lists the names), or a file that can't be read.
+    """
     found = defaults_for(options.model, getattr(options, "adapter", None), published)
-    if options.system is not None:
-        found = replace(found, system=None if options.system in ("none", "") else options.system)
+    if (options.system, options.system_text, options.system_file) != (None, None, None):
+        found = replace(found, system=_system(options))
     for name in ("max_pixels", "side"):
         value = getattr(options, name, None)
         if value is not None:
             found = replace(found, **{name: value or None})
     return found
+
+
+def _system(options: argparse.Namespace) -> str | None:
+    """The system prompt that the flags of `add_system_flags` give."""
+    from repic_core.prompts import NO_SYSTEM, SYSTEM_PROMPTS
+
+    if options.system_text is not None:
+        return options.system_text
+    if options.system_file is not None:
+        try:
+            text = Path(options.system_file).read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise ValueError(f"--system-file {options.system_file}: can't be read ({reason})") from None
+        if not text:
+            raise ValueError(
+                f"--system-file {options.system_file}: is empty; for no prompt: --system {NO_SYSTEM}"
+            )
+        return text
+    if options.system not in (*SYSTEM_PROMPTS, NO_SYSTEM):
+        raise ValueError(
+            f"--system {options.system!r}: use {', '.join(SYSTEM_PROMPTS)} or {NO_SYSTEM}; a prompt of your own "
+            "goes into --system-text or --system-file"
+        )
+    return None if options.system == NO_SYSTEM else options.system
 
 
 def load_chosen(found: Chosen, adapter: str | None, device: str = "auto") -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from repic_core.cli.options import Parser, add_flags, chosen, describe, named_file
+from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, named_file
 from repic_core.cli.output import print_json
 
 
@@ -22,7 +22,7 @@ def add_merge(parser: Parser) -> None:
     add_flags(
         parser, "--root", help="what the paths of both are relative to (default: the database's folder)"
     )
-    add_flags(parser, "--system")
+    add_system_flags(parser)
     add_flags(parser, "--max-new-tokens", default=64)
     add_flags(parser, "--device", "--json")
 

@@ -10,18 +10,20 @@ with image paths relative to a root folder that the caller gives (for upstream's
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import Concept, ConceptError
+from repic_core.concepts.merging import Snapshot, merged
+from repic_core.concepts.photo_paths import absolute, relative, resolver
 from repic_core.concepts.tags import key
 from repic_core.io.files import read_json, write_json_atomic
-from repic_core.io.images import image_fault
+from repic_core.io.locks import content_hash, locked
 from repic_core.io.paths import find_file
 
 READ_UP_TO = 1000  # concepts; loading a larger database only checks that the photos exist
@@ -44,6 +46,7 @@ class ConceptDatabase:
         self.path = Path(path).absolute() if path else None
         self.root = Path(root).absolute() if root else None
         self.check_images = True  # False after load(check_images=False): then save() doesn't check either
+        self._snapshot: Snapshot | None = None  # of the file, as it was read or written last
         self._concepts: dict[str, Concept] = {}
         self._named: dict[str, Concept] = {}  # by the keys of tags and names
         for concept in concepts:
@@ -65,13 +68,14 @@ class ConceptDatabase:
         """
         path = Path(path)
         root = Path(root).absolute() if root is not None else path.absolute().parent
+        digest = content_hash(path)  # before it is read: if it changes meanwhile, it counts as changed
         data = _read_json(path)
         entries = data.get("concept_dict") if isinstance(data, dict) else None
         if not isinstance(entries, dict):
             raise ConceptError(f'{path}: no "concept_dict" object; is this a concept database?')
         database = cls(root=root, path=path)
         database.check_images = check_images
-        resolve = _resolver(root, check_images, read=len(entries) <= READ_UP_TO)
+        resolve = resolver(root, check_images, read=len(entries) <= READ_UP_TO)
         written: dict[str, str] = {}
         for tag, entry in entries.items():
             where = f"{path}, entry {tag!r}"
@@ -98,6 +102,7 @@ class ConceptDatabase:
             except ConceptError as error:
                 raise ConceptError(f"{where}: {error}") from None
         database._compare_index(data.get("path_to_concept"), path, root, written)
+        database._snapshot = Snapshot(path, digest, dict(database._concepts))
         return database
 
     def _compare_index(self, index: Any, path: Path, root: Path, written: dict[str, str]) -> None:
@@ -124,8 +129,9 @@ class ConceptDatabase:
         """Write the public format, atomically; image paths become relative to the root.
 
         Raises:
-            ConceptError: no path is known, an image is outside the root, or an image does not exist (the last is
-                not checked in a database loaded with ``check_images=False``).
+            ConceptError: no path is known; the file was read or written here, and another program has changed it
+                since (`changing` puts both changes together); an image is outside the root, or does not exist
+                (the last is not checked in a database loaded with ``check_images=False``).
         """
         path = Path(path).absolute() if path else self.path
         if path is None:
@@ -134,7 +140,7 @@ class ConceptDatabase:
         entries: dict[str, Any] = {}
         index: dict[str, str] = {}
         for concept in self:
-            images = [_relative(image, root, concept.tag, self.check_images) for image in concept.images]
+            images = [relative(image, root, concept.tag, self.check_images) for image in concept.images]
             index |= dict.fromkeys(images, concept.tag)
             entries[concept.tag] = {
                 "name": concept.name,
@@ -142,8 +148,46 @@ class ConceptDatabase:
                 "info": concept.info,
                 "category": concept.category,
             }
+        with locked(path):
+            if self._snapshot and self._snapshot.is_of(path) and self._snapshot.is_old():
+                raise ConceptError(
+                    f"{path}: another program has changed it since it was read: load it again and repeat the change"
+                )
+            write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
+            self._snapshot = Snapshot(path, content_hash(path), dict(self._concepts))
         self.path, self.root = path, root
-        return write_json_atomic(path, {"concept_dict": entries, "path_to_concept": index})
+        return path
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Context manager for changes that end with `save`, to a file that other programs change as well.
+
+        No other program of the kit writes the file meanwhile. What others have written since it was read here is
+        taken over first, beside what has been changed here and is not saved yet.
+
+        >>> with database.changing():  # doctest: +SKIP
+        ...     database.add(concept)
+        ...     database.save()
+
+        Raises:
+            ConceptError: the file can't be read, or another program has changed the same concept differently.
+        """
+        if self.path is None:
+            yield
+            return
+        with locked(self.path):
+            snapshot = self._snapshot
+            if snapshot is None or not snapshot.is_of(
+                self.path
+            ):  # never read: what is in the file comes from others
+                snapshot = Snapshot(self.path, None, {})
+            if snapshot.is_old():
+                theirs = type(self).load(self.path, self.root, self.check_images)
+                both = merged(snapshot.concepts, self._concepts, theirs._concepts, self.path, theirs.root)
+                checked = type(self)(both.values(), root=self.root)
+                self._concepts, self._named = checked._concepts, checked._named
+                self._snapshot = theirs._snapshot
+            yield
 
     def add(self, concept: Concept) -> None:
         """Append a concept; `ConceptError` if its tag or its name, in any spelling, is another concept's.
@@ -175,7 +219,7 @@ class ConceptDatabase:
 
     def _placed(self, concept: Concept) -> Concept:
         """`concept` with absolute paths of those photos that are there; if they are already, `concept` itself."""
-        images = [_absolute(image, self.root) for image in concept.images]
+        images = [absolute(image, self.root) for image in concept.images]
         return concept if images == list(concept.images) else replace(concept, image=images)
 
     def remove(self, tag: str) -> Concept:
@@ -232,55 +276,3 @@ def _read_json(path: Path) -> Any:
         return dict(pairs)
 
     return read_json(path, ConceptError, object_pairs_hook=unique)
-
-
-def _resolver(root: Path, check: bool, read: bool) -> Callable[[Any, str], str]:
-    """A function that resolves an image path under `root`; its second argument says where, for messages."""
-    real_root = os.path.realpath(root)
-    # Most photos share a few folders: to resolve each path by itself would take most of the time.
-    folders: dict[str, str] = {}
-
-    def resolve(image: Any, where: str) -> str:
-        if not isinstance(image, str) or not image or "\0" in image:
-            raise ConceptError(f"{where}: image must be a path or a list of paths, not {image!r}")
-        written = os.path.join(root, image)
-        folder, name = os.path.split(written if os.path.lexists(written) else find_file(root, image))
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        resolved = os.path.join(folders[folder], name)
-        if name in ("", ".", "..") or os.path.islink(resolved):
-            resolved = os.path.realpath(resolved)
-        if os.path.commonpath((real_root, resolved)) != real_root:
-            raise ConceptError(f"{where}: the image {image!r} lies outside the root {root}")
-        if check:
-            if not os.path.isfile(resolved):
-                raise ConceptError(
-                    f"{where}: missing image {image!r} under {root}: give the folder that paths are relative to "
-                    "as root= (check_images=False skips this check)"
-                )
-            fault = image_fault(Path(resolved)) if read else None
-            if fault:
-                raise ConceptError(f"{where}: the image {image!r} {fault}")
-        return resolved
-
-    return resolve
-
-
-def _absolute(image: Any, root: Path | None) -> Any:
-    """A relative path of a file under `root`, or else in the working directory, as an absolute one."""
-    if not isinstance(image, str | Path) or os.path.isabs(image):
-        return image
-    places = [find_file(place, str(image)) for place in (root, Path.cwd()) if place is not None]
-    return next((str(place) for place in places if place.is_file()), image)
-
-
-def _relative(image: Any, root: Path, tag: str, check: bool) -> str:
-    if not isinstance(image, str | Path):
-        raise ConceptError(f"{tag}: its image is in memory; save it to a file under {root} first")
-    # Looked for again: when it was added, there may have been no root, or no file.
-    resolved = (root / _absolute(image, root)).resolve()
-    if not resolved.is_relative_to(root.resolve()):
-        raise ConceptError(f"{tag}: the image {image} lies outside the root {root}: copy it there first")
-    if check and not resolved.is_file():
-        raise ConceptError(f"{tag}: there is no image {image} under {root}: put it there first")
-    return resolved.relative_to(root.resolve()).as_posix()

@@ -7,11 +7,10 @@ import logging
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.shelf_zip import INFO_LENGTH, MOST_CONCEPTS, NAME_LENGTH, NO_ROOM, read_zip
 from repic_core.io.files import replaced
+from repic_core.io.locks import locked
 from repic_core.io.uploads import store_photo
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 ROOM = 2**30
 # An unused shelf is deleted after this time, unless shelves are to last.
 KEPT_HOURS = 24
-# A visitor may have two windows.
-_changing = threading.RLock()
 
 
 class Shelf:
@@ -54,6 +52,10 @@ class Shelf:
             logger.exception("a visitor's shelf can't be read")
             raise ConceptError("Your shelf can't be read: tell whoever runs this page.") from None
 
+    def _changing(self) -> AbstractContextManager[None]:
+        """Context manager for a change: a visitor may have two windows, and the page two processes."""
+        return locked(self.folder)
+
     def concepts(self) -> ConceptDatabase:
         """All concepts that the visitor may choose, their own first."""
         return self._with_given(self.own)
@@ -75,7 +77,7 @@ class Shelf:
             raise ConceptError("Give the concept a name.")
         if len(name) > NAME_LENGTH or len(info) > INFO_LENGTH:
             raise ConceptError(f"A name has at most {NAME_LENGTH} characters, its info {INFO_LENGTH}.")
-        with _changing:
+        with self._changing():
             own = self.own
             known = self._with_given(own)
             old = known[edited] if edited else None
@@ -103,7 +105,7 @@ class Shelf:
 
     def delete(self, tag: str) -> None:
         """Delete an own concept and its photo; ConceptError for one that was given."""
-        with _changing:
+        with self._changing():
             own = self.own
             if tag not in own:
                 raise ConceptError(f"{tag} came with the page: it can be left out, not deleted.")
@@ -112,7 +114,7 @@ class Shelf:
 
     def export(self, file: Path) -> Path:
         """Write the own concepts and their photos as a zip in the public format; ConceptError if there are none."""
-        with _changing:
+        with self._changing():
             own = self.own
             if not len(own):
                 raise ConceptError("You have no concepts to export: add one first.")
@@ -136,7 +138,7 @@ class Shelf:
         with tempfile.TemporaryDirectory() as folder:
             # This may take long, so it is done before the lock is taken; it changes nothing.
             new = read_zip(Path(file), Path(folder), tell)
-            with _changing:
+            with self._changing():
                 kept = [concept for concept in self.own if concept.tag not in new]
                 _check_count(len(kept) + len(new))
                 moved = [replace(one, image=self._stored(one.images, made=True)) for one in new]

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from repic_core.concepts.concept import Concept
+from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.display.caption_grid import concept_colors
 from repic_core.display.html import STYLE, concept_cards
@@ -64,7 +64,7 @@ class ConceptEditor:
 
     Photos are checked with `uploads.open_upload` and stored under ``photos`` in the database's root. Without a root
     and a file they stay in memory. Photos of replaced or deleted concepts are kept. A change that fails says why,
-    and leaves database and file as they were.
+    and leaves database and file as they were. What other programs have written into the file is taken over.
 
     Args:
         database: changed in place.
@@ -116,6 +116,7 @@ class ConceptEditor:
     def _fill(self, _: Any = None) -> None:
         """Fill the form with the chosen concept."""
         chosen = self.database[self.choice.value] if self.choice.value else None
+        self._filled = chosen
         self.name.value = chosen.name if chosen else ""
         self.info.value = chosen.info if chosen else ""
         self.photo.value = ()
@@ -131,7 +132,8 @@ class ConceptEditor:
         if change != self._delete:
             self._calm()
         try:
-            said, kind = change(), "muted"
+            with self.database.changing():
+                said, kind = change(), "muted"
         except (ValueError, OSError) as error:
             said, kind = str(error), "missing"
         self.message.value = (
@@ -149,6 +151,7 @@ class ConceptEditor:
 
     def _save(self) -> str:
         tag = self.choice.value
+        self._check_filled(tag)
         changed = ConceptDatabase(self.database)
         name = " ".join(self.name.value.split())
         renamed = changed.rename(tag, name) if name != changed[tag].name else changed[tag]
@@ -165,9 +168,21 @@ class ConceptEditor:
             self.delete.description, self.delete.button_style = f"Delete {tag}? Click again", "danger"
             return ""
         self._calm()
+        self._check_filled(tag)
         self._change([c for c in self.database if c.tag != tag])
         self._show("")
         return f"{tag} is deleted."
+
+    def _check_filled(self, tag: str) -> None:
+        """`ConceptError` if another program has changed the concept that the form shows; it then shows that."""
+        filled, now = self._filled, self.database[tag]
+        fields = ("name", "info", "category", "images")
+        if any(getattr(filled, field) != getattr(now, field) for field in fields):
+            self._show(tag)
+            self._fill()
+            raise ConceptError(
+                f"another program has changed {tag} meanwhile: the form shows it, change it again"
+            )
 
     def _uploaded(self) -> Any:
         """The photo in the form, or None."""

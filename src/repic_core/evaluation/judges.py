@@ -11,40 +11,28 @@ import hashlib
 import io
 import json
 import os
-import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
+from repic_core.evaluation.choices import parse_choice as parse_choice  # for those who use a judge
 from repic_core.io.extras import need
 from repic_core.io.images import open_image
 
 LONGEST_SIDE = 1024  # pixels; larger photos are shrunk before they are sent
 JPEG_QUALITY = 90
 MAX_TOKENS = 256  # of an answer: enough for a judge that gives reasons before its letter
+OWN = (
+    "model",
+    "messages",
+    "stream",
+    "n",
+)  # not parameters: they are what a judge is, or change the form of answers
 NO_KEY = "no-key"  # sent to an endpoint that needs no key
 Messages = Sequence[dict[str, Any]]
-
-# Words that may come before the letter in an answer that is otherwise only the letter.
-_LABEL = (
-    r"(?:the|my|final|best|correct|more|preferable|preferred|answer|option|choice|caption|is|boxed)[\W_]+"
-)
-_WHOLE = re.compile(rf"[\W_]*((?:{_LABEL})*)([A-Z])[\W_]*", re.IGNORECASE)
-# After the article "A" comes a noun or an adjective; after the option A comes one of these, a mark, or nothing.
-_AFTER_OPTION = r"\s+(?:is|was|because|since|as|over|than|and|or|nor|provides|gives|describes|offers)\b"
-_LEAD = re.compile(rf"[\W_]*([A-Z])(?:\s*[)\]:*}}\"_]|[.,;!?]+(?!\w)|\s*\n|\s+[-–—(]|{_AFTER_OPTION})")
-_CUE = re.compile(
-    r"\b(?:answer|option|choice|caption|boxed|choose|chose|select|pick|prefer)\b[\W_]*"
-    r"(?:(?:the|is|would be|option|caption|answer)\b[\W_]*)*"
-    rf"(?-i:([A-Z]))(?![\w'’-])(?=\s*$|\s*\n|[^\w\s]|{_AFTER_OPTION})",
-    re.IGNORECASE,
-)
-_DENIAL = re.compile(
-    r"\b(?:not|neither|nor|none|both|either|cannot|unable|unclear)\b|n['’]t\b", re.IGNORECASE
-)
 
 
 class JudgeError(ValueError):
@@ -70,6 +58,7 @@ class EndpointJudge:
     """A model behind an OpenAI-compatible endpoint, asked with temperature 0.
 
     >>> EndpointJudge("toy-base", "http://localhost:8000/v1").ask([...])  # doctest: +SKIP
+    >>> EndpointJudge("o4-mini", request={"temperature": None, "max_completion_tokens": 4096})  # doctest: +SKIP
 
     Args:
         base_url: by default OpenAI's (or the environment variable ``OPENAI_BASE_URL``).
@@ -79,9 +68,12 @@ class EndpointJudge:
         max_tokens: of an answer.
         retries: after failed connections and HTTP 408, 409, 429 and 5xx; this is the `max_retries` of the openai
             client, which waits 0.5 to 8 s, growing exponentially, or as the endpoint's ``Retry-After`` says.
+        request: further parameters of the request, any that the endpoint knows; None leaves out one that is sent
+            by default (``temperature``, ``max_tokens``). With ``max_completion_tokens``, which newer models want
+            instead, ``max_tokens`` is left out.
 
     Raises:
-        JudgeError: there is neither a key nor a `base_url`.
+        JudgeError: there is neither a key nor a `base_url`; `request` holds one of `OWN`.
         MissingExtra: the package ``openai`` is not installed.
     """
 
@@ -93,6 +85,7 @@ class EndpointJudge:
         prices: tuple[float, float] = (0.0, 0.0),
         max_tokens: int = MAX_TOKENS,
         retries: int = 5,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
         key = os.environ.get(key_variable, "").strip()
         if not key and not base_url:
@@ -100,10 +93,12 @@ class EndpointJudge:
                 f"no endpoint for the judge {model}: set {key_variable} to a key, or give the base_url of a server "
                 "such as http://localhost:8000/v1"
             )
+        self.request = dict(request or {})
+        self._body = _body(max_tokens, self.request)
         need("openai", extra="judges")
         from openai import OpenAI
 
-        self.model, self.prices, self.max_tokens = model, prices, max_tokens
+        self.model, self.prices = model, prices
         self._key = key or NO_KEY
         self._client = OpenAI(api_key=self._key, base_url=base_url or None, max_retries=retries)
 
@@ -118,7 +113,7 @@ class EndpointJudge:
         where = f"{self._client.base_url}, model {self.model}"
         try:
             completion = self._client.chat.completions.create(
-                model=self.model, messages=list(messages), temperature=0, max_tokens=self.max_tokens
+                model=self.model, messages=list(messages), extra_body=self._body
             )
         except (OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
             cause = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
@@ -136,12 +131,37 @@ class EndpointJudge:
         )
 
 
+def _body(max_tokens: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent beside the model and the messages: temperature 0 and `max_tokens`, changed as `wanted` says."""
+    own = next((name for name in wanted if name in OWN), None)
+    if own:
+        raise JudgeError(f"request, {own!r}: is not a parameter of the request: leave it out")
+    found = {"temperature": 0, "max_tokens": max_tokens}
+    if "max_completion_tokens" in wanted:
+        del found["max_tokens"]
+    return {name: value for name, value in {**found, **wanted}.items() if value is not None}
+
+
+def check_readable(judge: Any, unread: int, asked: int, example: str = "") -> None:
+    """Raise `JudgeError` if none of `asked` answers could be read, of which `example` is one: a score of them would
+    say nothing."""
+    if unread < asked:
+        return
+    model = getattr(judge, "model", type(judge).__name__)
+    such = f", such as {example[-80:]!r}" if example else ""
+    raise JudgeError(
+        f"the judge {model}: none of its {asked} answers chooses one of the options{such}: ask another model or, "
+        "if it reasons and is cut off, allow longer answers (--request max_tokens=4096)"
+    )
+
+
 class RecordedJudge:
     """A judge that never asks the same twice: each answer is written to a JSON Lines file as soon as it arrives.
 
     So an interrupted run is resumed, and only what has changed is asked again. The key of an answer is the SHA-256
-    of the model and the messages, photos included. The endpoint and `max_tokens` are not part of the key: use
-    another file after changing them. A last line that was cut off is ignored, with a warning, and overwritten.
+    of the model and the messages, photos included, and of the judge's `request` if it has one. The endpoint and
+    `max_tokens` are not part of the key: use another file after changing them. A last line that was cut off is
+    ignored, with a warning, and overwritten.
 
     `prompt_tokens`, `completion_tokens` and `cost` count each answer given so far once, also if it was read from
     the file: they are those of the whole run, however often it was interrupted. Failed requests are not counted.
@@ -157,12 +177,14 @@ class RecordedJudge:
         self.judge, self.path = judge, None if path is None else Path(path)
         self.model = getattr(judge, "model", type(judge).__name__)
         self.prices = getattr(judge, "prices", (0.0, 0.0))
+        self.request = getattr(judge, "request", {})
         self._known, self._end = _read_answers(self.path) if self.path else ({}, 0)
         self._given: dict[str, Answer] = {}
 
     def ask(self, messages: Messages) -> Answer:
         """The recorded answer; if there is none, the judge's, which is then recorded."""
-        key = hashlib.sha256(json.dumps([self.model, list(messages)], sort_keys=True).encode()).hexdigest()
+        asked = [self.model, list(messages), *([self.request] if self.request else [])]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         if key not in self._known:
             answer = self.judge.ask(messages)
             if self.path:
@@ -259,33 +281,3 @@ def quoted(text: str) -> str:
     except ConceptError:  # a caption is the output of a model: one bad row must not end the run
         text = text.translate(str.maketrans("<>[]", "‹›()"))
     return json.dumps(text, ensure_ascii=False)
-
-
-def parse_choice(text: str, letters: str = "AB") -> str | None:
-    """The option, one of `letters`, that an answer chooses; None if it chooses none or several, or is not clear.
-
-    The answer may be the letter ("B", "(b)", "**B**", "Option B."), begin with it ("B: ...", "B. Because ..."), or
-    contain it ("The answer is B, since ..."). A line such as "Answer: B" decides, whatever reasons come before it.
-    Without such a line, the letter of another option ("A, or B?") makes the answer unclear, and so does a "not" if
-    the letter does not come first. "A dog" does not choose A.
-
-    >>> parse_choice("The answer is **A**."), parse_choice("A or B"), parse_choice("A dog naps.")
-    ('A', None, None)
-    """
-    whole = _WHOLE.fullmatch(text)
-    if whole:
-        return whole[2].upper() if whole[2].upper() in letters else None
-    lines = (_WHOLE.fullmatch(line) for line in text.splitlines())
-    final = {line[2].upper() for line in lines if line and "answer" in line[1].lower()}
-    if final:
-        return final.pop() if len(final) == 1 and final <= set(letters) else None
-    lead = _LEAD.match(text)
-    if lead and not lead[0][-1].isalpha():  # "B: ..."
-        chosen = {lead[1]}
-    elif _DENIAL.search(text):
-        return None
-    else:  # "B is ...", or the letter comes later
-        chosen = set(_CUE.findall(text)) | ({lead[1]} if lead else set())
-    letters_alone = re.finditer(rf"(?<![\w'’])[{letters}](?:(?={_AFTER_OPTION})|(?![\w'’-])(?!\s+\w))", text)
-    named = chosen | {match[0] for match in letters_alone}
-    return chosen.pop() if len(named) == len(chosen) == 1 and chosen <= set(letters) else None

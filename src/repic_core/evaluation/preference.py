@@ -21,12 +21,13 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
+from repic_core.evaluation.choices import parse_choice
 from repic_core.evaluation.intervals import Interval, mean_interval, units_of
 from repic_core.evaluation.judges import (
     Judge,
     RecordedJudge,
+    check_readable,
     image_part,
-    parse_choice,
     quoted,
     text_part,
 )
@@ -57,7 +58,7 @@ class Preference:
         win_rate: (wins + ties / 2) / rows, with its 95% interval by photo.
         first_position: the share of "A" among the answers that choose; 0.5 for a judge without position bias, None
             if no answer chooses.
-        unparsed: how many answers, of two per row, choose neither or are not clear (`judges.parse_choice`).
+        unparsed: how many answers, of two per row, choose neither or are not clear (`choices.parse_choice`).
         prompt_tokens, completion_tokens, cost: of the whole run, recorded answers included.
     """
 
@@ -103,7 +104,7 @@ def prefer(
 
     Raises:
         ValueError: before anything is asked: the files do not have the same rows, or a photo or concept is missing.
-        JudgeError: the judge gave no answer.
+        JudgeError: the judge gave no answer, or none that chooses one of the captions.
     """
     from tqdm import tqdm
 
@@ -114,19 +115,22 @@ def prefer(
     concepts = [database.select(*one.tags) if references and database else [] for one, _ in pairs]
     _check_references(concepts)
     record = RecordedJudge(judge)
-    choices, outcomes = Counter(), []
+    choices, outcomes, unread = Counter(), [], ""
     for (one, two), shown in zip(tqdm(pairs, disable=not progress, unit="photo"), concepts, strict=True):
         chosen = []
         for options in ((one, two), (two, one)):
             messages = preference_messages(photos[one.query], *(row.caption for row in options), shown)
-            letter = parse_choice(record.ask(messages).text)
+            said = record.ask(messages).text
+            letter = parse_choice(said)
             choices[letter] += 1
+            unread = said if letter is None else unread
             chosen.append(options["AB".index(letter)] if letter else None)
         if chosen[0] is None or chosen[0] is not chosen[1]:
             outcomes.append("tie")
         else:
             outcomes.append("win" if chosen[0] is one else "loss")
     parsed = choices["A"] + choices["B"]
+    check_readable(judge, choices[None], choices.total(), unread)
     return Preference(
         outcomes=tuple(outcomes),
         win_rate=mean_interval([POINTS[o] for o in outcomes], [one.query for one, _ in pairs], seed),

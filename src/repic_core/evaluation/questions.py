@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import check_no_control_tokens
+from repic_core.evaluation.choices import parse_choice
 from repic_core.evaluation.intervals import Interval, mean_interval, row_of
-from repic_core.evaluation.judges import Judge, parse_choice, quoted, text_part
+from repic_core.evaluation.judges import Judge, check_readable, quoted, text_part
 from repic_core.io.files import read_records, write_records
 
 NOT_SAID = "The caption does not say."
@@ -138,6 +139,7 @@ def answer_questions(
 
     Raises:
         ValueError: before anything is asked: a caption has no question, or a question has no caption; names it.
+        JudgeError: not one answer chooses an option.
     """
     from tqdm import tqdm
 
@@ -162,6 +164,7 @@ def answer_questions(
         chosen = reader.choose(record.caption, question.text, options)
         outcomes.append((record, question, _outcome(question, None if chosen is None else options[chosen])))
     counts = Counter(outcome for _, _, outcome in outcomes)
+    check_readable(getattr(reader, "judge", reader), counts["unparsable"], len(outcomes))
     return QuestionScores(
         accuracy=mean_interval(
             [float(outcome == "right") for _, _, outcome in outcomes], [r.query for r, _, _ in outcomes], seed

@@ -100,7 +100,7 @@ def planned(settings: Settings, rows: int | None = None) -> dict[str, Any]:
         "bytes": sizes,
         "peak": peak,
         "fits": peak <= (card.gib - RESERVE) * GIB,
-        "steps": optimizer_steps(trainer, step.gpus, rows),
+        "steps": optimizer_steps(trainer, step, rows),
     }
 
 

@@ -8,6 +8,7 @@ trained ones twice that; checkpointing adds a forward pass.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from repic_core.models.parts import conditional_model
@@ -42,6 +43,9 @@ def counts(model: Any) -> dict[str, int]:
 def work(n: dict[str, int], step: Step, passes: int, images: int, full: bool) -> dict[str, dict[str, float]]:
     """Tokens and FLOPs of one GPU in an optimizer step, by phase; of the rollout also those of its prefill.
 
+    What is used in several iterations (the rollout, and the passes that follow it at once) counts in each of them
+    by its share.
+
     Args:
         n: from `counts`.
         passes: micro-batches an optimizer step, each of `step`'s prompts.
@@ -54,8 +58,8 @@ def work(n: dict[str, int], step: Step, passes: int, images: int, full: bool) ->
     pairs = prompts * (p * p / 2 + g * c * (p + c / 2))
     forward = 2 * n["language"] * packed + 2 * n["head"] * said + n["attention"] * pairs
     backward = 2 * forward if full else forward + 2 * n["trained"] * packed
-    rollouts = prompts * g // (step.group or g)
-    patches = rollouts * step.photos * n["merge"]
+    rollouts, once = prompts * g // (step.group or g), 1 / step.iterations
+    patches = _encoded(step, rollouts, prompts, full) * step.photos * n["merge"]
     tower = 2 * n["tower"] * patches
     if images:
         tower += n["tower attention"] * patches * (step.photos * n["merge"] / images)
@@ -64,13 +68,32 @@ def work(n: dict[str, int], step: Step, passes: int, images: int, full: bool) ->
     if step.rollout:
         prefill = 2 * n["language"] * rollouts * (p - 1) + n["attention"] * rollouts * p * p / 2
         decoding = (2 * (n["language"] + n["head"]) + n["attention"] * (p + c / 2)) * said
-        tokens = rollouts * (p - 1) + said
-        found["rollout"] = {"tokens": tokens, "flops": prefill + decoding, "prefill_flops": prefill}
-    if step.reference:
-        found["reference"] = {"tokens": packed, "flops": forward}
+        found["rollout"] = {
+            "tokens": (rollouts * (p - 1) + said) * once,
+            "flops": (prefill + decoding) * once,
+            "prefill_flops": prefill * once,
+        }
+    for phase, there in (("old policy", step.old_policy), ("reference", step.reference)):
+        if there:
+            found[phase] = {"tokens": packed * once, "flops": forward * once}
     forwards = 2 if step.checkpointing else 1
     found["policy"] = {"tokens": packed, "flops": forward * forwards + backward}
     return found
+
+
+def _encoded(step: Step, rollouts: int, prompts: int, full: bool) -> float:
+    """How many prompts' photos the vision tower goes through in an optimizer step, recomputed and backward passes
+    included.
+
+    Args:
+        rollouts, prompts: of the step's rollouts, and of its policy passes.
+    """
+    if step.photos_once:
+        return rollouts / step.iterations
+    # With an adapter, checkpointing lets gradients reach the frozen tower: it is recomputed, and passed backwards.
+    policy = 3 if step.checkpointing and not full else 1
+    before = step.rollout * rollouts + (step.old_policy + step.reference) * prompts
+    return before / step.iterations + policy * prompts
 
 
 def seconds(
@@ -87,16 +110,21 @@ def seconds(
     if step.rollout:
         rows = step.prompts * step.rounds * step.generations
         cached = n["cache"] * 2 * rows * (step.prompt + step.completion / 2)  # bf16
-        decoding = passes / step.rounds * step.completion * (weights + cached) / reading
+        rollouts = passes / step.rounds / step.iterations
+        decoding = rollouts * step.completion * (weights + cached) / reading
         spent["rollout"] = found["rollout"]["prefill_flops"] / rate + decoding
     return spent
 
 
-def optimizer_steps(trainer: Any, gpus: int, rows: int | None) -> int | None:
-    """Optimizer steps of a whole run of `trainer` (a `GRPOConfig`); None where the unknown `rows` decide."""
+def optimizer_steps(trainer: Any, step: Step, rows: int | None) -> int | None:
+    """Optimizer steps of a whole run of `trainer` (a `GRPOConfig`); None where the unknown `rows` decide.
+
+    An epoch goes through the rows in whole rollouts (TRL leaves the rest out), each `iterations` times.
+    """
     if trainer.max_steps > 0:
         return trainer.max_steps
     if rows is None:
         return None
-    batch = gpus * trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
-    return -(-int(trainer.num_train_epochs * rows * trainer.num_generations) // batch)
+    together = step.gpus * trainer.per_device_train_batch_size * step.rounds // trainer.num_generations
+    passes = rows // max(1, together) * step.rounds * step.iterations
+    return ceil(trainer.num_train_epochs * max(1, ceil(passes / trainer.gradient_accumulation_steps)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import Concept
+from repic_core.io.files import read_json
 from repic_core.models.sizes import sized_config
 from repic_core.prompts import caption_problem
 from repic_core.training.recipe import TuneArguments, read_recipe, recipe_values
@@ -46,7 +47,7 @@ CARDS = {
 class Step:
     """One GPU's share of a step: a policy pass takes `prompts` of `prompt` tokens (`photos` of them of images),
     each with `generations` completions of `completion` tokens; the rollout has the rows of `rounds` passes, in
-    groups of `group` (0: `generations`) completions."""
+    groups of `group` (0: `generations`) completions, and is used `iterations` times."""
 
     prompts: int
     prompt: int
@@ -55,9 +56,12 @@ class Step:
     completion: int
     rounds: int = 1
     group: int = 0
+    iterations: int = 1
     bf16: bool = True
     checkpointing: bool = False
     reference: bool = True  # the KL term's pass
+    old_policy: bool = False  # a pass for the probabilities under which the completions were sampled
+    photos_once: bool = True  # the photos' features are computed once for all passes
     rollout: bool = True  # captions are made by this process, not by vLLM
     accumulates: bool = False  # gradients of earlier passes are held while a pass runs
     gpu: bool = True
@@ -105,12 +109,11 @@ def resolve(
     _at_least(0, "references", references)
     _at_least(1, "gpus", gpus)
     _at_least(1, "completion", completion)
-    zero = (values.get("deepspeed") or {}).get("zero_optimization") or {}
+    zero = _deepspeed(values.get("deepspeed")).get("zero_optimization") or {}
     fsdp = values.get("fsdp_config") or {}
     sharding = sharding or _sharding_of(zero.get("stage", 0), values.get("fsdp"))
     if sharding not in SHARDINGS:
         raise ValueError(f"sharding: {sharding!r} is not one of {', '.join(SHARDINGS)}")
-    bucket = zero.get("reduce_bucket_size")  # a number or "auto"
     name = str(model or values.get("model") or DEFAULT_MODEL)
     config = sized_config(name)
     tune, trainer = read_recipe(recipe, GRPOConfig, overrides | NOT_HERE)
@@ -118,22 +121,29 @@ def resolve(
     together = min(group, batch) if tune.shared_prefix else 1
     images = references + 1
     photos = photo_tokens(config, side, tune.max_pixels) * images
+    passes, rounds = trainer.gradient_accumulation_steps, trainer.steps_per_generation or 1
+    if values.get("generation_batch_size"):  # of all processes, of which there is one here
+        rounds = max(1, int(values["generation_batch_size"]) // (batch * gpus))
+    corrected = trainer.use_vllm and trainer.vllm_importance_sampling_correction
     step = Step(
         prompts=max(1, batch // together),
         prompt=text_tokens(references) + photos,
         photos=photos,
         generations=together,
         completion=completion or trainer.max_completion_length,
-        rounds=max(1, trainer.steps_per_generation or 1),
+        rounds=rounds,
         group=group if tune.shared_prefix else 1,
+        iterations=trainer.num_iterations,
         bf16=bool(values.get("bf16")),
         checkpointing=bool(trainer.gradient_checkpointing or fsdp.get("activation_checkpointing")),
         reference=trainer.beta != 0,
+        old_policy=bool(corrected or passes % (rounds * trainer.num_iterations)),  # as TRL decides
+        photos_once=tune.shared_prefix and sharding == "none",  # `SharedPrefixGRPOTrainer._frozen_features`
         rollout=not trainer.use_vllm,
-        accumulates=sharding == "none" and trainer.gradient_accumulation_steps > 1,
+        accumulates=sharding == "none" and passes > 1,
         gpus=gpus,
         sharding=sharding,
-        bucket=int(bucket) if isinstance(bucket, int | float) else BUCKET,
+        bucket=_bucket(zero.get("reduce_bucket_size"), config.get_text_config().hidden_size),
     )
     return Settings(str(recipe), name, config, tune, trainer, step, images, CARDS[card])
 
@@ -141,6 +151,23 @@ def resolve(
 def _at_least(least: int, name: str, number: int | None) -> None:
     if number is not None and number < least:
         raise ValueError(f"{name}: {number} must be at least {least}")
+
+
+def _deepspeed(given: Any) -> dict[str, Any]:
+    """A recipe's DeepSpeed settings: an object, or the path of a JSON file with one."""
+    found = read_json(Path(given), ValueError) if isinstance(given, str) else given or {}
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"deepspeed: {given!r} must be an object of settings, or the path of a JSON file with one"
+        )
+    return found
+
+
+def _bucket(size: Any, hidden: int) -> int:
+    """Elements of DeepSpeed's reduce bucket; "auto" as in transformers' `HfTrainerDeepSpeedConfig`."""
+    if size == "auto":
+        return hidden * hidden
+    return BUCKET if size is None else int(float(size))
 
 
 def _sharding_of(stage: int, fsdp: Any) -> str:

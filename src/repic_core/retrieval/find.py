@@ -10,8 +10,9 @@ from repic_core.captioner.caption_files import CaptionItem
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
 from repic_core.io.images import MAX_ASPECT, open_image
-from repic_core.retrieval.index import UPSTREAM, Changes, ConceptIndex, Hit
+from repic_core.retrieval.index import Changes, ConceptIndex, Hit
 from repic_core.retrieval.regions import Box, whole
+from repic_core.retrieval.upstream import UPSTREAM
 
 __all__ = ["Changes", "ConceptIndex", "Hit", "find_concepts", "with_retrieved"]
 
@@ -37,8 +38,7 @@ def find_concepts(
     Raises:
         ValueError: the photo can't be read (the message names it), or the index is of another embedder.
     """
-    if index.embedder_name not in (embedder.name, UPSTREAM):
-        raise ValueError(f"the index is of {index.embedder_name}, not of {embedder.name}: update it")
+    _check_embedder(index, embedder)
     photo = open_image(photo)
     boxes = [box for box in regions(photo) if _has_area(box)] or whole(photo)
     crops = [photo.crop(box) for box in boxes]
@@ -49,6 +49,18 @@ def find_concepts(
             place = rank, -hit.similarity, hit.tag
             best[key(hit.tag)] = min(best.get(key(hit.tag), place), place)
     return [Hit(tag, -negative) for _, negative, tag in sorted(best.values())[:k]]
+
+
+def _check_embedder(index: ConceptIndex, embedder: Any) -> None:
+    """ValueError if the index is of another embedder: similarities would mean nothing."""
+    if index.embedder_name == embedder.name:
+        return
+    if index.embedder_name == UPSTREAM:
+        raise ValueError(
+            "the authors' index does not say what made its vectors: give read_upstream the embedder "
+            f"{embedder.name}, to check that they are its own"
+        )
+    raise ValueError(f"the index is of {index.embedder_name}, not of {embedder.name}: update it")
 
 
 def _has_area(box: Box) -> bool:

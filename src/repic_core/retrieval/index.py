@@ -8,7 +8,6 @@ have several photos; one that can't be read is left out, with a warning. The ind
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,19 @@ from typing import Any
 
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
-from repic_core.io.files import read_json, write_json_atomic
 from repic_core.retrieval.embedders import unit
 from repic_core.retrieval.faiss_index import (
     IndexFileError,
     is_exact,
     make_faiss,
-    read_faiss,
     repacked,
     search_faiss,
-    write_faiss,
 )
-from repic_core.retrieval.photos import Changes, Row, embedded, photos_of, read_upstream, warn_of_skipped
+from repic_core.retrieval.index_files import NAME, read_index, write_index
+from repic_core.retrieval.photos import Changes, Row, embedded, photos_of, warn_of_skipped
 from repic_core.retrieval.threshold import check_search, fitted_threshold
+from repic_core.retrieval.upstream import UPSTREAM, check_embedder, read_upstream
 
-UPSTREAM = "openai/clip-vit-large-patch14-336, as the authors made it"
 logger = logging.getLogger(__name__)
 
 
@@ -75,7 +72,7 @@ class ConceptIndex:
         """The index in `folder`, brought up to date with `database` and saved. It is built again if there is none,
         or if it is broken or of another embedder."""
         folder, index = Path(folder), cls(embedder.name)
-        if (folder / "concepts.json").exists():
+        if (folder / NAME).exists():
             try:
                 index = cls.load(folder)
             except IndexFileError as error:
@@ -86,19 +83,30 @@ class ConceptIndex:
         return index
 
     @classmethod
-    def read_upstream(cls, folder: str | Path, database: ConceptDatabase) -> ConceptIndex:
+    def read_upstream(
+        cls, folder: str | Path, database: ConceptDatabase, embedder: Any = None
+    ) -> ConceptIndex:
         """The authors' index: ``image.faiss`` and ``id2filename.json`` in `folder` (CLIP ViT-L/14-336).
 
         Paths in the index may be absolute or under another root, so each file name is matched to the photo of
-        `database` with which it shares the longest end (`photos.read_upstream`). Photos of no concept are left out,
-        with a warning.
+        `database` with which it shares the longest end (`upstream.read_upstream`). Photos of no concept are left
+        out, with a warning.
+
+        Args:
+            embedder: what queries will be embedded with. The files don't say what made their vectors, so some
+                photos are embedded again and compared (`upstream.check_embedder`). Without it, `find.find_concepts`
+                refuses the index.
 
         Raises:
             IndexFileError: a file is missing or broken; there are fewer vectors than names (a photo failed when the
-                index was made, and every later name belongs to another vector); or a name fits several photos.
+                index was made, and every later name belongs to another vector); a name fits several photos; or the
+                vectors are not the embedder's.
         """
-        index = cls(UPSTREAM)
-        for tag, vector in read_upstream(Path(folder), database):
+        found = list(read_upstream(Path(folder), database))
+        if embedder is not None:
+            check_embedder(Path(folder), found, embedder)
+        index = cls(UPSTREAM if embedder is None else embedder.name)
+        for tag, _, vector in found:
             index.add(tag, vector[None])
         return index
 
@@ -183,22 +191,10 @@ class ConceptIndex:
         return self.threshold
 
     def save(self, folder: str | Path) -> None:
-        """Write the index as ``concepts.json`` and the file of vectors that it names, and delete the file that it
-        named before. An interrupted save leaves the old index, and perhaps another file of vectors."""
-        folder = Path(folder)
+        """Write the index into `folder`, whole or not at all (`index_files.write_index`)."""
         self.pack()
-        try:
-            before = folder / Path(read_json(folder / "concepts.json", IndexFileError)["vectors"]).name
-        except (IndexFileError, KeyError, TypeError):
-            before = None
-        vectors = None if self._faiss is None else f"vectors-{secrets.token_hex(4)}.faiss"
-        if vectors is not None:
-            write_faiss(self._faiss, folder / vectors)
-        about = {"embedder": self.embedder_name, "threshold": self.threshold, "vectors": vectors}
-        write_json_atomic(folder / "concepts.json", {**about, "rows": self._rows}, indent=None)
-        # Other files of vectors are left, since another process may be saving them.
-        if before is not None:
-            before.unlink(missing_ok=True)
+        about = {"embedder": self.embedder_name, "threshold": self.threshold, "rows": self._rows}
+        write_index(Path(folder), about, self._faiss)
 
     @classmethod
     def load(cls, folder: str | Path) -> ConceptIndex:
@@ -207,21 +203,17 @@ class ConceptIndex:
         Raises:
             IndexFileError: a file is missing or broken, or the files are not of the same index.
         """
-        path = Path(folder) / "concepts.json"
-        about = read_json(path, IndexFileError)
+        about, vectors = read_index(Path(folder))
+        path = Path(folder) / NAME
         try:
             threshold = about["threshold"]
             index = cls(str(about["embedder"]), None if threshold is None else float(threshold))
             rows = [None if row is None else (str(row[0]), str(row[1])) for row in about["rows"]]
-            name = about["vectors"]
-            index._faiss = None if name is None else read_faiss(path.with_name(Path(name).name))
-        except (TypeError, KeyError, IndexError, ValueError) as error:
-            if isinstance(error, IndexFileError):
-                raise
+        except (TypeError, KeyError, IndexError, ValueError):
             raise IndexFileError(f"{path}: not a saved concept index: delete the folder") from None
-        if len(rows) != (0 if index._faiss is None else index._faiss.ntotal):
+        if len(rows) != (0 if vectors is None else vectors.ntotal):
             raise IndexFileError(f"{path}: does not belong to the vectors beside it: delete the folder")
-        index._rows = rows
+        index._rows, index._faiss = rows, vectors
         index._know(0)
         return index
 

@@ -42,6 +42,9 @@ class QdrantConceptIndex:
         client: ``QdrantClient(url=...)`` for a server, ``QdrantClient(path=...)`` or ``":memory:"`` without one.
         user: whose concepts these are; not empty.
         shards, replicas: of a new collection, on a server of several machines.
+
+    Raises:
+        ValueError: the user is empty, or the embedder's collection has vectors of another size.
     """
 
     def __init__(
@@ -70,6 +73,12 @@ class QdrantConceptIndex:
             tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
             client.create_payload_index(self.collection, "user", field_schema=tenant)
             client.create_payload_index(self.collection, "key", models.PayloadSchemaType.KEYWORD)
+        self._dimensions = client.get_collection(self.collection).config.params.vectors.size
+        if self._dimensions != dimensions:
+            raise ValueError(
+                f"{embedder_name}: vectors of {dimensions} dimensions, but those of its collection "
+                f"{self.collection} have {self._dimensions}: name another embedder, or delete the collection"
+            )
 
     @classmethod
     def build(
@@ -139,7 +148,9 @@ class QdrantConceptIndex:
         threshold = self.threshold if threshold is None else threshold
         check_search(k, threshold)
         found = []
-        for vector in unit(vectors):
+        if len(vectors):
+            self._check_dimensions(vectors := unit(vectors))
+        for vector in vectors:
             groups = self.client.query_points_groups(
                 self.collection,
                 group_by="key",
@@ -193,8 +204,14 @@ class QdrantConceptIndex:
             if offset is None:
                 return
 
+    def _check_dimensions(self, vectors: Any) -> None:
+        if vectors.shape[1] != self._dimensions:
+            raise ValueError(f"vectors of {vectors.shape[1]} dimensions in an index of {self._dimensions}")
+
     def _add(self, rows: Sequence[tuple[str, str]], vectors: Any) -> None:
         models = _qdrant_models()
+
+        self._check_dimensions(vectors)
 
         points = [
             models.PointStruct(
