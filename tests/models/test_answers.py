@@ -40,7 +40,7 @@ from repic_core.models.answers import answer, as_read
         ("[THINK]mia[/THINK]bo", "bo"),
         ("\u25c1think\u25b7mia\u25c1/think\u25b7bo", "bo"),
         ("<|begin_of_thought|>mia<|end_of_thought|>bo", "bo"),
-        ("<|channel|>analysis<|message|>mia<|end|><|channel|>final<|message|>bo", " bo"),
+        ("<|channel|>analysis<|message|>mia<|end|><|channel|>final<|message|>bo", "bo"),
     ],
 )
 def test_as_read(written, read):

@@ -66,7 +66,8 @@ def test_the_embedder_that_made_it_is_known_by_its_vectors(folder, known, noise)
 
 def test_a_stranger_of_the_same_size_is_refused(folder, known):
     with pytest.raises(
-        IndexFileError, match=r"image\.faiss: its vectors are not of model 1, which gives 5 of 5"
+        IndexFileError,
+        match=r"image\.faiss: its vectors are not those of model 1, which gives others for 5 of 5",
     ) as error:
         ConceptIndex.read_upstream(folder, known, Seeing(1))
     assert "clip-vit-large-patch14-336" in str(error.value)
@@ -77,7 +78,7 @@ def test_a_stranger_of_another_size_is_refused(folder, known):
         def images(self, photos):
             return super().images(photos)[:, :5]
 
-    with pytest.raises(IndexFileError, match="its vectors are not of model 0"):
+    with pytest.raises(IndexFileError, match="its vectors are not those of model 0"):
         ConceptIndex.read_upstream(folder, known, Small(0))
 
 
@@ -106,7 +107,7 @@ def test_photos_that_are_gone_can_not_be_compared(folder, known):
 def test_the_authors_own_vectors_refuse_a_stranger(official_root, name):
     folder = official_root / "data/database_tot" / name
     known = ConceptDatabase.load(folder / "database_mod.json", root=official_root)
-    with pytest.raises(IndexFileError, match="its vectors are not of model 0"):
+    with pytest.raises(IndexFileError, match="its vectors are not those of model 0"):
         ConceptIndex.read_upstream(folder, known, Seeing(0))
     with pytest.raises(ValueError, match="does not say what made its vectors"):
         find_concepts(next(iter(known)).images[0], ConceptIndex.read_upstream(folder, known), Seeing(0))

@@ -9,18 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Reasoning ends at the last of these; what opens it may have been part of the prompt.
-_REASONED = re.compile(
-    r"</(?:think|thinking|thought|thoughts|reasoning|reason|analysis|scratchpad)>|\[/THINK\]|◁/think▷"
-    r"|<\|(?:end_of_thought|END_THINKING)\|>|<\|channel\|>final<\|message\|>",
-    re.IGNORECASE,
-)
-# Reasoning that never ended: the answer was cut off before its letter.
-_REASONING = re.compile(
-    r"<(?:think|thinking|thought|thoughts|reasoning|reason|analysis|scratchpad)>|\[THINK\]|◁think▷"
-    r"|<\|(?:begin_of_thought|START_THINKING)\|>|<\|channel\|>analysis<\|message\|>",
-    re.IGNORECASE,
-)
+from repic_core.models.answers import answer
+
 # Where an answer says outright which part of it is the choice.
 _BOX = re.compile(r"<\|begin_of_box\|>([^<]{0,999})<\|end_of_box\|>")
 _BOXED = re.compile(r"\\f?box(?:ed)?\s{0,3}\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -80,7 +70,7 @@ def parse_choice(text: str, letters: str = "AB") -> str | None:
     >>> parse_choice("<think>A is short.</think> B"), parse_choice(r"$\\boxed{\\text{B}}$")
     ('B', 'B')
     """
-    text = _without_reasoning(unicodedata.normalize("NFKC", text))
+    text = answer(unicodedata.normalize("NFKC", text))
     stated = [*_BOX.findall(text), *_BOXED.findall(text)]
     stated += [inside for _, inside in _ELEMENT.findall(text)]
     stated += [next(filter(None, field), "") for field in _FIELD.findall(text)]
@@ -88,15 +78,6 @@ def parse_choice(text: str, letters: str = "AB") -> str | None:
         return _read(_plain(text), letters)
     found = {_read(_plain(part), letters) for part in stated}
     return found.pop() if len(found) == 1 else None
-
-
-def _without_reasoning(text: str) -> str:
-    end = 0
-    for found in _REASONED.finditer(text):
-        end = found.end()
-    text = text[end:]
-    cut_off = _REASONING.search(text)
-    return text[: cut_off.start()] if cut_off else text
 
 
 def _plain(text: str) -> str:

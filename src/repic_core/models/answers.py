@@ -14,23 +14,17 @@ Span = tuple[int, int]
 
 _ENTITY = re.compile(r"&(?:amp;)*(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,30});")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(n|[rt](?![a-z]))|([!-/:-@\[-`{-~]))")
-# Qwen, DeepSeek and VLM-R1 write <think>, Mistral [THINK], Kimi-VL its own triangles, gpt-oss channels. A block
-# that is never closed goes on to the end. If the prompt held the opening tag, the answer begins after the closing
-# one.
+# Qwen, DeepSeek and VLM-R1 write <think>, Mistral [THINK], Kimi-VL its own triangles, others tokens or channels. A
+# block that is never closed goes on to the end. If the prompt held the opening tag, the answer begins after the
+# closing one.
+_THOUGHT = "think|thinking|thoughts?|reasoning|reason|analysis|scratchpad"
+_OPENED = rf"<\s*(?:{_THOUGHT})\s*>|<\|(?:begin_of_thought|START_THINKING)\|>|\[THINK\]|\u25c1think\u25b7"
+_CLOSED = rf"<\s*/\s*(?:{_THOUGHT})\s*>|<\|(?:end_of_thought|END_THINKING)\|>|\[/THINK\]|\u25c1/think\u25b7"
 _REASONING = [
     re.compile(r"<\|channel\|>(?:analysis|commentary).*?(?=<\|channel\|>final|\Z)", re.DOTALL),
-    re.compile(r"<\|channel\|>final"),
-    re.compile(
-        r"<\s*\|?(think|thinking|thought|thoughts|reasoning|begin_of_thought)\|?\s*>"
-        r".*?(?:<\s*(?:/\s*\1|\|end_of_thought\|)\s*>|\Z)",
-        re.DOTALL | re.IGNORECASE,
-    ),
-    re.compile(r"\[THINK\].*?(?:\[/THINK\]|\Z)|\u25c1think\u25b7.*?(?:\u25c1/think\u25b7|\Z)", re.DOTALL),
-    re.compile(
-        r"\A.*(?:<\s*/\s*(?:think|thinking|thought|thoughts|reasoning)\s*>|<\|end_of_thought\|>"
-        r"|\[/THINK\]|\u25c1/think\u25b7)",
-        re.DOTALL | re.IGNORECASE,
-    ),
+    re.compile(r"<\|channel\|>final(?:<\|message\|>)?"),
+    re.compile(rf"(?:{_OPENED}).*?(?:{_CLOSED}|\Z)", re.DOTALL | re.IGNORECASE),
+    re.compile(rf"\A.*(?:{_CLOSED})", re.DOTALL | re.IGNORECASE),
 ]
 _FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[\w+-]*[ \t]*$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)

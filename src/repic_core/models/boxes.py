@@ -15,6 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from repic_core.models.answers import answer
+
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _VALUE = rf"\s*[\"']?{_NUMBER}[\"']?\s*"
 _POINT = rf"\({_VALUE},{_VALUE}\)"
@@ -23,19 +25,19 @@ _STATED = re.compile(rf"[\[(]{_VALUE},{_VALUE},{_VALUE},{_VALUE}[\])]|{_POINT}(?
 _FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)}  # digits, brackets, commas as Chinese text has them
 
 
-def stated_box(answer: str) -> list[float] | None:
+def stated_box(text: str) -> list[float] | None:
     """The one box in an answer; None if there is none, more than one (even twice the same), or an empty one.
 
     Read are ``[x1, y1, x2, y2]``, also in JSON and with quoted numbers (Qwen2.5-VL, Qwen3-VL), the same in round
     brackets, and ``(x1,y1),(x2,y2)`` with or without its special tokens (Qwen2-VL). Three or more points in a row
-    are no box.
+    are no box. Reasoning is not part of the answer.
 
     >>> stated_box("It is at [1, 2, 3, 4.5]."), stated_box("[1, 2, 3, 4] or [5, 6, 7, 8]")
     ([1.0, 2.0, 3.0, 4.5], None)
     >>> stated_box("<|object_ref_start|>the dog<|object_ref_end|><|box_start|>(140,99),(641,571)<|box_end|>")
     [140.0, 99.0, 641.0, 571.0]
     """
-    stated = _STATED.findall(answer.translate(_FULL_WIDTH))
+    stated = _STATED.findall(answer(text).translate(_FULL_WIDTH))
     values = [float(value) for value in re.findall(_NUMBER, stated[0])] if len(stated) == 1 else []
     return values if len(values) == 4 and values[0] < values[2] and values[1] < values[3] else None
 
