@@ -1,6 +1,7 @@
 """Captions equal `model.generate` on the processor's own inputs; files resume; errors are clear."""
 
 import json
+import os
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -499,3 +500,50 @@ def test_photos_are_turned_upright_and_opaque(captioner, photos, tmp_path):
     glass = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert open_image(glass).getpixel((0, 0)) == (255, 255, 255)  # as in the processor
     assert open_image(Image.new("L", (4, 4), 7)).mode == "RGB"
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_an_editor_saved_with_a_mark_is_gone_on_with(captioner, items, tmp_path, coding):
+    path = tmp_path / "captions.json"
+    rows = captioner.caption_many(items[:2], path, progress=False)
+    for file in (path, settings_path(path)):
+        file.write_bytes(file.read_text(encoding="utf-8").encode(coding))
+    assert [record.caption for record in load_captions(path)] == [row[2] for row in rows]
+    assert captioner.caption_many(items, path, progress=False)[:2] == rows
+    assert json.loads(path.read_bytes())[:2] == rows
+
+
+def test_half_an_emoji_in_a_caption_file_is_a_replacement_character(tmp_path):
+    path = tmp_path / "captions.json"
+    path.write_text('[["a.jpg", ["<bo>"], "a \\ud83d dog \\ud83d\\ude00", "Who\\udc00?"]]')
+    (record,) = load_captions(path)
+    assert (record.caption, record.question) == ("a \ufffd dog \U0001f600", "Who\ufffd?")
+    record.caption.encode()
+
+
+def test_photos_of_names_that_are_no_unicode_are_captioned_and_resumed(captioner, photos, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xeb.png")
+    os.rename(photos[4], name)
+    items = [CaptionItem(name, [Concept(name="bo", image=photos[0])])]
+    rows = captioner.caption_many(items, tmp_path / "captions.json", progress=False)
+    assert rows == captioner.caption_many(items, tmp_path / "captions.json", progress=False)
+    assert load_captions(tmp_path / "captions.json")[0].query == name
+
+
+def test_deep_photos_and_arrays_are_captioned_as_their_eight_bits(captioner, photos):
+    with Image.open(photos[4]) as photo:
+        grey = np.asarray(photo.convert("L"))
+    bo = [Concept(name="bo", image=photos[0])]
+    expected = captioner.caption(Image.fromarray(grey), bo)
+    deep = grey.astype(np.uint16) * 257
+    for query in (
+        Image.fromarray(deep),
+        deep,
+        deep / 65535,
+        Image.fromarray((grey / 255).astype(np.float32)),
+    ):
+        assert captioner.caption(query, bo) == expected
+        row = captioner.caption_many([CaptionItem(query, bo)], progress=False)[0]
+        assert row[0] == "" and row[2] == expected
+    with pytest.raises(ValueError, match=r"the image: has values from -1 to 1, so what is white is unknown"):
+        captioner.caption(np.array([[-1.0, 1.0]] * 2), bo)

@@ -1,11 +1,13 @@
 """``repic concepts``: a folder of photos becomes a database that loads; what is wrong is named."""
 
 import json
+import os
 
 import pytest
 from PIL import Image
 
 from repic_core.cli import main
+from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 
 
@@ -106,3 +108,12 @@ def test_a_note_of_the_kit_is_a_line_unless_quiet(photos, capsys):
     assert capsys.readouterr().err.startswith(f'note: {file}: "path_to_concept" disagrees')
     assert concepts("check", file, "--quiet") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_photo_whose_name_is_no_unicode_is_listed(tmp_path, capsys):
+    name = os.fsdecode(b"Zo\xeb.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / name)
+    path = ConceptDatabase([Concept(name="zoe", image=name)], root=tmp_path).save(tmp_path / "database.json")
+    for options in ([], ["--json"]):
+        assert main(["concepts", "list", str(path), *options]) == 0
+        assert "Zo\\udceb.png" in capsys.readouterr().out

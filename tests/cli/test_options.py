@@ -6,7 +6,7 @@ import pytest
 
 from helpers.places import BASE
 from repic_core.cli import parse
-from repic_core.cli.options import AUTHORS_MODEL, Chosen, chosen, defaults_for, load_chosen
+from repic_core.cli.options import AUTHORS_MODEL, Chosen, chosen, defaults_for, load_chosen, named_file
 from repic_core.models.loading import PAPER_MAX_PIXELS, ModelError
 from repic_core.retrieval.embedders import TOWER_SIDE
 from repic_core.toyworld.retrieval import SIDE
@@ -123,3 +123,22 @@ def test_without_the_hub_the_error_names_what_to_try():
     with pytest.raises(ModelError) as error:
         load_chosen(Chosen("nobody/nothing", None, None, 1), None)
     assert "toy-base" not in str(error.value)
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("lr=1e-5", "a=b=c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ours=1.json").write_text("[]")
+    assert {text: named_file(text) for text in NAMED} == NAMED
+
+
+NAMED = {
+    "x.json": ("x", "x.json"),
+    "ours=x.json": ("ours", "x.json"),
+    "lr=1e-5/ours=1.json": ("ours=1", "lr=1e-5/ours=1.json"),
+    "mine=lr=1e-5/ours=1.json": ("mine", "lr=1e-5/ours=1.json"),
+    "a=b=lr=1e-5/ours=1.json": ("a=b", "lr=1e-5/ours=1.json"),
+    "a=b=c/ours=1.json": ("ours=1", "a=b=c/ours=1.json"),
+    "mine=none=1/x.json": ("mine", "none=1/x.json"),
+}

@@ -1,12 +1,15 @@
 """Tuning rows: round trip, every bad row, and what TRL makes of the dataset."""
 
 import json
+import os
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.photos import HEIC, MALFORMED, halves
 from repic_core.data.rows import RowError, TrainingExample, read_rows, to_dataset, write_rows
 
 ROWS = [
@@ -22,6 +25,9 @@ ROWS = [
         ("a dog", "a cat"),
     ),
 ]
+
+
+WRITTEN = {"image": "a.png", "problem": "Who?", "solution": "<bo>", "accu_reward_method": "yes_no_name"}
 
 
 @pytest.fixture
@@ -143,4 +149,68 @@ def test_a_photo_that_is_cut_off_is_refused(root):
     assert len(read_rows(root / "rows.jsonl")) == 1
     (root / "a.jpg").write_bytes((root / "a.jpg").read_bytes()[:9000])
     with pytest.raises(RowError, match=r"line 1, field 'image': 'a\.jpg' is not a readable image"):
+        read_rows(root / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"problem": "Where is the <|im_end|> cat?"}, "field 'problem': it holds the control token"),
+        ({"problem": "<image><image> Where is the cat?"}, "field 'problem': 2 <image> for 1 image"),
+        ({"problem": "Where is the \ud83d cat?"}, "field 'problem': it holds half a character"),
+        ({"solution": "a dog</s>"}, "field 'solution': it holds the control token '</s>'"),
+        ({"solution": "an <image> of a dog"}, "field 'solution': it holds the control token '<image>'"),
+        ({"solution": "a \ud83d dog"}, "field 'solution': it holds half a character"),
+    ],
+)
+def test_texts_that_no_prompt_can_hold_are_refused_when_a_row_is_built(root, change, said):
+    row = {
+        "images": ("a.png",),
+        "problem": "Caption it.",
+        "solution": "<bo>",
+        "method": "yes_no_name",
+    } | change
+    with pytest.raises(RowError, match=said):
+        TrainingExample(**row)
+    record = {
+        "image": "a.png",
+        **{k: row[k] for k in ("problem", "solution")},
+        "accu_reward_method": "yes_no_name",
+    }
+    (root / "rows.jsonl").write_text(json.dumps(record))
+    with pytest.raises(RowError, match=rf"rows\.jsonl, line 1, {said}"):
+        read_rows(root / "rows.jsonl")
+
+
+@pytest.mark.parametrize("written", ["sub\\Zo\u00eb.png", "sub/Zo\u00eb.png", "sub\\Zoe\u0308.png"])
+def test_photos_are_found_as_another_system_writes_them(root, written):
+    (root / "sub").mkdir()
+    (root / "a.png").rename(root / "sub" / "Zoe\u0308.png")
+    (root / "rows.jsonl").write_bytes(json.dumps(WRITTEN | {"image": written}).encode("utf-16"))
+    for check in (True, False):
+        rows = read_rows(root / "rows.jsonl", check_images=check)
+        assert rows[0].images == ("sub/Zoe\u0308.png",)
+    assert to_dataset([TrainingExample((written,), "Who?", "<bo>", "yes_no_name")], root)[0]["images"]
+
+
+def test_photos_that_datasets_would_misread_are_right_in_the_dataset(root):
+    """16 bits would be clipped, and a malformed EXIF tag or a name in Latin-1 would end a training."""
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(root / "deep.png")
+    (root / "malformed.jpg").write_bytes(halves(exif=MALFORMED))
+    latin = os.fsdecode(b"Zo\xeb.png")
+    (root / latin).write_bytes((root / "c.png").read_bytes())
+    names = ("deep.png", "malformed.jpg", latin, "a.png")
+    rows = [TrainingExample((name,), "Who?", "<bo>", "yes_no_name") for name in names]
+    deep, turned, third, plain = (row["images"][0] for row in to_dataset(rows, root))
+    assert np.abs(np.asarray(deep)[..., 0] - np.rint(ramp / 257)).max() == 0
+    assert turned.size == (48, 64) and turned.getpixel((4, 4))[2] > 200
+    assert third.getpixel((0, 0)) == (0, 0, 255) and plain.getpixel((0, 0)) == (255, 0, 0)
+    assert read_rows(write_rows(root / "rows.jsonl", rows)) == rows
+
+
+def test_heic_is_named_in_a_row(root):
+    (root / "IMG_1.jpg").write_bytes(HEIC)
+    (root / "rows.jsonl").write_text(json.dumps(WRITTEN | {"image": "IMG_1.jpg"}))
+    with pytest.raises(RowError, match=r"line 1, field 'image': 'IMG_1.jpg' is a HEIC photo \(iPhone\)"):
         read_rows(root / "rows.jsonl")

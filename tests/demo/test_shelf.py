@@ -330,3 +330,71 @@ for turn in range(4):
     own = Shelf(tmp_path / "shelf", ConceptDatabase()).own
     assert sorted(tags(own)) == [f"<toy {number} {turn}>" for number in range(3) for turn in range(4)]
     assert all(os.path.isfile(concept.images[0]) for concept in own)
+
+
+def test_a_relative_folder_of_shelves(tmp_path, monkeypatch):
+    PHOTO.save(tmp_path / "mia.png")
+    monkeypatch.chdir(tmp_path)
+    given = ConceptDatabase([Concept("<mia>", "Mia Rose", "mia.png", "a woman")])
+    shelves = Shelves(given, "shelves")
+    shelves.enter("tab", "secret")
+    shelf = shelves.of("tab")
+    shelf.put(RED, "bo", "")
+    monkeypatch.chdir("/")
+    shelf.put(None, "bo", "a dog", edited="<bo>")
+    shelf.put(None, "Mia Rose", "a friend", edited="<mia>")
+    assert tags(shelf.own) == ["<bo>", "<mia>"] and len(photos(shelf)) == 2
+    assert shelf.folder.is_relative_to(tmp_path / "shelves")
+    assert Shelf(tmp_path / "other", given).take(shelf.export(tmp_path / "mine.zip")) == 2
+
+
+class Unmarked(zipfile.ZipInfo):
+    """A member whose name is in UTF-8 without saying so, as macOS writes it."""
+
+    def _encodeFilenameFlags(self):
+        return self.filename.encode(), self.flag_bits & ~0x800
+
+
+def member(name, kind=zipfile.ZipInfo):
+    info = kind("x")
+    info.filename = name
+    return info
+
+
+SPELLINGS = {
+    "decomposed": ("photos/Zo\u00eb.png", "photos/Zoe\u0308.png"),
+    "composed": ("photos/Zoe\u0308.png", "photos/Zo\u00eb.png"),
+    "backslash in the zip": ("photos/bo.png", "photos\\bo.png"),
+    "backslash in the JSON": ("photos\\bo.png", "photos/bo.png"),
+    "both": ("photos\\Zo\u00eb.png", "photos\\Zoe\u0308.png"),
+    "UTF-8 that does not say so": ("photos/Zo\u00eb.png", "photos/Zoe\u0308.png"),
+}
+
+
+@pytest.mark.parametrize("folder", ["", "mine/", "mine\\"])
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_zips_of_other_systems(shelf, tmp_path, kind, folder):
+    written, inside = SPELLINGS[kind]
+    entries = {"concept_dict": {"<x>": {"name": "x", "image": written, "info": "a dog"}}}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member("__MACOSX/._database.json"), b"\0\5\x16\7")
+        archive.writestr(member(".trash/database.json"), "{}")
+        archive.writestr(member(folder + "database.json"), json.dumps(entries).encode("utf-8-sig"))
+        kind_of_name = Unmarked if "not say so" in kind else zipfile.ZipInfo
+        archive.writestr(member(folder + inside, kind_of_name), encoded(RED, "PNG"))
+    assert shelf.take(tmp_path / "a.zip") == 1
+    with Image.open(shelf.own["<x>"].image) as stored:
+        assert stored.size == RED.size
+
+
+@pytest.mark.parametrize(
+    "image", ["..\\x.png", "../x.png", "a\\..\\..\\x.png", "/x.png", "\\x.png", "C:\\x.png"]
+)
+@pytest.mark.parametrize("inside", ["..\\x.png", "../x.png", "/x.png", "\\x.png"])
+def test_no_member_leads_out_of_a_zip(shelf, tmp_path, image, inside):
+    entries = {"concept_dict": {"<x>": {"name": "x", "image": image}}}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("database.json", json.dumps(entries))
+        archive.writestr(member(inside), encoded(RED, "PNG"))
+    with pytest.raises(ConceptError, match="is not in the zip file"):
+        shelf.take(tmp_path / "a.zip")

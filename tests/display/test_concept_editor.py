@@ -4,6 +4,7 @@ import io
 import json
 from datetime import datetime
 from html import escape
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -267,3 +268,25 @@ def test_a_concept_that_another_editor_deleted(path):
     two.info.value = "a wolf"
     two.save.click()
     assert "no concept &lt;bo&gt;" in two.message.value and list(entries(path)) == ["<mia>", "<ray>"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_relative_folder_as_notebook_3_has_it(path, tmp_path, monkeypatch, begun):
+    """`run_dir` is relative there: photos are stored once under the root, also after the kernel changed folders."""
+    monkeypatch.chdir(tmp_path.parent)
+    mine = Path(tmp_path.name) / "database.json"
+    database = ConceptDatabase.load(mine) if begun else ConceptDatabase(root=mine.parent, path=mine)
+    if not begun:
+        path.unlink()
+    editor = ConceptEditor(database)
+    editor.name.value = "Zoe"
+    upload(editor, photo("blue"))
+    editor.add.click()
+    assert "&lt;Zoe&gt; is added." in editor.message.value
+    monkeypatch.chdir("/")
+    upload(editor, photo("green"))
+    editor.save.click()
+    assert "&lt;Zoe&gt; is saved." in editor.message.value
+    with Image.open(tmp_path / entries(path)["<Zoe>"]["image"]) as stored:
+        assert stored.getpixel((9, 9)) == (0, 128, 0)
+    assert len(ConceptDatabase.load(path)) == (4 if begun else 1)

@@ -277,3 +277,23 @@ def test_cost_figure_shows_all_that_was_measured(tmp_path):
     assert [list(line.get_ydata()) for line in tokens.lines] == [[400, 1600], [100, 400], [100, 400]]
     assert [list(line.get_ydata()) for line in seconds.lines] == [[4, 16], [1, 4]]
     assert (tmp_path / "cost.png").is_file() and (tmp_path / "cost.pdf").is_file()
+
+
+@pytest.mark.parametrize("query", ["in\\Zo\u00eb.png", "in/Zo\u00eb.png", "in\\Zoe\u0308.png"])
+def test_queries_are_found_as_another_system_writes_them(tmp_path, query):
+    (tmp_path / "in").mkdir()
+    PHOTO.save(tmp_path / "in" / "Zoe\u0308.png")
+    row = grid_rows({"a": [CaptionRecord(query, ("<bo>",), "x")]}, ConceptDatabase(), tmp_path)[0]
+    assert row.query == tmp_path / "in" / "Zoe\u0308.png"
+    PHOTO.save(tmp_path / "outside.png")
+    with pytest.raises(ValueError, match="is outside the root"):
+        grid_rows(
+            {"a": [CaptionRecord("..\\outside.png", ("<bo>",), "x")]}, ConceptDatabase(), tmp_path / "in"
+        )
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_metrics_that_a_spreadsheet_saved(tmp_path, coding):
+    path = metrics(tmp_path, "")
+    path.write_bytes("step,reward\r\n1,0.5\r\n2,1\r\n".encode(coding))
+    assert reward_curves(path).axes[0].get_title("left") == "Reward"

@@ -304,3 +304,12 @@ def test_the_command_names_a_bad_file(root, capsys):
     assert main(["prefer", *arguments, *local, "--out", str(root / "a.jsonl")]) == 2
     assert "second.json: not valid JSON" in capsys.readouterr().err
     assert not (root / "a.jsonl").exists()
+
+
+def test_photos_are_found_as_another_system_writes_them(root):
+    (root / "in").mkdir()
+    (root / "a.png").rename(root / "in" / "Zoe\u0308.png")
+    first, second = (rows(text, photos=["in\\Zo\u00eb.png"]) for text in ("long and longer", "short"))
+    assert prefer(Longer(), first, second, root).wins == 1
+    with pytest.raises(ValueError, match="lies outside the root"):
+        prefer(Longer(), *(rows(text, photos=["..\\b.png"]) for text in "xy"), root / "in")

@@ -16,7 +16,7 @@ from helpers.publishing import FACTS
 from repic_core.cli import main
 from repic_core.evaluation.intervals import score_intervals
 from repic_core.models.loading import load_model
-from repic_core.publish.export import ExportError, evaluation_rows, export
+from repic_core.publish.export import ExportError, evaluation_rows, export, read_facts
 from repic_core.publish.loadable import folder_faults, vllm_faults
 from repic_core.training.recipe import LORA_TARGETS
 
@@ -178,3 +178,8 @@ def test_the_command(adapter, folder, tmp_path, capsys):
     facts.write_text("a: [")
     assert main(["export", str(adapter), str(tmp_path / "new"), "--facts", str(facts)]) == 2
     assert "not valid YAML" in capsys.readouterr().err
+
+
+def test_facts_in_utf_16(tmp_path):
+    (tmp_path / "facts.yaml").write_bytes("title: Zoë\n".encode("utf-16"))
+    assert read_facts(tmp_path / "facts.yaml") == {"title": "Zoë"}

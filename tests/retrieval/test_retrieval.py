@@ -440,3 +440,30 @@ def test_texts_find_photos_where_the_embedder_has_a_text_side():
     index.add_many(["<bo>", "<mia>"], [[1.0, 0.0], [0.1, 1.0]])
     found = index.search(TwoSides().texts(["a dog", "a cat"]), k=1)
     assert [hits[0].tag for hits in found] == ["<bo>", "<mia>"]
+
+
+def test_the_authors_index_made_on_macos(tmp_path):
+    import faiss
+
+    photo = paint(tmp_path / "Zo\u00eb" / "1.png", COLORS["red"])
+    known = ConceptDatabase([Concept(name="zoe", image=photo)], root=tmp_path)
+    index = faiss.IndexFlatL2(2)
+    index.add(np.eye(2, dtype=np.float32))
+    faiss.write_index(index, str(tmp_path / "image.faiss"))
+    (tmp_path / "id2filename.json").write_bytes(
+        json.dumps({"0": "Zo\u00eb2/1.png", "1": "./Zoe\u0308/1.png"}).encode("utf-16")
+    )
+    assert ConceptIndex.read_upstream(tmp_path, known).search([[0, 1]], 1)[0][0].similarity == 1
+
+
+def test_large_photos_are_held_small(tmp_path, monkeypatch):
+    Image.new("RGB", (5000, 3000), "red").save(tmp_path / "a.jpg")
+    sizes = []
+
+    class Sizes(Colors):
+        def images(self, photos):
+            sizes.extend(photo.size for photo in photos)
+            return super().images(photos)
+
+    ConceptIndex.build(ConceptDatabase([Concept(name="a", image=str(tmp_path / "a.jpg"))]), Sizes())
+    assert sizes == [(2048, 1229)]

@@ -233,3 +233,12 @@ def test_a_save_without_weights_is_an_error_and_changes_nothing(data, tmp_path, 
         with pytest.raises(TrainingError, match=r"no weights were written.*FULL_STATE_DICT"):
             grpo.train(*load_model(base), rows, out, "toy", **settings)
         assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_recipes_of_other_systems(tmp_path, coding):
+    (tmp_path / "mine.yaml").write_bytes("base: toy\nrun_name: Zoë\n".encode(coding))
+    assert recipe_values(tmp_path / "mine.yaml")["run_name"] == "Zoë"
+    (tmp_path / "mine.yaml").write_bytes("run_name: Zoë\nmax_steps: 3\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"mine\.yaml: not UTF-8 text .*: save it as UTF-8"):
+        recipe_values(tmp_path / "mine.yaml")

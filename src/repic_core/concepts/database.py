@@ -220,7 +220,9 @@ class ConceptDatabase:
     def _placed(self, concept: Concept) -> Concept:
         """`concept` with absolute paths of those photos that are there; if they are already, `concept` itself."""
         images = [absolute(image, self.root) for image in concept.images]
-        return concept if images == list(concept.images) else replace(concept, image=images)
+        if images == list(concept.images):
+            return concept
+        return replace(concept, image=images if isinstance(concept.image, tuple) else images[0])
 
     def remove(self, tag: str) -> Concept:
         """Remove a concept and return it."""
