@@ -63,6 +63,10 @@ def test_not_in_disguise(text, tag):
     assert disguised(text, [tag]) == []
 
 
+def test_plurals_of_names_that_end_in_y():
+    assert disguised("two Mollies", ["<Molly>"]) == ["molly"]
+
+
 def test_names_of_several_words_and_of_other_scripts():
     assert disguised("a black-widow, BlackWidow, black_widows", ["<black widow>"]) == ["black widow"] * 3
     assert disguised("小-红在跑", ["<小红>"]) == ["小红"]

@@ -44,6 +44,9 @@ def found(text, *tags):
         ("a <- bo -> b", "bo"),
         ("1 < bo, and 3 > 2", "bo"),
         ("<bo naps", "bo"),
+        ("<bo's> hat", "<bo's>"),
+        ("Bo&Zoe nap", "Bo"),
+        ("<bo, zoe>", "bo"),
         ("<p>Bo</p>", "Bo"),
         ("M: Bo\u2014the dog\u2014naps", "Bo"),
         ("<think>Is it <bo>?</think><bo> naps", "<bo>"),
@@ -95,6 +98,15 @@ def test_markup_is_no_name(markup):
     ]
     assert hallucinated_names(rows) == [0, 0]
     assert score(rows, "span", unknown_tags=True).f1 == 1
+
+
+def test_several_names_in_one_pair_of_brackets():
+    assert [tag for _, tag in found("<bo and mia>, <bo, mia>, <bo & mia>", "<bo>", "<mia>")] == [
+        "<bo>",
+        "<mia>",
+    ] * 3
+    assert unknown_names("<bo and mia>", ["<bo>", "<mia>"]) == []
+    assert found("<bo and mia>", "<bo>", "<mia>", "<bo and mia>") == [("<bo and mia>", "<bo and mia>")]
 
 
 def test_a_concept_may_have_the_name_of_markup():
@@ -151,6 +163,7 @@ def test_punctuation_that_makes_another_name(text, tag):
     ("name", "text"),
     [
         ("철수", "철수가 웃는다"),
+        ("محمد", "محـــمد نائم"),
         ("মোহন", "মোহন হাসছে"),
         ("மோகன்", "மோகன் சிரிக்கிறான்"),
         ("मोहन", "मोहन हँस रहा है"),

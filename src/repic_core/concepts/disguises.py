@@ -72,6 +72,8 @@ def _named(word: str, sought: dict[str, str]) -> str | None:
         for plural in _PLURALS:
             if form.endswith(plural) and (name := sought.get(form.removesuffix(plural))):
                 return name
+        if form.endswith("ies") and (name := sought.get(f"{form[:-3]}y")):
+            return name
     return None
 
 

@@ -141,8 +141,13 @@ def _brackets(
                 closed.append((start, end, name))
             continue
         name = key(inside.removesuffix("/"))
+        if name not in names and name.endswith("'s") and name[:-2] in names:  # <bo's>
+            name = name[:-2]
         is_sign = match.group(1)[:1].isspace() and start > 0 and not folded[start - 1].isspace()  # as in >_<
-        if name in names or (is_name(inside) and not is_sign):
+        is_list = all(
+            key(part) in names for part in re.split(r"\s*(?:[,;/&+]|\band\b)\s*", inside)
+        )  # <bo and mia>
+        if name in names or (is_name(inside) and not is_sign and not is_list):
             tagged.append((start, end, name))
     return tagged, closed
 
@@ -243,7 +248,7 @@ def _stands_alone(text: str, first: int, last: int, capitals: Sequence[bool]) ->
         and not capitals[first - len(article[0])]
     ):
         start -= len(article[0])
-    before, after = text[max(0, start - 2) : start][::-1], text[end : end + 2]
+    before, after = text[max(0, start - 3) : start][::-1], text[end : end + 3]
     return not (_continues_word(before, text[first], size) or _continues_word(after, text[last - 1], size))
 
 
@@ -252,6 +257,8 @@ def _continues_word(neighbours: str, edge: str, size: int) -> bool:
 
     Letters of scripts without spaces do not, nor do the variation selectors of emoji.
     """
+    if neighbours[:1] == "&" and size > 1 and neighbours[1:3].isalpha() and len(neighbours) > 2:
+        return False  # "Bo&Mia", but not "H&M" and "AT&T"
     if neighbours[:1] and neighbours[0] in _JOINERS:
         neighbours = neighbours[1:]
     if not neighbours:

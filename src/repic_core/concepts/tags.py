@@ -28,7 +28,8 @@ _ACCENT_ALONE = re.compile(" [\u0301\u0313\u0314]")  # what NFKC makes of an acu
 # Letters of Arabic, Indic, Khmer and other scripts, in which a zero-width joiner changes what is read.
 _JOINED_SCRIPTS = re.compile("[\u0600-\u1aff\ua8e0-\uabff]")
 _JOINERS = "\u200c\u200d"
-_FILLERS = "\u034f\u115f\u1160\u3164\uffa0\u17b4\u17b5\u180b\u180c\u180d\u180e"
+# Without a trace on the page, or (the Arabic tatweel, U+0640) only a longer line in a word.
+_FILLERS = "\u0640\u034f\u115f\u1160\u3164\uffa0\u17b4\u17b5\u180b\u180c\u180d\u180e"
 _VISIBLE_FORMATS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2"
 
 
