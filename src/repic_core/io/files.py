@@ -102,9 +102,12 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` in UTF-8, completely or not at all; returns the path."""
+    """Write `text` to `path` in UTF-8, completely or not at all; returns the path.
+
+    Half of a surrogate pair (from a file name that is not UTF-8, say) is written as JSON escapes it: ``\\udce4``.
+    """
     with replaced(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
     return Path(path)
 
 

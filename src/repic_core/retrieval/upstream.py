@@ -84,10 +84,11 @@ def check_embedder(folder: Path, found: Sequence[tuple[str, str, Any]], embedder
         raise IndexFileError(
             f"{path}: none of its photos can be read, so what made its vectors can't be checked"
         )
-    if sum(alike) <= len(alike) / 2:
+    others = len(alike) - sum(alike)
+    if 2 * others >= len(alike):
         raise IndexFileError(
-            f"{path}: its vectors are not of {embedder.name}, which gives {len(alike) - sum(alike)} of {len(alike)} "
-            f"photos another one; the authors' are of {UPSTREAM}"
+            f"{path}: its vectors are not of {embedder.name}, which gives {others} of {len(alike)} photos another "
+            f"one; the authors' are of {UPSTREAM}"
         )
 
 
