@@ -39,10 +39,13 @@ def test_intervals_are_of_the_last_protocol_and_the_unit_asked_for(folder, capsy
     assert "95%" not in scored(capsys, file, "--no-intervals")
 
 
-def test_an_empty_file_has_a_row_without_an_interval(folder, capsys):
+@pytest.mark.parametrize("more", [(), ("--no-intervals",), ("--json",), ("--protocol", "repic-single")])
+def test_an_empty_file_has_no_score(folder, capsys, more):
     (folder / "none.json").write_text("[]")
-    *_, ours, none = scored(capsys, folder / "ours.json", folder / "none.json").splitlines()
-    assert none == "| none | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 |  |" and " to " in ours
+    assert main(["score", str(folder / "ours.json"), str(folder / "none.json"), *more]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith("none.json: holds no captions, so there is nothing to score\n")
 
 
 def test_json(folder, capsys):

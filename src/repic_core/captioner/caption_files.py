@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ class CaptionRecord:
     question: str = ""
 
 
+# What functions take as captions: see `records_of`.
+Captions = str | Path | Iterable[CaptionRecord | Sequence[Any] | Mapping[str, Any]]
+
+
 def load_captions(path: str | Path) -> list[CaptionRecord]:
     """Read a caption file in the authors' row format; a fifth field and all after it are ignored.
 
@@ -83,21 +88,76 @@ def load_captions(path: str | Path) -> list[CaptionRecord]:
     rows = read_json(path, CaptionFileError)
     if not isinstance(rows, list):
         raise CaptionFileError(f"{path}: must hold a list of rows [query, tags, caption, question]")
-    records = []
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, row {number}"
-        if not isinstance(row, list) or len(row) < 3:
-            raise CaptionFileError(f"{where}: must be [query, tags, caption, question], not {str(row)[:80]}")
-        query, tags, caption, question = [*row, ""][:4]
-        tags = [tags] if isinstance(tags, str) else tags
-        named = isinstance(tags, list) and all(isinstance(tag, str) and bare(tag).strip() for tag in tags)
-        if not named or not tags:
-            raise CaptionFileError(f"{where}, tags: must be a list of tags like <bo>, not {str(tags)[:80]}")
-        for field, value in (("query", query), ("caption", caption), ("question", question)):
-            if not isinstance(value, str):
-                raise CaptionFileError(f"{where}, {field}: must be text, not {str(value)[:80]}")
-        records.append(CaptionRecord(query, tuple(map(whole, tags)), whole(caption), whole(question)))
+    return [_record(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def records_of(captions: Captions) -> list[CaptionRecord]:
+    """Captions as people have them in hand, as records: a caption file, its rows, or records.
+
+    A row is a list, as in the file, or an object with the fields ``query``, ``tags``, ``caption`` and, if there is
+    one, ``question``.
+
+    >>> records_of([["a.jpg", ["<bo>"], "<bo> naps."], {"query": "b.jpg", "tags": "<mia>", "caption": ""}])[1].tags
+    ('<mia>',)
+
+    Raises:
+        CaptionFileError: as `load_captions`; or something else is given.
+    """
+    if isinstance(captions, str | Path):
+        return load_captions(captions)
+    if isinstance(captions, Mapping | CaptionRecord) or not isinstance(captions, Iterable):
+        raise CaptionFileError(
+            f"captions: must be the path of a caption file, or a list of its rows, not {str(captions)[:80]}"
+        )
+    return [_record(row, f"captions, row {number}") for number, row in enumerate(captions, 1)]
+
+
+def scored_records(captions: Captions) -> list[CaptionRecord]:
+    """`records_of` captions that can be scored.
+
+    Raises:
+        CaptionFileError: as `records_of`; there are none, or no row has a tag, so that nothing can be found.
+    """
+    records = records_of(captions)
+    name = captions if isinstance(captions, str | Path) else "the list given"
+    if not records:
+        raise CaptionFileError(f"{name}: holds no captions, so there is nothing to score")
+    if not any(record.tags for record in records):
+        raise CaptionFileError(f"{name}: no caption has tags, so there are no names to look for")
     return records
+
+
+def _record(row: Any, where: str) -> CaptionRecord:
+    """A row of a caption file as a record; `CaptionFileError` says what is wrong with it, and `where`."""
+    if isinstance(row, Mapping):
+        missing = next((field for field in ("query", "tags", "caption") if field not in row), None)
+        if missing:
+            raise CaptionFileError(f"{where}, {missing}: is missing")
+        row = [row["query"], row["tags"], row["caption"], row.get("question", "")]
+    made_here = isinstance(row, CaptionRecord)
+    if made_here:
+        row = [row.query, row.tags, row.caption, row.question]
+    if not isinstance(row, list | tuple) or len(row) < 3:
+        raise CaptionFileError(f"{where}: must be [query, tags, caption, question], not {str(row)[:80]}")
+    query, tags, caption, question = [*row, ""][:4]
+    query = str(query) if isinstance(query, Path) else query
+    tags = [tags] if isinstance(tags, str) else tags
+    named = isinstance(tags, list | tuple) and all(isinstance(tag, str) and bare(tag).strip() for tag in tags)
+    if not named or not (tags or made_here):  # a photo of strangers is a record, but has no row in a file
+        raise CaptionFileError(f"{where}, tags: must be a list of tags like <bo>, not {str(tags)[:80]}")
+    for field, value in (("query", query), ("caption", caption), ("question", question)):
+        if not isinstance(value, str):
+            raise CaptionFileError(f"{where}, {field}: must be text, not {str(value)[:80]}")
+    return CaptionRecord(_file_name(query), tuple(map(whole, tags)), whole(caption), whole(question))
+
+
+def _file_name(path: str) -> str:
+    """`path`, which may be that of a file whose name is not UTF-8; `whole` if no file can have this name."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return whole(path)
+    return path
 
 
 def whole(text: str) -> str:

@@ -87,6 +87,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         _caption(options, asked, captions / method)
     others = [name for name in with_captions(captions) if name not in options.settings]
     rows = rows_of(captions, asked | found_settings(options.root, others, tell=tell))
+    if not rows:
+        tell(f"{captions}: no captions yet, so the tables are empty; --model makes them")
     text = write_table(options.out, rows)
     if options.json:
         print_json([dict(zip(HEAD, row, strict=True)) for row in rows])

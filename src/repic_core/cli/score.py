@@ -45,7 +45,7 @@ def add_score(parser: Parser) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from repic_core.captioner.caption_files import load_captions
+    from repic_core.captioner.caption_files import scored_records
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.evaluation.scores import score
     from repic_core.io import tables
@@ -54,7 +54,7 @@ def _score(options: argparse.Namespace) -> None:
     database = None
     if options.database:
         database = ConceptDatabase.load(options.database, options.root, check_images=False)
-    captions = {name: load_captions(file) for name, file in _named(options.files).items()}
+    captions = {name: scored_records(file) for name, file in _named(options.files).items()}
     scores = {
         name: [score(records, protocol, database) for protocol in options.protocol]
         for name, records in captions.items()
@@ -78,7 +78,7 @@ def _named(files: Sequence[str]) -> dict[str, str]:
 
 
 def _intervals(options: argparse.Namespace, captions: dict[str, Any], database: Any) -> dict[str, Any]:
-    """The interval of the last protocol's F1 of each file that has captions; none with ``--no-intervals``."""
+    """The interval of the last protocol's F1 of each file; none with ``--no-intervals``."""
     if not options.intervals:
         return {}
     from repic_core.evaluation.intervals import score_intervals
@@ -86,7 +86,6 @@ def _intervals(options: argparse.Namespace, captions: dict[str, Any], database: 
     return {
         name: score_intervals(records, options.protocol[-1], database, options.intervals)["f1"]
         for name, records in captions.items()
-        if records
     }
 
 

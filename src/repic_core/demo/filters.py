@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.captioner.caption_files import CaptionRecord, whole
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.display.caption_grid import GridRow
 from repic_core.evaluation.scores import CaptionScore, names_to_find, score_caption
@@ -50,9 +50,8 @@ def judge(
 ) -> list[JudgedRow]:
     """Each row with its scene and its captions' scores."""
     photos = {Path(row.query).stem for row in rows}
-    scenes = [
-        Path(row.query).stem if len(photos) <= MOST_SCENES else Path(row.query).parent.name for row in rows
-    ]
+    few = len(photos) <= MOST_SCENES
+    scenes = [whole(Path(row.query).stem if few else Path(row.query).parent.name) for row in rows]
     names = {}
     for method, records in captions.items():
         for protocol in {"span", *(published_protocol(len(record.tags)) for record in records)}:

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.captioner.caption_files import load_captions
+from repic_core.captioner.caption_files import load_captions, whole
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.filters import ALL, ANY, KINDS, JudgedRow, judge, matching
@@ -58,7 +58,7 @@ def build_viewer(
             photo is not an error: the page shows a placeholder.
     """
     concepts = ConceptDatabase.load(database, root, check_images=False)
-    captions = {method: load_captions(path) for method, path in caption_files.items()}
+    captions = {whole(method): load_captions(path) for method, path in caption_files.items()}
     lined_up = grid_rows(captions, concepts, root)
     if not lined_up:
         raise ValueError(f"no captions in {', '.join(map(str, caption_files.values())) or 'no files'}")

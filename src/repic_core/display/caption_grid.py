@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.captioner.caption_files import CaptionRecord, whole
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
@@ -69,6 +69,10 @@ class GridRow:
     def __post_init__(self) -> None:
         if self.tags is None:
             object.__setattr__(self, "tags", tuple(concept.tag for concept in self.references))
+        # Half an emoji can be neither drawn nor sent to a page.
+        said = {method: text if text is None else whole(text) for method, text in self.captions.items()}
+        object.__setattr__(self, "captions", said)
+        object.__setattr__(self, "question", whole(self.question))
 
 
 def grid_rows(
@@ -215,7 +219,7 @@ def _draw_captions(
 
 def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tuple[list[Piece], list[str]]:
     caption = row.captions[method]
-    pieces = [Piece(f"{method}:", bold=True), Piece(" ")]
+    pieces = [Piece(f"{whole(method)}:", bold=True), Piece(" ")]
     if caption is None:
         return [*pieces, Piece("no caption", MUTED)], []
     # RAP's captions end with "</s>".

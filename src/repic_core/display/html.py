@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from repic_core.captioner.caption_files import whole
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.tags import fold, key
 from repic_core.display.named_pieces import named_pieces
@@ -91,7 +92,7 @@ def photo(image: Any, alt: str) -> str:
     except (ValueError, Image.DecompressionBombError):
         name = Path(image).name if isinstance(image, str | Path) else "the photo"
         label = f'role="img" aria-label="{escape(alt)}"'
-        return f'<div class="empty" {label}>{escape(name)} is missing or unreadable</div>'
+        return f'<div class="empty" {label}>{escape(whole(name))} is missing or unreadable</div>'
     drawn = ' class="pixels"' if source.startswith("data:image/png") else ""
     return f'<img{drawn} alt="{escape(alt)}" src="{source}">'
 
@@ -175,10 +176,11 @@ def caption_card(
     scores: str = "",
 ) -> str:
     """A card with a method's caption, how many names of `tags` it has, which ones it misses, and its scores."""
+    method = whole(method)
     if caption is None:
         return f'<article class="card"><h3>{escape(method)}</h3><p class="muted">no caption</p></article>'
     # RAP's captions end with "</s>".
-    caption = caption.replace("</s>", "").strip()
+    caption = whole(caption).replace("</s>", "").strip()
     text, missing = color_names(caption, tags, colors, candidates)
     count = f"<span>{len(tags) - len(missing)} of {len(tags)} names</span>" if tags else ""
     note = f'<p class="missing">{missing_label}: {escape(", ".join(missing))}</p>' if missing else ""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.captioner.caption_files import CaptionRecord, Captions, scored_records
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import key
@@ -51,13 +51,13 @@ class Comparison:
 
 
 def score_intervals(
-    records: Sequence[CaptionRecord],
+    records: Captions,
     protocol: str = "span",
     database: Database = None,
     unit: str = "photo",
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Precision, recall and F1 as in `scores.score`, with 95% intervals.
+    """Precision, recall and F1 as in `scores.score`, with 95% intervals; errors as there.
 
     Args:
         unit: what the bootstrap draws: ``photo`` or ``caption``.
@@ -93,9 +93,16 @@ def mean_interval(values: Sequence[float], units: Sequence[Any], seed: int = 0) 
 
     >>> mean_interval([1, 1, 1], ["a.jpg", "b.jpg", "b.jpg"])
     Interval(value=1.0, low=1.0, high=1.0)
+
+    Raises:
+        ValueError: there are no values, or not as many units.
     """
     import numpy as np
 
+    if not len(values) or len(values) != len(units):
+        raise ValueError(
+            f"a mean of {len(values)} values for {len(units)} captions: give one each, at least one"
+        )
     places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
     index = [places[unit] for unit in units]
 
@@ -106,8 +113,8 @@ def mean_interval(values: Sequence[float], units: Sequence[Any], seed: int = 0) 
 
 
 def compare(
-    first: Sequence[CaptionRecord],
-    second: Sequence[CaptionRecord],
+    first: Captions,
+    second: Captions,
     protocol: str = "span",
     database: Database = None,
     name: str = "f1",
@@ -117,21 +124,27 @@ def compare(
     """Whether the second file's score differs from the first's, on the same photos and concepts.
 
     Args:
+        first, second: captions, as for `scores.score`.
         name: the score: ``precision``, ``recall`` or ``f1``.
         unit: what is drawn and swapped: ``photo`` or ``caption``.
 
     Raises:
-        ValueError: the files are not of the same photos and tags; names the first row that differs.
+        ValueError: an unknown score or unit; the files are not of the same photos and tags (names the first row
+            that differs); or as `scores.score`.
     """
     import numpy as np
     from scipy.stats import permutation_test
 
-    rows = [sorted(row_of(r.query, r.tags) for r in records) for records in (first, second)]
-    if rows[0] != rows[1]:
-        only = next(iter(set(rows[0]) ^ set(rows[1])), rows[0][0])
+    if name not in SCORES:
+        raise ValueError(f"score {name!r}: use one of {', '.join(SCORES)}")
+    first, second = scored_records(first), scored_records(second)
+    one, two = (Counter(row_of(r.query, r.tags) for r in records) for records in (first, second))
+    differing = (one - two) + (two - one)
+    if differing:
+        query, tags = min(differing)
         raise ValueError(
-            f"the two files do not have the same rows: {only[0]}, {', '.join(only[1])} is not in both "
-            "(or not equally often)"
+            f"the two files do not have the same rows: {query}, {', '.join(tags)} is not in both "
+            f"(or not equally often; they have {len(first)} and {len(second)} rows)"
         )
     known = list(database or ())
     one, two = (_counts(score_captions(records, protocol, known), unit) for records in (first, second))

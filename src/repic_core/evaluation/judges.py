@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from repic_core.captioner.caption_files import whole
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
 from repic_core.evaluation.choices import parse_choice as parse_choice  # for those who use a judge
 from repic_core.io.extras import need
@@ -245,7 +246,7 @@ def _read_answers(path: Path) -> tuple[dict[str, Answer], int]:
 
 def text_part(text: str) -> dict[str, Any]:
     """The part of a message that holds a text."""
-    return {"type": "text", "text": text}
+    return {"type": "text", "text": whole(text)}
 
 
 def image_part(image: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionRecord, load_captions
+from repic_core.captioner.caption_files import Captions, load_captions, scored_records
 from repic_core.captioner.captioner import Captioner
 from repic_core.evaluation.caption_metrics import measure_scored
 from repic_core.evaluation.intervals import intervals_of
@@ -87,8 +87,13 @@ def rows_of(captions: Path, settings: dict[str, Setting]) -> list[list[str]]:
     return rows
 
 
-def table_cells(records: Sequence[CaptionRecord], setting: Setting) -> list[str]:
-    """The cells of a caption file, from "captions" in `HEAD` on; each caption is searched once per protocol."""
+def table_cells(captions: Captions, setting: Setting) -> list[str]:
+    """The cells of a caption file, from "captions" in `HEAD` on; each caption is searched once per protocol.
+
+    Raises:
+        CaptionFileError: as `scores.score`.
+    """
+    records = scored_records(captions)
     published = score_captions(records, setting.protocol, setting.database)
     span = score_captions(records, "span", setting.database)
     count = str(len(records))

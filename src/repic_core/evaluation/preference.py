@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.captioner.caption_files import CaptionRecord, Captions, records_of
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.evaluation.choices import parse_choice
@@ -85,8 +85,8 @@ class Preference:
 
 def prefer(
     judge: Judge,
-    first: Sequence[CaptionRecord],
-    second: Sequence[CaptionRecord],
+    first: Captions,
+    second: Captions,
     root: str | Path,
     database: ConceptDatabase | None = None,
     references: bool = False,
@@ -97,6 +97,7 @@ def prefer(
 
     Args:
         judge: with a `RecordedJudge`, an interrupted run can be resumed.
+        first, second: caption files, their rows, or records.
         root: the folder that query paths are relative to; photos outside it are not sent.
         database: the source of the references.
         references: also show the judge the photos and infos of each row's tags.
@@ -110,6 +111,7 @@ def prefer(
 
     if references and database is None:
         raise ValueError("references are asked for, but there is no database to take them from")
+    first, second = records_of(first), records_of(second)
     pairs = list(_pairs(first, second))
     photos = _checked_photos(first, Path(root))
     concepts = [database.select(*one.tags) if references and database else [] for one, _ in pairs]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.captioner.caption_files import CaptionRecord, Captions, records_of
 from repic_core.concepts.concept import check_no_control_tokens
 from repic_core.evaluation.choices import parse_choice
 from repic_core.evaluation.intervals import Interval, mean_interval, row_of
@@ -127,7 +127,7 @@ class QuestionScores:
 
 def answer_questions(
     reader: Reader,
-    records: Sequence[CaptionRecord],
+    records: Captions,
     questions: Iterable[Question],
     seed: int = 0,
     progress: bool = False,
@@ -135,6 +135,7 @@ def answer_questions(
     """Ask `reader` each question about each caption of the question's photo and tags.
 
     Args:
+        records: a caption file, its rows, or records.
         seed: of the order of the options and of the bootstrap.
 
     Raises:
@@ -143,6 +144,7 @@ def answer_questions(
     """
     from tqdm import tqdm
 
+    records = records_of(records)
     about = defaultdict(list)
     for question in questions:
         about[row_of(question.query, question.tags)].append(question)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from repic_core.captioner.caption_files import CaptionItem, load_captions
+from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
@@ -76,8 +76,11 @@ def probe(
         wrong: the largest number of wrong references.
 
     Raises:
-        ValueError: there are not enough concepts for the wrong references; or as in `Captioner.caption_many`.
+        ValueError: there are no items, or not enough concepts for the wrong references; or as in
+            `Captioner.caption_many`.
     """
+    if not items:
+        raise ValueError("there are no photos to ask about")
     ways = {"as asked": list(items), "shuffled": shuffled(items)}
     for count in range(1, wrong + 1):
         ways[f"{count} wrong"] = with_wrong_references(items, database, count)
@@ -86,5 +89,5 @@ def probe(
     for name, changed in ways.items():
         path = Path(out) / f"{name.replace(' ', '_')}.json"
         captioner.caption_many(changed, out=path, resume=resume)
-        found[name] = score_intervals(load_captions(path), "span", database)["f1"]
+        found[name] = score_intervals(path, "span", database)["f1"]
     return found

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.captioner.caption_files import CaptionRecord, Captions, scored_records
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.names import find_names, tag_of, unknown_names
@@ -118,7 +118,7 @@ class ScoredCaptions:
 
 
 def score(
-    records: Sequence[CaptionRecord],
+    records: Captions,
     protocol: str = "span",
     database: ConceptDatabase | Iterable[Concept] | None = None,
     unknown_tags: bool = False,
@@ -126,6 +126,7 @@ def score(
     """Precision, recall and F1 of the names in `records`, summed over all rows.
 
     Args:
+        records: a caption file, its rows, or records (`caption_files.records_of`).
         protocol: one of `PROTOCOLS`.
         database: concepts whose names are aliases of their tags in `span`. Candidates are all names that are ground
             truth somewhere in `records`, as in the published protocols, and for `span` also those of the database:
@@ -139,21 +140,19 @@ def score(
 
     Raises:
         ValueError: an unknown protocol.
+        CaptionFileError: a row can't be used; there are no rows, or none with a tag.
     """
     return score_captions(records, protocol, database).total(unknown_tags)
 
 
 def score_captions(
-    records: Sequence[CaptionRecord],
+    records: Captions,
     protocol: str = "span",
     database: ConceptDatabase | Iterable[Concept] | None = None,
 ) -> ScoredCaptions:
-    """Search each caption of `records` once, by one protocol; arguments as for `score`.
-
-    Raises:
-        ValueError: an unknown protocol.
-    """
+    """Search each caption of `records` once, by one protocol; arguments and errors as for `score`."""
     _check_protocol(protocol)
+    records = scored_records(records)
     candidates = names_to_find(records, protocol, database)
     captions = tuple(score_caption(record, candidates, protocol) for record in records)
     return ScoredCaptions(protocol, tuple(records), captions)
@@ -168,7 +167,7 @@ def score_caption(
     ('<bo>',)
 
     Raises:
-        ValueError: an unknown protocol.
+        ValueError: an unknown protocol, or for `repic-single` a row without a tag.
     """
     _check_protocol(protocol)
     if protocol != "span":
@@ -195,6 +194,10 @@ def _check_protocol(protocol: str) -> None:
 def _score_published(record: CaptionRecord, candidates: Sequence[str], protocol: str) -> CaptionScore:
     """`score_caption` as in upstream's scripts, which differ in case and in what counts as another concept."""
     fold = str if protocol == "repic-2" else str.lower
+    if protocol == "repic-single" and not record.tags:
+        raise ValueError(
+            f"{record.query}: has no tag, and repic-single looks for the first: use another protocol"
+        )
     tags = record.tags[:1] if protocol == "repic-single" else record.tags
     tokens = {word.strip(_STRIP) for word in fold(record.caption.replace("</s>", "")).split()} - {""}
     known = dict.fromkeys((*candidates, *tags))
@@ -220,7 +223,7 @@ def names_to_find(
 
 
 def disagreements(
-    records: Sequence[CaptionRecord],
+    records: Captions,
     first: str = "repic-4",
     second: str = "span",
     database: ConceptDatabase | None = None,
@@ -232,8 +235,9 @@ def disagreements(
     record whose reasons, of those not yet shown, occur most often in `records`. Once all are shown, they may be
     shown again.
     """
-    both = [score_captions(records, protocol, database).captions for protocol in (first, second)]
-    judged = list(zip(records, *both, strict=True))
+    records = scored_records(records)
+    one, two = (score_captions(records, protocol, database) for protocol in (first, second))
+    judged = list(zip(one.records, one.captions, two.captions, strict=True))
     reasons: dict[int, set[Any]] = {}
     for number, (_, one, two) in enumerate(judged):
         names = [{key(tag) for tag in (*s.correct, *s.hallucinated)} for s in (one, two)]

@@ -196,15 +196,18 @@ def evaluation_rows(
     Args:
         captions: caption files by the name that the table shows.
         database: the concepts that they name.
+
+    Raises:
+        CaptionFileError: a file can't be used, or holds no captions; names it.
     """
-    from repic_core.captioner.caption_files import load_captions
+    from repic_core.captioner.caption_files import scored_records
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.evaluation.intervals import score_intervals
 
     concepts = None if database is None else ConceptDatabase.load(database, check_images=False)
     rows = []
     for name, path in captions.items():
-        records = load_captions(path)
+        records = scored_records(path)
         scores = score_intervals(records, "span", concepts)
         photos = len({record.query for record in records})
         row = {"captions": name, "n": f"{len(records)} of {photos} photos"}

@@ -85,10 +85,11 @@ def check_embedder(folder: Path, found: Sequence[tuple[str, str, Any]], embedder
         raise IndexFileError(
             f"{path}: none of its photos can be read, so what made its vectors can't be checked"
         )
-    if sum(alike) <= len(alike) / 2:
+    others = len(alike) - sum(alike)
+    if 2 * others >= len(alike):
         raise IndexFileError(
             f"{path}: its vectors are not those of {embedder.name}, which gives others for "
-            f"{len(alike) - sum(alike)} of {len(alike)} photos; the authors' are of {UPSTREAM}"
+            f"{others} of {len(alike)} photos; the authors' are of {UPSTREAM}"
         )
 
 
