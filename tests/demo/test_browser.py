@@ -376,6 +376,8 @@ def test_contrast_labels_and_width(browser, folder, width, scheme):
         assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
         page.locator("tr.tr-body").first.click()
         page.get_by_text("Mia Rose").first.wait_for()
+        page.locator("#repic-query img").wait_for()  # the example is set: a caption has what it needs
+        page.wait_for_load_state("networkidle")
         caption(page, models=2)
         check(page, "live")
         tab(page, "Your concepts")

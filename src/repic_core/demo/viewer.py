@@ -127,7 +127,8 @@ class ViewerPage:
     def connect(self, app: gr.Blocks) -> None:
         """Connect events with their handlers."""
         row, chosen = [self.number, self.page, self.summary], [self.number, *self.filters]
-        hidden: dict[str, Any] = {"show_progress": "hidden"}
+        # By default Gradio drops a click that comes before the last one's answer is complete.
+        hidden: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
         self.previous_button.click(self.back, chosen, row, api_name="previous", **hidden)
         self.next_button.click(self.forward, chosen, row, api_name="next", **hidden)
         self.random_button.click(self.pick, chosen, row, api_name="random", **hidden)
@@ -136,7 +137,7 @@ class ViewerPage:
             name = "filter" if one is self.filters[0] else False
             one.input(self.narrow, chosen, [self.count, *row], api_name=name, **hidden)
         self.number.change(None, self.number, js=LINK_JS)
-        app.load(handler(self.open_link), None, row, api_name=False, **hidden)
+        app.load(handler(self.open_link), None, row, api_name=False, show_progress="hidden")
         app.load(None, js=KEYS_JS)
 
     def show(self, number: float) -> tuple[int, str, str]:
