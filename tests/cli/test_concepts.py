@@ -114,6 +114,5 @@ def test_a_photo_whose_name_is_no_unicode_is_listed(tmp_path, capsys):
     name = os.fsdecode(b"Zo\xeb.png")
     Image.new("RGB", (8, 8)).save(tmp_path / name)
     path = ConceptDatabase([Concept(name="zoe", image=name)], root=tmp_path).save(tmp_path / "database.json")
-    for options in ([], ["--json"]):
-        assert main(["concepts", "list", str(path), *options]) == 0
-        assert "Zo\\udceb.png" in capsys.readouterr().out
+    assert main(["concepts", "list", str(path), "--json"]) == 0
+    assert "Zo\\udceb.png" in capsys.readouterr().out

@@ -207,6 +207,9 @@ def test_photos_that_datasets_would_misread_are_right_in_the_dataset(root):
     assert turned.size == (48, 64) and turned.getpixel((4, 4))[2] > 200
     assert third.getpixel((0, 0)) == (0, 0, 255) and plain.getpixel((0, 0)) == (255, 0, 0)
     assert read_rows(write_rows(root / "rows.jsonl", rows)) == rows
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(root / "nan.tif")
+    with pytest.raises(RowError, match=r"nan\.tif: has pixels that are no numbers"):
+        to_dataset([TrainingExample(("nan.tif",), "Who?", "<bo>", "yes_no_name")], root)
 
 
 def test_heic_is_named_in_a_row(root):

@@ -123,6 +123,9 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
     images), ``solution`` (`tasks.write_solution`), ``accu_reward_method``, ``candidates``, ``infos``.
     The ICT suffix of each prompt is drawn from `seed` (`prompts.with_task_suffix`). Photos that `datasets` would
     misread (more than eight bits a channel, a broken EXIF tag) are kept as `images.open_image` reads them.
+
+    Raises:
+        RowError: such a photo can't be read; names it.
     """
     from datasets import Dataset, Features, Image, List, Value
 
@@ -170,13 +173,17 @@ def _stored(photo: Path) -> dict[str, Any]:
     """A photo as `datasets` keeps it: its path or, if `datasets` would misread the file, a PNG of its pixels."""
     try:
         with opened(photo) as found:
-            if not (is_deep(found) or has_broken_exif(found)):
-                return _reference(photo)
-        file = io.BytesIO()
-        open_image(photo).save(file, "PNG")
-        return {"path": None, "bytes": file.getvalue()}
+            misread = is_deep(found) or has_broken_exif(found)
     except Exception:  # Pillow's decoders raise many kinds; whoever opens it again names it
-        return {"path": str(photo), "bytes": None}
+        misread = False
+    if not misread:
+        return _reference(photo)
+    file = io.BytesIO()
+    try:
+        open_image(photo).save(file, "PNG")
+    except ValueError as error:
+        raise RowError(str(error)) from None
+    return {"path": None, "bytes": file.getvalue()}
 
 
 def _parse(record: Any, where: str) -> TrainingExample:
