@@ -191,7 +191,7 @@ def bad_zips() -> dict[str, tuple[bytes, str]]:
         "empty name": (database(bo(name=" "), **{"bo.png": photo}), "name is empty"),
         "too many": (database({f"<{i}>": {} for i in range(MOST_CONCEPTS + 1)}), "more than 1000"),
         "zip bomb": (zipped("database.json", bytes(600 * 2**20)), "more than 500 MB"),
-        "a large file": (zipped("database.json", bytes(30 * 2**20)), "more than 20 MB"),
+        "a large file": (zipped("database.json", bytes(41 * 2**20)), "more than 40 MB"),
     }
 
 

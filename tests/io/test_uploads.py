@@ -58,7 +58,7 @@ def test_no_decoder_but_those_of_photos_sees_a_file(monkeypatch):
 def test_too_many_bytes(tmp_path):
     with open(tmp_path / "big.jpg", "wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(UploadError, match=r"big\.jpg: has 20 MB, more than 20: shrink it"):
+    with pytest.raises(UploadError, match=r"big\.jpg: has 40 MB, more than 40: shrink it"):
         open_upload(tmp_path / "big.jpg")
     with pytest.raises(UploadError, match="can't be read"):
         open_upload(tmp_path / "none.jpg")
@@ -101,7 +101,7 @@ def test_any_damage_is_a_message_or_a_photo(name, place, damage):
 
 
 def test_jpegs_of_many_scans_are_refused():
-    """Each scan is decoded over the whole photo; 20 MB could hold hundreds of thousands of scans."""
+    """Each scan is decoded over the whole photo; 40 MB could hold hundreds of thousands of scans."""
     import io
 
     buffer = io.BytesIO()

@@ -81,11 +81,13 @@ class Concept:
             check_no_control_tokens(getattr(self, field), f"the {field} of {self.tag!r}")
         if not re.fullmatch(r"<[^<>]*[^<>\s][^<>]*>", self.tag):
             raise ConceptError(f"the tag {self.tag!r} must be one name in angle brackets, like <bo>")
-        if self.tag[1] in "/|":  # `tags.TAG` takes these for control tokens
+        if self.tag[1] in "/|":  # as closing tags and tokens do
             raise ConceptError(f"the tag {self.tag!r} begins with {self.tag[1]!r}: remove it, as in <bo>")
         if isinstance(self.image, list):
             object.__setattr__(self, "image", tuple(self.image))
-        if not self.images or any(image is None or image == "" for image in self.images):
+        if not self.images or any(
+            image is None or (isinstance(image, str) and not image) for image in self.images
+        ):
             raise ConceptError(f"{self.tag} has no image: give a path or a list of paths")
 
     @property

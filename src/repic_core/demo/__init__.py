@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from repic_core.io.uploads import MAX_BYTES
+
 if TYPE_CHECKING:
     import gradio as gr
 
@@ -49,7 +51,7 @@ def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         "server_name": "127.0.0.1",
         "share": False,
         "ssr_mode": False,
-        "max_file_size": "20mb",
+        "max_file_size": f"{MAX_BYTES >> 20}mb",
         "footer_links": [],
         "theme": theme.set(**READABLE),
     }

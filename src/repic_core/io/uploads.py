@@ -11,7 +11,7 @@ from repic_core.io.decode import PhotoFault, opened
 from repic_core.io.files import replaced
 from repic_core.io.images import check_aspect, open_image, upright_rgb
 
-MAX_BYTES = 20 * 2**20
+MAX_BYTES = 40 * 2**20  # a phone's 50 megapixels in good quality
 MAX_PIXELS = (
     60_000_000  # by the file's header, before it is decoded; phones of "50 megapixels" have up to 50.4
 )
