@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import warnings
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +16,6 @@ from repic_core.models.known_warnings import hide_known_warnings
 
 logger = logging.getLogger(__name__)
 
-# Adapters saved with transformers < 4.52 use the layer names of that time.
-OLD_ADAPTER_KEYS = {
-    r"^visual": "model.visual",
-    r"^model(?!\.(language_model|visual))": "model.language_model",
-}
 PAPER_MAX_PIXELS = 1024 * 28 * 28  # upstream's evaluation scripts
 
 
@@ -44,7 +38,7 @@ def load_model(
 
     Args:
         name_or_path: a hub id such as ``Qwen/Qwen2.5-VL-7B-Instruct``, or a local folder.
-        adapter: a PEFT adapter (LoRA): folder or hub id.
+        adapter: a PEFT adapter (LoRA), also of another trainer (`adapters`): folder or hub id.
         attn: ``auto`` (on CUDA and in half precision flash-attn 2 where it can be imported, else its ready-made
             kernel where the package ``kernels`` is installed; else sdpa), or an implementation that `transformers`
             knows. The choice is logged in one line.
@@ -172,8 +166,9 @@ def load_config(name: str) -> Any:
 def _add_adapter(model: Any, adapter: str) -> Any:
     """`model` with the adapter on top; only the adapter's configuration and safetensors are downloaded and read."""
     from huggingface_hub import snapshot_download
-    from peft import PeftModel
     from safetensors import SafetensorError
+
+    from repic_core.models.adapters import with_adapter
 
     folder = adapter
     try:
@@ -181,15 +176,9 @@ def _add_adapter(model: Any, adapter: str) -> Any:
             wanted = ["adapter_config.json", "adapter_model.safetensors"]
             folder = snapshot_download(adapter, allow_patterns=wanted)
             _check_folder(Path(folder), "adapter")
-        with warnings.catch_warnings():
-            # PEFT only warns if an adapter of another layout changes nothing; here that is an error.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, folder, key_mapping=OLD_ADAPTER_KEYS)
-    except UserWarning:
-        reason = "its weights are not the ones that its configuration needs in this model"
+        return with_adapter(model, folder)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = _in_a_line(error)
-    raise ModelError(f"adapter {adapter}: {reason}")
+        raise ModelError(f"adapter {adapter}: {_in_a_line(error)}") from None
 
 
 def _choose_device(device: Any) -> Any:
