@@ -100,6 +100,12 @@ def test_markup_is_no_name(markup):
     assert score(rows, "span", unknown_tags=True).f1 == 1
 
 
+def test_a_name_with_brackets_of_its_own():
+    odd = Concept("<bo>", "<x> & <y>", "bo.png")
+    assert find_names("A <x> & <y> naps.", [odd, "<x>"]) == [(2, 11, "<bo>")]
+    assert find_names("<x> naps.", [odd, "<x>"]) == [(0, 3, "<x>")]
+
+
 def test_several_names_in_one_pair_of_brackets():
     assert [tag for _, tag in found("<bo and mia>, <bo, mia>, <bo & mia>", "<bo>", "<mia>")] == [
         "<bo>",

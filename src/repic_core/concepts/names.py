@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -109,21 +109,29 @@ def read_names(text: str, candidates: list[Concept | str]) -> Written:
     read, places = as_read(text, names)
     folded, in_read = folded_spans(read)
     spans = [(places[start][0], places[end - 1][1]) for start, end in in_read]
-    tagged, closed = _brackets(folded, names)
     capitals = [read[start].isupper() for start, _ in in_read]
     taken = bytearray(len(folded))
+
+    def search(forms: Iterable[tuple[re.Pattern[str], str, str]]) -> Iterator[tuple[int, int, str]]:
+        for pattern, tag, exact in forms:
+            for match in pattern.finditer(folded):
+                first, last = match.span(1)
+                start, end = in_read[first][0], in_read[last - 1][1]
+                if any(taken[first:last]) or (exact and read[start:end] != exact):
+                    continue
+                if _stands_alone(folded, first, last, capitals):
+                    taken[first:last] = b"\1" * (last - first)
+                    yield first, last, tag
+
+    # A name may itself hold brackets, which then are none of a tag.
+    plain = list(search(form for form in forms if "<" in form[0].pattern))
+    tagged, closed = (
+        [place for place in found if not any(taken[place[0] : place[1]])]
+        for found in _brackets(folded, names)
+    )
     for start, end, _ in tagged + closed:
         taken[start:end] = b"\1" * (end - start)
-    plain = []
-    for pattern, tag, exact in forms:
-        for match in pattern.finditer(folded):
-            first, last = match.span(1)
-            start, end = in_read[first][0], in_read[last - 1][1]
-            if any(taken[first:last]) or (exact and read[start:end] != exact):
-                continue
-            if _stands_alone(folded, first, last, capitals):
-                taken[first:last] = b"\1" * (last - first)
-                plain.append((first, last, tag))
+    plain += search(form for form in forms if "<" not in form[0].pattern)
     return Written(folded, spans, tagged, closed, sorted(plain))
 
 
