@@ -109,6 +109,18 @@ def test_the_toy_base_does_both_tasks(tmp_path, monkeypatch):
     assert found["vlt_iou"].low < found["vlt_iou"].value and found["vlt_hit"].value >= 0.7
 
 
+def test_rows_without_photos_are_answered():
+    """In a batch alone or with others."""
+    model, processor = load_model(BASE)
+    without, with_photo = (
+        TrainingExample(photos, "The same?", "yes", "yes_no")
+        for photos in ((), (Image.new("RGB", (96, 96)),))
+    )
+    (alone,) = answer_rows(model, processor, [without])
+    (other,) = answer_rows(model, processor, [with_photo])
+    assert alone and answer_rows(model, processor, [without, with_photo]) == [alone, other]
+
+
 def test_a_missing_photo_is_named(tmp_path):
     model, processor = load_model(BASE)
     with pytest.raises(ValueError, match=r"b\.png: no such image"):

@@ -93,7 +93,8 @@ def answer_rows(
             texts.append(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
             paths = [Path(root) / image if isinstance(image, str) else image for image in row.images]
             images.append([open_image(path) for path in paths])
-        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+        shown = images if any(images) else None  # the processor takes no batch without any photo
+        inputs = processor(text=texts, images=shown, padding=True, return_tensors="pt").to(model.device)
         with eval_mode(model), torch.inference_mode():
             out = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
         new = out[:, inputs["input_ids"].shape[1] :]
