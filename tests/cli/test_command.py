@@ -1,6 +1,7 @@
 """``repic`` itself: what it lists, how it says what is wrong, and what it imports."""
 
 import argparse
+import logging
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from repic_core import __version__
 from repic_core.cli import COMMANDS, GROUPS, main, parse, parser_of
+from repic_core.cli.output import notes_shown
 
 HEAVY = {
     "torch",
@@ -191,3 +193,11 @@ def test_scoring_imports_nothing_heavy(folder):
 def test_concepts_and_rows_import_nothing_heavy(folder):
     assert not modules_after("concepts", "list", str(folder / "database.json")) & HEAVY
     assert not modules_after("concepts", "check", str(folder / "database.json")) & HEAVY
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_an_adapter_changes_is_shown(capsys, quiet):
+    with notes_shown(quiet):
+        logging.getLogger("repic_core.models.adapters").info("adapter a: 28 layers adapted")
+    logging.getLogger("repic_core.models.adapters").info("later")
+    assert capsys.readouterr().err == ("" if quiet else "adapter a: 28 layers adapted\n")

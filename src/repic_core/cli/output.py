@@ -20,11 +20,15 @@ def notes_shown(quiet: bool) -> Iterator[None]:
     """Context manager that shows warnings and notes as plain lines on stderr, or with `quiet` none of them."""
     from repic_core.models.known_warnings import hide_known_warnings
 
-    logger = logging.getLogger("repic_core")
+    logger, adapters = (logging.getLogger(name) for name in ("repic_core", "repic_core.models.adapters"))
+    shown = logging.StreamHandler(sys.stderr)  # how many layers an adapter changes
     level, environment = logger.level, {name: os.environ.get(name) for name in NO_BARS}
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
         hide_known_warnings()
+        if not quiet:
+            adapters.addHandler(shown)
+            adapters.setLevel(logging.INFO)
         if quiet:
             warnings.simplefilter("ignore")
             logger.setLevel(logging.ERROR)
@@ -33,6 +37,8 @@ def notes_shown(quiet: bool) -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+            adapters.removeHandler(shown)
+            adapters.setLevel(logging.NOTSET)
             if quiet:
                 for name, value in environment.items():
                     if value is None:
