@@ -57,7 +57,7 @@ def train_arm(
     settings = {**ARMS[arm], "seed": seed, **overrides}
     rows = read_rows(Path(data) / settings.pop("rows"), check_images=False)
     model, processor = load_model(base)
-    if arm == "grpo":
+    if arm.startswith("grpo"):
         grpo.train(model, processor, rows, out, "toy", root=data, **settings)
     else:
         sft.train(model, processor, rows, out, "toy_sft", root=data, **settings)
