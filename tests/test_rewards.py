@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +55,21 @@ LONG = "He lies on a white rug in the living room and looks at the camera, happy
         ("They are not alike so no.", "no", 1, 1),
         ('{"answer": "no"}', "no", 1, 1),
         ("The answer is **yes**", "yes", 1, 1),
-        ("ye\u017f, no", "no", 0, 1),  # a long s: one "yes" to upstream's regex, which equals no answer
+        ("ye\u017f, no", "no", 0, 0),  # a long s: one "yes" to upstream's regex, which equals no answer
+        ("No because the fur differs.", "no", 1, 1),
+        ("No it's a different dog", "no", 1, 1),
+        ("No both differ", "no", 1, 1),
+        ("Answer: Yes, both show the same dog.", "yes", 1, 1),
+        ("1. Yes, same", "yes", 1, 1),
+        ("### Answer\n\nNo, it is another.", "no", 1, 1),
+        ("The answer is yes, since the fur agrees.", "yes", 1, 1),
+        ('{"answer": "yes", "reason": "same fur"}', "yes", 1, 1),
+        ("I'd say no, they differ.", "no", 1, 1),
+        ("The same? Yes, it is the same.", "yes", 1, 1),
+        ("\uff39\uff25\uff33", "yes", 0, 1),  # full width
+        ("If it were yes, they would be alike.", "yes", 1, 0),
+        ("Yes they are. No they are not.", "yes", 1, 0),
+        ("Yes it is, no it isn't", "yes", 1, 0),
         ("no yes", "yes", 0, 0),
         ("no yes", "no", 1, 0),
         ("no maybe yes", "yes", 0, 0),
@@ -274,6 +289,33 @@ def test_reasoning_is_not_part_of_a_caption():
     assert ict_reward(thought + caption, ["<bo>"], ["<bo>", "<mia>"]) == 1
     assert ict_reward(thought + "<bo> naps.", ["<bo>"], ["<bo>", "<mia>"]) == 0  # too short without it
     assert ict_reward(thought.removesuffix("</think>") + caption, ["<bo>"]) == 0  # never ended: no caption
+
+
+def test_one_text_is_a_list_of_one():
+    good = "<bo> runs over a wide green meadow in the sun"
+    assert ict_reward(good, "<bo>", min_length=10) == 1
+    assert ict_reward(f"{good} with mia", "<bo>", '["<bo>", "<mia>"]', min_length=10) == 0.5
+    rows = {"solution": ["<bo>"], "accu_reward_method": ["yes_no_name"], "min_length": 10}
+    for candidates in ("<mia>", '["<bo>", "<mia>"]'):
+        assert personalization_reward([f"{good} with mia"], candidates=[candidates], **rows) == [0.5]
+    assert personalization_reward([good], infos=["a wide green meadow in the sun"], **rows) == [0]
+
+
+def test_solutions_as_arrays_and_as_python_writes_them():
+    assert read_solution(np.array([0, 0, 9, 9]), "iou") == [0, 0, 9, 9]
+    assert read_solution(np.array(["<bo>", "<mia>"]), "yes_no_name_multi") == ["<bo>", "<mia>"]
+    assert read_solution("['<bo>', \"<O'Brien>\"]", "yes_no_name_multi") == ["<bo>", "<O'Brien>"]
+
+
+def test_the_floor_is_as_high_in_every_script():
+    """Faultless captions of about the content of 100 English characters."""
+    for caption in (
+        "<小明>在公园的草地上追着一个红色的皮球开心地奔跑，后面是高高的树和蓝天",
+        "<ポチ>は晴れた日の公園の芝生の上で、赤いボールを追いかけて楽しそうに走っています。後ろには木があります",
+        "<철수>는 맑은 날 공원 잔디밭에서 빨간 공을 쫓아 신나게 달리고 있고, 뒤에는 커다란 나무들이 나란히 서 있다",
+    ):
+        assert ict_reward(caption, [caption[: caption.index(">") + 1]]) == 1
+    assert ict_reward("<小明>在公园里跑", ["<小明>"]) == 0
 
 
 def test_each_name_costs_what_the_parameters_say():

@@ -45,46 +45,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from repic_core.concepts.disguises import disguised
 from repic_core.concepts.names import mentions
-from repic_core.concepts.scripts import length, runs, words
+from repic_core.concepts.scripts import length, runs, script, words
 from repic_core.concepts.tags import key
 from repic_core.models.answers import as_read
 from repic_core.models.boxes import iou, paper_iou, stated_box
-from repic_core.tasks import ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
+from repic_core.models.verdicts import verdict
+from repic_core.tasks import ICT, MULTI_ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
 _PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
-_CLAUSE_END = re.compile(r"[,.;:!?/()\n\u2013\u2014\u2026]+|\s-+\s")
-_NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and every word that ends in n't
-_AFTER_NO = {"it", "they", "this", "that", "these", "those", "there", "the", "he", "she", "we", "i", "not"}
-_HESITATIONS = {
-    "yes",
-    "no",
-    "maybe",
-    "perhaps",
-    "wait",
-    "well",
-    "but",
-    "actually",
-    "sorry",
-    "then",
-    "and",
-    "so",
-}
 WORDS_PER_NAME = 2  # with fewer distinct other words per name, a caption is only a list of names
 COPY_WORDS = 6  # a run of this many words of an info is a copy, and so is a whole info of at least 4 words
+_WEIGHTS = {
+    "CJK": 2,
+    "IDEOGRAPHIC": 2,
+    "HIRAGANA": 1,
+    "KATAKANA": 1,
+    "HANGUL": 1,
+}  # beside the character itself
 COPY_CHARACTERS = 24  # so is a run of this many letters and digits, however they are joined
 
 
 def oct_reward(completion: str, solution: str, profile: str = "strict") -> float:
     """1 if the answer is the right one of yes and no.
 
-    `paper`: the first "yes" or "no" anywhere counts, even inside a word. `strict`: the verdict (`_verdict`) of the
+    `paper`: the first "yes" or "no" anywhere counts, even inside a word. `strict`: the `verdict` of the
     answer must be that of the solution; an answer without a verdict gets 0.
 
     >>> [oct_reward(text, "yes", p) for text in ("I know, yes.", "yes or no") for p in ("strict", "paper")]
@@ -93,31 +83,8 @@ def oct_reward(completion: str, solution: str, profile: str = "strict") -> float
     if profile == "paper":
         said, right = (re.search("yes|no", text.lower(), re.IGNORECASE) for text in (completion, solution))
         return float(bool(said and right) and said.group() == right.group())
-    said, right = _verdict(completion), _verdict(solution)
+    said, right = verdict(completion), verdict(solution)
     return float(bool(said) and said == right)
-
-
-def _verdict(answer: str) -> str:
-    """The verdict of an answer, "yes" or "no": its first or its last word; "" if there is none.
-
-    All its yes and no must agree: each "yes", and each "no" that ends a clause, opens the answer before "it",
-    "they" ..., or comes before a hesitation or another verdict; "no doubt" holds no verdict. Nor is there one where
-    a yes or no that ends a clause comes at most two words after a negation ("not yes", "isn't a yes", "yes or no").
-    The answer counts as it is read, without reasoning and markup.
-    """
-    parts = _CLAUSE_END.split(as_read(answer)[0].lower().replace("\u2019", "'"))
-    clauses = [words for part in parts if (words := re.findall(r"[^\W_]+(?:['-][^\W_]+)*", part))]
-    ends = [clause for clause in clauses if clause[-1] in ("yes", "no")]
-    if not clauses or any(w in _NEGATIONS or w.endswith("n't") for clause in ends for w in clause[-3:-1]):
-        return ""
-    said = {clause[-1] for clause in ends}
-    for number, clause in enumerate(clauses):
-        for place, (word, following) in enumerate(pairwise(clause)):
-            opens = number == place == 0 and following in _AFTER_NO
-            if word == "yes" or (word == "no" and (opens or following in _HESITATIONS)):
-                said.add(word)
-    first_or_last = {clauses[0][0], clauses[-1][-1]} & said
-    return first_or_last.pop() if len(said) == 1 and first_or_last else ""
 
 
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
@@ -179,7 +146,7 @@ def ict_reward(
         candidates: all tags in the prompt; a wrong one also counts without its brackets, by the rules of
             `names.find_names`. Every other name in brackets is wrong as well, also as ``</mia>``.
         infos: the references' infos; none may be copied (`COPY_WORDS`, `COPY_CHARACTERS`).
-        min_length: the least length in characters, not counting padding (`_condensed`).
+        min_length: the least length in characters, not counting padding (`_length`).
         penalty: of a wrong name or a repeat, in right names.
         max_repeats: how often a right name may occur in the caption, with or without brackets.
 
@@ -187,24 +154,39 @@ def ict_reward(
     >>> ict_reward(caption, ["<bo>", "<mia>"], min_length=20), ict_reward(caption, ["<bo>"], min_length=20)
     (1.0, 0.5)
     """
+    solution, candidates, infos = map(_listed, (solution, candidates, infos))
     if not solution:
         return 0.0
     right = {key(tag): tag for tag in solution}
     read = as_read(completion, [*right, *map(key, candidates)])[0]
     tagged, plain, closed, rest = mentions(completion, (*solution, *candidates))
-    hidden = disguised(rest, [tag for tag in candidates if key(tag) not in right])
+    hidden = [name for name in disguised(rest, (*solution, *candidates)) if name not in right]
     named = [*tagged, *plain, *hidden, *(name for name in closed if name not in right)]
     hits = sum(name in tagged or (name in plain and not tag.startswith("<")) for name, tag in right.items())
     wrong = sum(name not in right for name in named)
     repeats = sum(max(0, named.count(name) - max_repeats) for name in right)
     value = max(-1.0, (hits - penalty * (wrong + repeats)) / len(right))
     hollow = (
-        len(_condensed(read)) < min_length
+        _length(read) < min_length
         or len(set(words(rest))) < WORDS_PER_NAME * len(named)
         or any(name in right for name in closed)
         or any(_copies(read, info) for info in infos)
     )
     return min(0.0, value) if hollow else value
+
+
+def _listed(texts: Sequence[str]) -> Sequence[str]:
+    """One text as a list of it, or as the list that it holds as JSON."""
+    return texts if not isinstance(texts, str) else read_solution(texts, MULTI_ICT) if texts else ()
+
+
+def _length(text: str) -> int:
+    """The characters of `text` without padding.
+
+    As translations are shorter in other scripts, a Chinese character counts as three; kana and Hangul as two.
+    """
+    condensed = _condensed(text)
+    return len(condensed) + sum(_WEIGHTS.get(script(character), 0) for character in condensed)
 
 
 def _condensed(text: str) -> str:

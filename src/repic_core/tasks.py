@@ -15,6 +15,7 @@ The method strings are the values of ``accu_reward_method`` in the authors' rows
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 from dataclasses import dataclass
@@ -79,9 +80,13 @@ def read_solution(solution: Any, method: str) -> Any:
     >>> read_solution('["<bo>", "<mia>"]', "yes_no_name_multi"), read_solution("<bo>", "yes_no_name_multi")
     (['<bo>', '<mia>'], ['<bo>'])
     """
+    if hasattr(solution, "tolist"):  # an array
+        solution = solution.tolist()
     if isinstance(solution, str) and solution.lstrip().startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):
-            solution = json.loads(solution)
+        for reader in (json.loads, ast.literal_eval):  # as JSON or as Python writes a list
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                solution = reader(solution)
+                break
     if method in (OCT, SINGLE_ICT):
         listed = isinstance(solution, list | tuple) and len(solution) == 1
         return str(solution[0] if listed else solution)

@@ -12,6 +12,30 @@ GOOD = (
 )
 
 
+EVERYDAY = {}
+EVERYDAY |= {"lies": "Li", "times": "Tim", "jeans": "Jean", "lives": "Liv", "sides": "Sid"}
+EVERYDAY |= {"kites": "Kit", "lines": "Lin", "lens": "Len", "ties": "Ty", "vines": "Vin"}
+EVERYDAY |= {"sales": "Sal", "males": "Mal", "mates": "Mat", "bones": "Bon", "has": "Ha"}
+EVERYDAY |= {"his": "Hi", "was": "Wa", "this": "Thi", "trees": "Tre"}
+NUMBERS_AND_COMPOUNDS = {}
+NUMBERS_AND_COMPOUNDS |= {
+    "10 balloons": "Io Lo",
+    "13 people": "Le",
+    "41 people, version 4.1": "Al",
+    "a 50 euro note": "So",
+    "3D film": "Ed",
+}
+NUMBERS_AND_COMPOUNDS |= {
+    "1 a.m.": "Lam",
+    "5'4 tall": "Sa",
+    "three in-a-row": "Ina",
+    "I'm": "Im",
+    "I've": "Ive",
+}
+NUMBERS_AND_COMPOUNDS |= {"co-ed": "Ed", "hi-fi": "Hi", "Level 5 A": "Sa", "U.S.": "Us", "vis-a-vis": "Vi"}
+NUMBERS_AND_COMPOUNDS |= {"yo-yo": "Yo", "to-do": "To Do", "and/or": "Ando"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -57,10 +81,33 @@ def test_in_disguise(text):
         ("dogs", "<dog>"),  # an ordinary word
         ("U S A", "<U>"),
         ("大小，红色", "<小红>"),
+        *((f"He {word} there", f"<{name}>") for word, name in EVERYDAY.items()),
+        *((text, f"<{name}>") for text, names in NUMBERS_AND_COMPOUNDS.items() for name in names.split()),
     ],
 )
 def test_not_in_disguise(text, tag):
     assert disguised(text, [tag]) == []
+
+
+def test_a_right_name_in_another_form_is_no_wrong_one():
+    good = "<bo> runs over a wide green meadow, like all "
+    for right, wrong, said in (("<Anne>", "<Ann>", "Annes"), ("<Mary Ann>", "<Ann>", "Mary-Anns")):
+        assert ict_reward(good + said, ["<bo>", right], ["<bo>", right, wrong], min_length=10) == 0.5
+    assert ict_reward(good + "black-widows", ["<bo>"], ["<black widow>", "<vidow>"], min_length=10) == 0.5
+
+
+def test_forms_that_look_like_a_name():
+    for text in (
+        "\u039c\u0399\u0391",
+        "\u1d0d\u026a\u1d00",
+        "\U0001f17c\U0001f178\U0001f170",
+        "m!a",
+        "mi@",
+        "m/i/a",
+        "m=i=a",
+        "mia2",
+    ):
+        assert disguised(text, ["<mia>"]) == ["mia"], text
 
 
 def test_plurals_of_names_that_end_in_y():

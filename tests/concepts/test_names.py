@@ -186,6 +186,46 @@ def test_composed_and_decomposed(name, text, form):
         ConceptDatabase([Concept(name=name, image="a.png"), Concept(name=other, image="b.png")])
 
 
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("Bo\u2122 naps, Bo\u00b9 too", "<bo>"),
+        ("Bo<sup>1</sup> naps", "<bo>"),
+        (
+            "\u05d1\u05df\u05be\u05d2\u05d5\u05e8\u05d9\u05d5\u05df",
+            "<\u05d1\u05df-\u05d2\u05d5\u05e8\u05d9\u05d5\u05df>",
+        ),  # a maqaf
+        (
+            "\u054f\u056b\u0563\u0580\u0561\u0576\u058a\u0531\u0576\u056b",
+            "<\u054f\u056b\u0563\u0580\u0561\u0576-\u0531\u0576\u056b>",
+        ),
+        *((f"哈利{dot}波特在笑", "<哈利·波特>") for dot in "·・•‧"),
+        ("قط وصوفيا في الحديقة", "<صوفيا>"),  # "and" is one letter, and one word with the name
+        ("החתול ודוד בגן", "<דוד>"),
+        ("Bo-san naps", "<Bo>"),
+        ("That is Bo.The cat naps", "<Bo>"),
+        ("Rose naps, R\u200bose", "<Rose>"),
+        ("quell'Anna", "<Anna>"),
+        ("R\u200bose", "<Rose>"),  # an ordinary word, written as stored
+        ("\uff32ose", "<Rose>"),
+        ("É naps", "<E\u0301>"),
+        ("❤\ufe0f", "<❤>"),
+        ("❤", "<❤\ufe0f>"),
+    ],
+)
+def test_names_of_other_countries_and_forms(text, tag):
+    assert found(text, tag)
+
+
+def test_a_character_that_holds_two_names_is_shown_once():
+    pieces, _ = named_pieces("\u337f naps", [], ["<株式>", "<会社>"])
+    assert "".join(piece for piece, _ in pieces) == "\u337f naps"
+
+
+def test_many_marks_on_one_letter():
+    assert find_names("\u0301\u0323" * 50_000 + " Bo", ["<bo>"])  # quadratic, this would take a minute
+
+
 def test_joiners_stay_where_a_script_needs_them():
     persian = "\u0646\u06cc\u0645\u200c\u06a9\u062a"
     assert not found(persian.replace("\u200c", ""), f"<{persian}>")

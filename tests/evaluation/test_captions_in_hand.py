@@ -7,7 +7,7 @@ import pytest
 from repic_core.captioner.caption_files import CaptionFileError, CaptionRecord, records_of
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.evaluation.caption_metrics import hallucinated_names, measure
+from repic_core.evaluation.caption_metrics import copied_share, hallucinated_names, measure
 from repic_core.evaluation.intervals import compare, mean_interval, score_intervals
 from repic_core.evaluation.paper_settings import Setting
 from repic_core.evaluation.paper_tables import table_cells
@@ -184,3 +184,31 @@ def test_files_that_can_not_be_compared():
         compare([ROWS[0], ROWS[1], ROWS[1]], ROWS[:2])
     with pytest.raises(ValueError, match="score 'F1': use one of precision, recall, f1"):
         compare(ROWS, ROWS, name="F1")
+
+
+@pytest.mark.parametrize(
+    "tags", ['["<bo>", "<mia>"]', "<bo>, <mia>", "<bo><mia>", ["<bo>", " <mia> "], ("<bo>", "<mia>")]
+)
+def test_tags_as_tables_have_them(tags):
+    found = score([["a.jpg", tags, "<bo> naps with Mia.", ""]])
+    assert (found.correct, found.total) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "tags", ["bo,mia", ["<bo>, <mia>"], ["<bo"], ["</bo>"], ["bo>"], "<>", ["<bo><mia>"]]
+)
+def test_what_is_no_list_of_tags_is_refused(tags):
+    with pytest.raises(CaptionFileError, match="row 1, tags: must be a list of tags like <bo>"):
+        score([["a.jpg", tags, "<bo> naps.", ""]])
+
+
+def test_a_row_may_give_a_concepts_name():
+    known = [Concept("<ironman>", "Iron Man", "i.png")]
+    for tags, caption in ((["<Iron Man>"], "<ironman> flies"), (["<ironman>"], "<Iron Man> flies")):
+        found = score([["a.jpg", tags, caption]], database=known, unknown_tags=True)
+        assert (found.correct, found.predicted, found.total) == (1, 1, 1)
+
+
+def test_one_tag_is_not_its_letters():
+    assert score_caption(CaptionRecord("a", "<bo>", "<bo> naps"), ["<bo>"]).correct == ("<bo>",)
+    assert copied_share("Here is a small brown dog", "a small brown dog") == 4 / 6

@@ -137,3 +137,24 @@ PARTS = ["A", "B", "Ａ", " ", "\n", ". ", "the answer is ", "A dog", "not ", "b
 def test_no_letter_is_favoured(text):
     swapped = text.translate(str.maketrans({"A": "B", "B": "A", "Ａ": "Ｂ"}))
     assert parse_choice(swapped) == {"A": "B", "B": "A", None: None}[parse_choice(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("The worse caption is A.", None),
+        ("The incorrect option is A.", None),
+        ("The weaker option is A, since it is short.", None),
+        ("The less accurate caption is B.", None),
+        ("I reject option A.", None),
+        ("I disagree with option A.", None),
+        ("Winner: B", "B"),
+        ("\u7b54\u6848\uff1aB", "B"),
+        ("La respuesta es B.", "B"),
+        ("I'd go with B.", "B"),
+        ("The better caption is B.", "B"),
+        ("B is less wordy, so the answer is B.", "B"),
+    ],
+)
+def test_what_is_turned_down_is_not_chosen(text, choice):
+    assert parse_choice(text) == choice

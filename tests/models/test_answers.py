@@ -29,9 +29,17 @@ from repic_core.models.answers import answer, as_read
         ("[INST]Bo[/INST]", " Bo "),
         ("```markdown\n<bo> naps.\n```", "\n<bo> naps.\n"),
         ("I <3 bo and mia :>", "I <3 bo and mia :>"),
-        ("<mark> <pearl> </bo>", "<mark> <pearl> </bo>"),  # people's names, and a closing tag
+        ("<marc> <pearl> </bo>", "<marc> <pearl> </bo>"),  # people's names, and a closing tag
         ("<think>Is it <mia>?</think><bo> naps.", "<bo> naps."),
         ("<think></think>\n\n<bo>", "\n\n<bo>"),
+        ("<details><summary>Bo</summary></details>", "  Bo  "),
+        ("<p hidden>Bo <input disabled>", " Bo  "),
+        ("<end_of_utterance><image_soft_token>Bo<loc0123><extra_id_0><unused12><row_1_col_1>", "  Bo    "),
+        ("Bo\u2122, Bo\u00b9, Bo\u2461 and Bo<sup>1</sup>", "Bo, Bo, Bo and Bo"),
+        ("[Bo](https://x.y/mia.jpg), ![Bo](./mia.png) https://x.y/mia", "[Bo], ![Bo] "),
+        ("<seed:think>mia</seed:think>bo", "bo"),
+        ("<thinking_process>mia</thinking_process>bo <reflection>mia</reflection>", "bo "),
+        ("<|channel>thought\nmia<channel|>bo", "bo"),
         ("<think>Is it <mia>", ""),  # cut off before an answer came
         ("Is it <mia>?</think><bo> naps.", "<bo> naps."),  # the prompt held the opening tag
         ("<thinking>mia</thinking>bo<reasoning>zoe</reasoning>", "bo"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,10 @@ class CaptionRecord:
     tags: tuple[str, ...]
     caption: str
     question: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tags, str):  # else its letters would be tags
+            object.__setattr__(self, "tags", (self.tags,))
 
 
 # What functions take as captions: see `records_of`.
@@ -141,14 +146,33 @@ def _record(row: Any, where: str) -> CaptionRecord:
         raise CaptionFileError(f"{where}: must be [query, tags, caption, question], not {str(row)[:80]}")
     query, tags, caption, question = [*row, ""][:4]
     query = str(query) if isinstance(query, Path) else query
-    tags = [tags] if isinstance(tags, str) else tags
-    named = isinstance(tags, list | tuple) and all(isinstance(tag, str) and bare(tag).strip() for tag in tags)
+    tags = _tags_in(tags) if isinstance(tags, str) else tags
+    named = isinstance(tags, list | tuple) and all(
+        isinstance(tag, str) and bare(tag) and (made_here or _is_tag(tag)) for tag in tags
+    )
     if not named or not (tags or made_here):  # a photo of strangers is a record, but has no row in a file
         raise CaptionFileError(f"{where}, tags: must be a list of tags like <bo>, not {str(tags)[:80]}")
     for field, value in (("query", query), ("caption", caption), ("question", question)):
         if not isinstance(value, str):
             raise CaptionFileError(f"{where}, {field}: must be text, not {str(value)[:80]}")
     return CaptionRecord(_file_name(query), tuple(map(whole, tags)), whole(caption), whole(question))
+
+
+def _tags_in(text: str) -> list[str]:
+    """The tags in one text, as tables have them: ``["<bo>", "<mia>"]``, ``<bo>, <mia>``, or one tag."""
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+            return found if isinstance(found, list) else [text]
+        except ValueError:
+            return [text]
+    found = re.findall(r"<[^<>]*>", text)
+    return found if len(found) > 1 and not re.sub(r"<[^<>]*>|[\s,;]", "", text) else [text]
+
+
+def _is_tag(text: str) -> bool:
+    """Whether a text is one tag, or one name without brackets (and without commas, which would be a list)."""
+    return bool(re.fullmatch(r"\s*(?:<[^<>/|][^<>]*>|[^<>,\[\]]+)\s*", text))
 
 
 def _file_name(path: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import pairwise
 
 from repic_core.concepts.concept import Concept
-from repic_core.concepts.scripts import is_mark, may_touch, splits_a_letter
-from repic_core.concepts.tags import DASHES, bare, fold, folded_spans, is_name, key
+from repic_core.concepts.scripts import is_mark, may_touch, script, splits_a_letter
+from repic_core.concepts.tags import DASHES, bare, fold, folded_spans, is_name, key, spelling
 from repic_core.models.answers import Span, as_read
 
 # With a letter on their other side these continue the word. \u2010 is what NFKC makes of other hyphens.
@@ -19,7 +20,10 @@ _JOINERS = "-\u2010.'"
 _NO_SUFFIX = re.compile("t|am|clock|all|n")
 _ENGLISH_SUFFIX = re.compile("s|ll|d|re|ve|m")
 # Before an apostrophe: articles and the like in French and Italian (l'Anna, d'Anna, qu'Anna, dell'Anna).
-_ELISION = re.compile("l|d|c|j|m|n|s|t|qu|jusqu|lorsqu|puisqu|all|dall|dell|nell|sull|un")
+_ELISION = re.compile("l|d|c|j|m|n|s|t|qu|ch|jusqu|lorsqu|puisqu|quand|entr|all|dall|dell|nell|sull|quell|un")
+# "And", "to", "in" ... in Arabic and Hebrew, written as one word with the name after it.
+_PROCLITICS = "\u0648\u0641\u0628\u0644\u0643\u05d5\u05d4\u05d1\u05dc\u05de\u05e9\u05db"
+_HONORIFIC = re.compile(r"-(?:san|chan|kun|sama|ssi|nim|ji)\b")
 # Written with a dot or without; so are initials.
 _ABBREVIATION = re.compile("mrs?|ms|mx|dr|prof|st|jr|sr|rev|hon|capt|sgt|lt|col|gen|mt|ft|messrs|[^\\W\\d_]")
 
@@ -63,11 +67,12 @@ def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int
     >>> find_names("Black Widow and **<hulk>** in the park", ["<black widow>", "<hulk>", "<Park>"])
     [(0, 11, '<black widow>'), (18, 24, '<hulk>')]
     """
-    candidates = list(candidates)
-    known, written = _by_key(candidates), read_names(text, candidates)
+    candidates = [candidates] if isinstance(candidates, str) else list(candidates)
+    known, written = by_key(candidates), read_names(text, candidates)
     bracketed = [(*place, known[name]) for *place, name in written.tagged if name in known]
     spans = written.spans
-    return sorted((spans[a][0], spans[b - 1][1], tag) for a, b, tag in (*bracketed, *written.plain))
+    places = sorted((spans[a][0], spans[b - 1][1], tag) for a, b, tag in (*bracketed, *written.plain))
+    return [place for before, place in pairwise([(0, 0, ""), *places]) if place[0] >= before[1]]
 
 
 def unknown_names(text: str, candidates: Iterable[Concept | str]) -> list[str]:
@@ -76,8 +81,8 @@ def unknown_names(text: str, candidates: Iterable[Concept | str]) -> list[str]:
     >>> unknown_names("<bo> and <Mia>, <mia></s>", ["<bo>"])
     ['<Mia>']
     """
-    candidates = list(candidates)
-    known, written = _by_key(candidates), read_names(text, candidates)
+    candidates = [candidates] if isinstance(candidates, str) else list(candidates)
+    known, written = by_key(candidates), read_names(text, candidates)
     found: dict[str, str] = {}
     for start, end, name in written.tagged:
         if name not in known:
@@ -117,7 +122,7 @@ def read_names(text: str, candidates: list[Concept | str]) -> Written:
             for match in pattern.finditer(folded):
                 first, last = match.span(1)
                 start, end = in_read[first][0], in_read[last - 1][1]
-                if any(taken[first:last]) or (exact and read[start:end] != exact):
+                if any(taken[first:last]) or (exact and spelling(read[start:end]) != exact):
                     continue
                 if _stands_alone(folded, first, last, capitals):
                     taken[first:last] = b"\1" * (last - first)
@@ -148,7 +153,9 @@ def _brackets(
             if name in names or is_name(name):
                 closed.append((start, end, name))
             continue
-        name = key(inside.removesuffix("/"))
+        name = key(inside)
+        if name not in names:
+            name = key(inside.removesuffix("/"))
         if name not in names and name.endswith("'s") and name[:-2] in names:  # <bo's>
             name = name[:-2]
         is_sign = match.group(1)[:1].isspace() and start > 0 and not folded[start - 1].isspace()  # as in >_<
@@ -182,7 +189,7 @@ def tag_of(candidate: Concept | str) -> str:
     return candidate.tag if isinstance(candidate, Concept) else candidate
 
 
-def _by_key(candidates: Sequence[Concept | str]) -> dict[str, str]:
+def by_key(candidates: Sequence[Concept | str]) -> dict[str, str]:
     """The tag of each candidate by the keys of its tag and its name; a tag goes before another concept's name."""
     known: dict[str, str] = {}
     for candidate in candidates:
@@ -210,7 +217,7 @@ def _forms(
         folded, ordinary = fold(as_read(form)[0]) or fold(form), is_ordinary(form)
         plain_english = form in ("A", "I") or (form == folded and folded in ordinary_words())
         if folded and (not ordinary or (form == name and not plain_english)):
-            forms.setdefault(key(form), (folded, tag, form if ordinary else ""))
+            forms.setdefault(key(form), (folded, tag, spelling(form) if ordinary else ""))
     longest_first = sorted(forms.values(), key=lambda form: -len(form[0]))
     # A lookahead, so that a match is also found where it overlaps one that is refused.
     patterns = [(re.compile(f"(?=({_phrase(folded)}))"), tag, exact) for folded, tag, exact in longest_first]
@@ -244,20 +251,31 @@ def _stands_alone(text: str, first: int, last: int, capitals: Sequence[bool]) ->
     """
     if splits_a_letter(text, first) or splits_a_letter(text, last):
         return False
-    start, end, size = first, last, last - first
-    suffix = re.match(r"'([^\W\d_]+)", text[last : last + 12])
-    if suffix and size > 1 and (_ENGLISH_SUFFIX.fullmatch(suffix[1]) or capitals[first]):
-        end += 0 if _NO_SUFFIX.fullmatch(suffix[1]) or capitals[last + 1] else suffix.end()
-    article = re.search(r"(?<![\w'])([^\W\d_]+)'$", text[max(0, first - 9) : first])
-    if (
-        article
-        and _ELISION.fullmatch(article[1])
-        and capitals[first]
-        and not capitals[first - len(article[0])]
-    ):
-        start -= len(article[0])
+    start = _with_article(text, first, capitals)
+    end, size = _with_suffix(text, first, last, capitals), last - first
     before, after = text[max(0, start - 3) : start][::-1], text[end : end + 3]
+    if size > 1 and after[:1] == "." and capitals[end + 1 : end + 2] == [True]:
+        after = ""  # the next sentence, without a space
     return not (_continues_word(before, text[first], size) or _continues_word(after, text[last - 1], size))
+
+
+def _with_article(text: str, first: int, capitals: Sequence[bool]) -> int:
+    """Where the word of a name at `first` begins: with an article or the like that is written as one with it."""
+    article = re.search(r"(?<![\w'])([^\W\d_]+)'$", text[max(0, first - 9) : first])
+    if article and _ELISION.fullmatch(article[1]) and capitals[first]:
+        start = first - len(article[0])
+        return first if capitals[start] else start
+    joined = first and text[first - 1] in _PROCLITICS and script(text[first - 1]) == script(text[first])
+    return first - 1 if joined else first
+
+
+def _with_suffix(text: str, first: int, last: int, capitals: Sequence[bool]) -> int:
+    """Where the word of the name ``text[first:last]`` ends: after a suffix that is joined by a sign."""
+    suffix = re.match(r"'([^\W\d_]+)", text[last : last + 12])
+    if suffix and last - first > 1 and (_ENGLISH_SUFFIX.fullmatch(suffix[1]) or capitals[first]):
+        last += 0 if _NO_SUFFIX.fullmatch(suffix[1]) or capitals[last + 1] else suffix.end()
+    honorific = _HONORIFIC.match(text[last : last + 6])
+    return last + honorific.end() if honorific else last
 
 
 def _continues_word(neighbours: str, edge: str, size: int) -> bool:

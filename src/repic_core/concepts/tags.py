@@ -16,13 +16,17 @@ from repic_core.models.answers import Span, as_read
 # Acute accent, backtick, primes, curly and modifier apostrophes, those of Greek, Hebrew and Armenian; double ones.
 _APOSTROPHES = (
     "`\u00b4\u02b9\u02bb\u02bc\u02bd\u02c8\u02ca\u02cb\u055a\u05f3\u1fbd\u1fbf\u1ffd\u1ffe"
-    "\u2018\u2019\u201a\u201b\u2032\u2035\ua78c\uff07"
+    "\u02be\u02bf\u2018\u2019\u201a\u201b\u2032\u2035\ua78c\uff07"
 )
 _QUOTES = "\u201c\u201d\u201e\u201f\u02ba\u05f4\uff02"
-HYPHENS = "-\u2010\u2011\u2043\u2212\ufe63\uff0d"
+# Also the Armenian hyphen and the Hebrew maqaf.
+HYPHENS = "-\u058a\u05be\u2010\u2011\u2043\u2212\u2e17\ufe63\uff0d"
 DASHES = "\u2012\u2013\u2014\u2015\u2e3a\u2e3b\ufe58\ufe31\ufe32\u2053"  # also between two words
 _ALIKE = str.maketrans(
-    dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys(_QUOTES, '"') | dict.fromkeys(HYPHENS, "-")
+    dict.fromkeys(_APOSTROPHES, "'")
+    | dict.fromkeys(_QUOTES, '"')
+    | dict.fromkeys(HYPHENS, "-")
+    | dict.fromkeys("\u0387\u2022\u2027\u2219\u22c5\u30fb\uff65", "\u00b7")  # dots between parts of a name
 )
 _ACCENT_ALONE = re.compile(" [\u0301\u0313\u0314]")  # what NFKC makes of an acute accent without a letter
 # Letters of Arabic, Indic, Khmer and other scripts, in which a zero-width joiner changes what is read.
@@ -30,6 +34,7 @@ _JOINED_SCRIPTS = re.compile("[\u0600-\u1aff\ua8e0-\uabff]")
 _JOINERS = "\u200c\u200d"
 # Without a trace on the page, or (the Arabic tatweel, U+0640) only a longer line in a word.
 _FILLERS = "\u0640\u034f\u115f\u1160\u3164\uffa0\u17b4\u17b5\u180b\u180c\u180d\u180e"
+_LONGEST_LETTER = 32  # characters; Unicode's stream-safe texts have at most 30 marks on a letter
 _VISIBLE_FORMATS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2"
 
 
@@ -42,7 +47,7 @@ def key(tag: str) -> str:
     >>> key("<Mr. Whiskers>") == key("<Mr Whiskers>"), key("<Anne-Marie>") == key("<Anne\u2013Marie>")
     (True, True)
     """
-    name = bare(tag.strip())
+    name = bare(tag)
     folded = fold(as_read(name)[0]) or fold(name)
     folded = re.sub(f"[{DASHES}]", "-", folded)
     return " ".join(re.sub(r"(?<=[^\W\d_])\.(?=\s|$|[^\W\d_])", " ", folded).split()) or folded
@@ -50,7 +55,8 @@ def key(tag: str) -> str:
 
 def bare(tag: str) -> str:
     """A tag without its angle brackets."""
-    return tag[1:-1] if tag.startswith("<") and tag.endswith(">") else tag
+    tag = tag.strip()
+    return tag[1:-1].strip() if tag.startswith("<") and tag.endswith(">") else tag
 
 
 def fold(text: str) -> str:
@@ -74,7 +80,7 @@ def folded_spans(text: str) -> tuple[str, list[Span]]:
         first = number
         piece = text[shown[first]]
         number += 1
-        while number < len(shown) and _joins(piece, text[shown[number]]):
+        while number < len(shown) and len(piece) < _LONGEST_LETTER and _joins(piece, text[shown[number]]):
             piece += text[shown[number]]
             number += 1
         piece = piece.translate(_ALIKE)
@@ -83,6 +89,16 @@ def folded_spans(text: str) -> tuple[str, list[Span]]:
         folded += piece
         spans += [(shown[first], shown[number - 1] + 1)] * len(piece)
     return "".join(folded), spans
+
+
+def spelling(text: str) -> str:
+    """`text` with Unicode forms, invisible characters and white space folded, in its own case.
+
+    >>> spelling("R\u200bose"), spelling("Zoe\u0308") == spelling("Zo\u00eb")
+    ('Rose', True)
+    """
+    shown = "".join(c for i, c in enumerate(text) if not _invisible(text, i))
+    return " ".join(unicodedata.normalize("NFKC", shown.translate(_ALIKE)).split())
 
 
 def is_name(text: str) -> bool:
@@ -101,7 +117,7 @@ def is_name(text: str) -> bool:
         or (unicodedata.category(last)[0] in "MS" and last not in "<=>|~^+`")
     )
     begins = first.isalnum() or first in "'\".(#@" or unicodedata.category(first) == "So"
-    return begins and ends and not re.search(r"[,;:!?](?=\s)|[{}=]", text)
+    return begins and ends and not re.search(r"[,;:!?](?=\s)|[{}=@]|://", text)
 
 
 def _invisible(text: str, place: int) -> bool:

@@ -19,6 +19,7 @@ def named_pieces(
     >>> named_pieces("Bo and Mia nap.", ["<BO>", "<zoe>"], ["<bo>", "<mia>", "<zoe>"])
     ([('Bo', '<BO>'), (' and ', None), ('Mia', ''), (' nap.', None)], ['<zoe>'])
     """
+    tags = [tags] if isinstance(tags, str) else tags
     shown = {key(tag): tag for tag in tags}
     pieces: list[tuple[str, str | None]] = []
     named, end = set(), 0

@@ -37,6 +37,7 @@ def copied_share(caption: str, infos: Iterable[str], run: int = COPY_RUN) -> flo
     >>> copied_share("Here is a small brown dog with a red collar", ["a small brown dog"])
     0.4
     """
+    infos = [infos] if isinstance(infos, str) else infos
     said = _words(caption)
     copied = [False] * len(said)
     for info in infos:

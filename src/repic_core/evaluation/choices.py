@@ -26,7 +26,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]{1,20}\*?")  # of LaTeX, such as \text
 # Words that may come before the letter in an answer that is otherwise only the letter.
 _LABEL = (
     r"(?:the|my|final|best|correct|more|preferable|preferred|answer|option|choice|caption|is|boxed"
-    r"|so|thus|therefore|hence|overall|finally)[\W_]+"
+    r"|so|thus|therefore|hence|overall|finally|winner|verdict|respuesta|la|es|r\u00e9ponse|est|antwort|ist)[\W_]+"
 )
 _WHOLE = re.compile(rf"[\W_]*((?:{_LABEL})*)([A-Z])[\W_]*", re.IGNORECASE)
 # After the article "A" comes a noun or an adjective; after the option A comes one of these, a mark, or nothing.
@@ -45,10 +45,15 @@ def _cue(words: str) -> re.Pattern[str]:
     )
 
 
-_CUE = _cue("answer|option|choice|caption|boxed|choose|chose|select|pick|prefer")
-_DECISION = _cue("answer|choice|choose|select|pick|prefer")
+_DECIDE = "choose|chose|select|pick|prefer|go with|winner|verdict"
+_DECIDE += "|respuesta|r\u00e9ponse|antwort|risposta|resposta|\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848"
+_CUE = _cue(f"answer|option|choice|caption|boxed|{_DECIDE}")
+_DECISION = _cue(f"answer|choice|{_DECIDE}")
 _DENIAL = re.compile(
-    r"\b(?:not|neither|nor|none|both|either|cannot|unable|unclear)\b|n['’]t\b", re.IGNORECASE
+    r"\b(?:not|neither|nor|none|both|either|cannot|unable|unclear|reject\w*|disagree\w*|discard\w*)\b|n['’]t\b"
+    r"|\b(?:worse|worst|weaker|weakest|poorer|inferior|incorrect|wrong|(?:less|least)\s\w{1,20})"
+    r"\s(?:answer|option|choice|caption|one|description)\b",
+    re.IGNORECASE,
 )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionRecord, Captions, scored_records
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.concepts.names import find_names, tag_of, unknown_names
+from repic_core.concepts.names import by_key, find_names, tag_of, unknown_names
 from repic_core.concepts.tags import bare, key
 from repic_core.io import tables
 
@@ -173,11 +173,11 @@ def score_caption(
     if protocol != "span":
         return _score_published(record, [tag_of(c) for c in candidates], protocol)
     candidates = list(candidates)
-    known = {key(tag_of(c)) for c in candidates}
+    known = by_key(candidates)
     candidates += [tag for tag in record.tags if key(tag) not in known]
     found = find_names(record.caption, candidates)
     named = {key(tag): tag for _, _, tag in found}
-    shown = {key(tag): tag for tag in record.tags}
+    shown = {key(known.get(key(tag), tag)): tag for tag in record.tags}  # a row may give a concept's name
     return CaptionScore(
         correct=tuple(shown[k] for k in shown if k in named),
         missed=tuple(shown[k] for k in shown if k not in named),
@@ -219,7 +219,8 @@ def names_to_find(
     """The names that may be found: the ground truth of all records and, for `span`, the database's concepts."""
     known = {key(c.tag): c for c in database or ()} if protocol == "span" else {}
     tags = sorted({t for r in records for t in (r.tags[:1] if protocol == "repic-single" else r.tags)})
-    return [*known.values(), *(tag for tag in tags if key(tag) not in known)]
+    named = by_key([*known.values()])
+    return [*known.values(), *(tag for tag in tags if key(tag) not in named)]
 
 
 def disagreements(

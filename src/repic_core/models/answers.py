@@ -17,24 +17,38 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(n|[rt](?![a-z]))|([!-/:-@\[-`{-~]
 # Qwen, DeepSeek and VLM-R1 write <think>, Mistral [THINK], Kimi-VL its own triangles, others tokens or channels. A
 # block that is never closed goes on to the end. If the prompt held the opening tag, the answer begins after the
 # closing one.
-_THOUGHT = "think|thinking|thoughts?|reasoning|reason|analysis|scratchpad"
-_OPENED = rf"<\s*(?:{_THOUGHT})\s*>|<\|(?:begin_of_thought|START_THINKING)\|>|\[THINK\]|\u25c1think\u25b7"
-_CLOSED = rf"<\s*/\s*(?:{_THOUGHT})\s*>|<\|(?:end_of_thought|END_THINKING)\|>|\[/THINK\]|\u25c1/think\u25b7"
+_THOUGHT = (
+    r"(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning|reason|reflection|analysis|scratchpad)(?:_process)?"
+)
+_OPENED = (
+    rf"<\s*(?:{_THOUGHT})\s*>|<\|(?:begin_of_thought|START_THINKING|thinking|inner_prefix)\|>"
+    r"|\[THINK\]|\u25c1think\u25b7"
+)
+_CLOSED = (
+    rf"<\s*/\s*(?:{_THOUGHT})\s*>|<\|(?:end_of_thought|END_THINKING|/thinking|inner_suffix)\|>"
+    r"|\[/THINK\]|\u25c1/think\u25b7"
+)
 _REASONING = [
     re.compile(r"<\|channel\|>(?:analysis|commentary).*?(?=<\|channel\|>final|\Z)", re.DOTALL),
+    re.compile(r"<\|channel>thought.*?(?:<channel\|>|\Z)", re.DOTALL),
     re.compile(r"<\|channel\|>final(?:<\|message\|>)?"),
     re.compile(rf"(?:{_OPENED}).*?(?:{_CLOSED}|\Z)", re.DOTALL | re.IGNORECASE),
     re.compile(rf"\A.*(?:{_CLOSED})", re.DOTALL | re.IGNORECASE),
 ]
 _FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[\w+-]*[ \t]*$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
-_INLINE = "b|i|u|s|em|strong|span|small|big|sub|sup|del|ins|tt|code|font|a|abbr|wbr"
+_INLINE = "b|i|u|s|q|em|strong|span|small|big|sub|sup|del|ins|mark|kbd|samp|var|tt|code|font|a|abbr|wbr"
 _BLOCK = (
-    "p|br|hr|div|ul|ol|li|dl|dt|dd|h[1-6]|pre|blockquote|table|thead|tbody|tr|td|th|center|html|head|body|img"
-    "|image|video|audio|answer|output|response|caption|think|thinking|reasoning|unk|pad|bos|eos|cls|sep|eot|sot|eod"
-    "|mask|sos|start|end|start_of_turn|end_of_turn|begin_of_text|end_of_text|endoftext|im_start|im_end|tool_call"
-    "|tool_response|image_start|image_end|img_context|bbox|box|ref|obj|quad|point|loc"
+    "p|br|hr|div|ul|ol|li|dl|dt|dd|h[1-6]|pre|blockquote|table|thead|tbody|tr|td|th|center|html|head|body|img|image"
+    "|video|audio|details|summary|figure|figcaption|section|article|header|footer|nav|aside|main|label|button|input"
+    "|form|select|option|textarea|svg|path|style|canvas|iframe|(?:final_?)?answer|conclusion|description|text|output"
+    "|response|caption|think|thinking|reasoning|unk|pad|bos|eos|cls|sep|eot|eop|sot|sop|eod|g?mask|sos|start|end"
+    "|bbox|box|ref|obj|quad|points?"
+    # Tokens of several words: <end_of_turn>, <image_soft_token>, <loc_123>, <extra_id_0>, <row_1_col_1>
+    r"|(?:begin|start|end)_?of_?\w+|(?:\w+_)?(?:token|image|img|tool|im|bos|eos|pad)_\w+|\w+_(?:token|image|img|start|end)"
+    r"|(?:loc|seg|unused|extra_id|patch_index|row|col)_?\d+\w*|global-img"
 )
+_ATTRIBUTES = r"(?:\s+[\w-]+\s*=[^<>]*|\s+(?:hidden|disabled|open|checked|controls|clear|selected|required))*"
 # Within <|...|>; another word there, such as a name, is not a token.
 _TOKEN = (
     r"\s*(?:(?:\w+_)?(?:start|end|pad|sep|id|tag|name|text|thought|prefix|middle|suffix|token|turn)"
@@ -43,8 +57,8 @@ _TOKEN = (
 )
 # Markup of HTML and of tokenizers: <br>, </p>, <unk>, <|im_end|>, <0x0A>, [INST]. An element may have attributes.
 _MARKUP = re.compile(
-    rf"</?\s*(?P<inline>{_INLINE})(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
-    rf"|</?\s*(?P<block>{_BLOCK})(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
+    rf"</?\s*(?P<inline>{_INLINE}){_ATTRIBUTES}\s*/?>"
+    rf"|</?\s*(?P<block>{_BLOCK}){_ATTRIBUTES}\s*/?>"
     rf"|<\|(?P<token>{_TOKEN})\|>"
     r"|<0x[0-9A-F]{2}>|\[/?INST\]",
     re.IGNORECASE,
@@ -54,7 +68,15 @@ _EMPHASIS = re.compile(
     r"(?<=\S)\*+|\*+(?=\S)|(?<=\S)~~|~~(?=\S)|(?<![^\W_])`+(?=\S)|(?<=\S)`+(?![^\W_])"
     r"|(?<![^\W_])_+(?=\S)|(?<=\S)_+(?![^\W_])"
 )
-_SOME = re.compile(r"[&\\<\[*~`_\u25c1]")  # without one of these, nothing is to be done
+# Marks of footnotes and trade behind a word, and where a link leads; names there are not said.
+_NOTE = re.compile(
+    r"(?<=[^\W\d_])[\u2122\u2120\u00ae\u00a9\u00b9\u00b2\u00b3\u2070-\u2079\u2460-\u2473]+|<sup>\s*\[?\d{1,3}\]?\s*</sup>"
+    r"|(?<=\])\((?:https?:|mailto:|[./#])[^()\s]*\)|\bhttps?://[^\s<>)\]]+",
+    re.IGNORECASE,
+)
+_SOME = re.compile(
+    r"[&\\<\[*~`_\u25c1:\u2122\u2120\u00ae\u00a9\u00b9\u00b2\u00b3\u2070-\u2079\u2460-\u2473]"
+)  # without one of these, nothing is to be done
 
 
 def answer(text: str) -> str:
@@ -94,6 +116,7 @@ def as_read(text: str, names: Collection[str] = ()) -> tuple[str, list[Span]]:
         read = _replaced(pattern, lambda m: "", *read)
     read = _replaced(_ESCAPE, _unescaped, *read)
     read = _replaced(_COMMENT, lambda m: "", *read)
+    read = _replaced(_NOTE, lambda m: "", *read)
     read = _replaced(_MARKUP, markup, *read)
     read = _replaced(_FENCE, lambda m: "", *read)
     return _replaced(_EMPHASIS, lambda m: "", *read)

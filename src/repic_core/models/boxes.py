@@ -15,13 +15,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from repic_core.models.answers import answer
+from repic_core.models.answers import as_read
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
+_NUMBER = r"[-+]?\d+(?:\.\d*)?"
 _VALUE = rf"\s*[\"']?{_NUMBER}[\"']?\s*"
 _POINT = rf"\({_VALUE},{_VALUE}\)"
 # Four numbers in brackets, or a row of points.
-_STATED = re.compile(rf"[\[(]{_VALUE},{_VALUE},{_VALUE},{_VALUE}[\])]|{_POINT}(?:\s*(?:,\s*)?{_POINT})+")
+_STATED = re.compile(
+    rf"[\[(]{_VALUE},{_VALUE},{_VALUE},{_VALUE}(?:,\s*)?[\])]|{_POINT}(?:\s*(?:,\s*)?{_POINT})+"
+)
 _FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)}  # digits, brackets, commas as Chinese text has them
 
 
@@ -37,7 +39,7 @@ def stated_box(text: str) -> list[float] | None:
     >>> stated_box("<|object_ref_start|>the dog<|object_ref_end|><|box_start|>(140,99),(641,571)<|box_end|>")
     [140.0, 99.0, 641.0, 571.0]
     """
-    stated = _STATED.findall(answer(text).translate(_FULL_WIDTH))
+    stated = _STATED.findall(as_read(text)[0].translate(_FULL_WIDTH))
     values = [float(value) for value in re.findall(_NUMBER, stated[0])] if len(stated) == 1 else []
     return values if len(values) == 4 and values[0] < values[2] and values[1] < values[3] else None
 
