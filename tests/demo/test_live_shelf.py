@@ -355,7 +355,7 @@ def test_too_large_uploads_do_not_arrive(folder, cache):
         body.write(
             f'--{border}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n'.encode()
         )
-        body.write(b"Content-Type: image/png\r\n\r\n" + bytes(21 * 2**20) + f"\r\n--{border}--\r\n".encode())
+        body.write(b"Content-Type: image/png\r\n\r\n" + bytes(41 * 2**20) + f"\r\n--{border}--\r\n".encode())
         request = urllib.request.Request(
             f"{address}gradio_api/upload",
             body.getvalue(),

@@ -224,7 +224,7 @@ def test_recipe_mistakes_are_named(tmp_path):
         read_recipe("toy", GRPOConfig, {"learnig_rate": 1.0, "betta": 0})
     with pytest.raises(ValueError, match="papper: no such recipe"):
         recipe_path("papper")
-    for text, message in (("a: [", "not valid YAML"), ("toy", "must hold lines"), ("\xff", "not valid YAML")):
+    for text, message in (("a: [", "not valid YAML"), ("toy", "must hold lines"), ("\xff", "not UTF-8 text")):
         (tmp_path / "mine.yaml").write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=f"mine.yaml: {message}"):
             recipe_values(tmp_path / "mine.yaml")
