@@ -130,13 +130,22 @@ def test_steps_are_as_many_as_trl_makes(rows, gpus, changes):
 
 
 def test_steps_by_hand():
-    """2000 rows, 16 prompts a rollout, two steps' passes each: 125 rollouts, 250 passes, 125 steps an epoch."""
+    """2000 rows, 2 prompts a rollout, two steps' passes each: 1000 rollouts, 2000 passes, 1000 steps an epoch."""
+    for recipe, gpus in (("paper-7b-8gpu", 8), ("7b-1gpu-80gb", 1), ("7b-multinode", 16), ("qwen3-vl-8b", 1)):
+        found = resolve(recipe, {}, gpus=gpus)
+        assert optimizer_steps(found.trainer, found.step, 2000) == 2 * 1000, recipe
     found = resolve("paper-7b-8gpu", {}, gpus=8)
-    assert optimizer_steps(found.trainer, found.step, 2000) == 2 * 125
     thrice = resolve("paper-7b-8gpu", {"num_iterations": 3}, gpus=8)
-    assert optimizer_steps(thrice.trainer, thrice.step, 2000) == 3 * 2 * 125
-    batch = resolve("paper-7b-8gpu", {"generation_batch_size": 256}, gpus=8)  # of all GPUs together
+    assert optimizer_steps(thrice.trainer, thrice.step, 2000) == 3 * 2 * 1000
+    batch = resolve("paper-7b-8gpu", {"generation_batch_size": 32}, gpus=8)  # of all GPUs together
     assert batch.step.rounds == 4
+
+
+def test_a_recipe_for_more_gpus_says_so():
+    with pytest.raises(
+        ValueError, match=r"paper-7b-8gpu: 2 GPU\(s\) with per_device_train_batch_size 1 hold no whole"
+    ):
+        resolve("paper-7b-8gpu", {}, gpus=2)
 
 
 @pytest.mark.parametrize(

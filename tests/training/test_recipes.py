@@ -29,6 +29,8 @@ NOT_HERE = {
     "gradient_accumulation_steps": 1,
     "num_train_epochs": 1,
 }
+# Those of several GPUs: their completions make whole groups together.
+GPUS = {"paper-7b-8gpu": 8, "7b-multinode": 16}
 SHORT = {
     "max_steps": 2,
     "max_completion_length": 8,
@@ -40,7 +42,8 @@ SHORT = {
 
 def cpu(values: dict) -> dict:
     """Replacements for a recipe's values that a CPU can't use."""
-    return {name: other for name, other in NOT_HERE.items() if name in values}
+    found = {name: other for name, other in NOT_HERE.items() if name in values}
+    return found | ({"per_device_train_batch_size": 8} if values["per_device_train_batch_size"] == 1 else {})
 
 
 def test_the_recipes_that_the_readme_names_exist():
@@ -69,11 +72,12 @@ def test_recipes_are_parsed_and_say_what_they_change(name):
     known = set(GRPOConfig.__dataclass_fields__) | set(ScriptArguments.__dataclass_fields__)
     assert set(values) <= known
     tune, config = read_recipe(name, GRPOConfig, {"output_dir": "x", **cpu(values)})
-    for key in set(own) - set(NOT_HERE) - {"model"}:
+    for key in set(own) - set(cpu(values)) - set(NOT_HERE) - {"model"}:
         if key != "report_to":  # which becomes a list
             assert getattr(config if hasattr(config, key) else tune, key) == own[key]
-    # one prompt's completions stay together, and an optimizer step sees whole groups
-    assert values["per_device_train_batch_size"] % values["num_generations"] == 0
+    # as upstream's sampler: 1 completion x 8 GPUs x 2 passes, which are 2 prompts x 8, an optimizer step
+    a_pass = values["per_device_train_batch_size"] * GPUS.get(name, 1)
+    assert values["num_generations"] == 8 and a_pass * values["gradient_accumulation_steps"] == 2 * 8
     first = recipe_path(name).read_text().splitlines()[:12]
     if "model" in own:
         assert any(f"--config {name}" in line and "accelerate launch" in " ".join(first) for line in first)
@@ -102,7 +106,7 @@ def test_two_steps_with_the_tiny_model(name, data, tmp_path):
     cut_off = values["mask_truncated_completions"]
     assert moved and cut_off != any(p.abs().sum() > 0 for p in moved)
     for key, value in values.items():
-        if key not in NOT_HERE | SHORT and hasattr(trainer.args, key):
+        if key not in NOT_HERE | cpu(values) | SHORT and hasattr(trainer.args, key):
             assert getattr(trainer.args, key) == value, key
 
 
@@ -125,7 +129,10 @@ def test_four_bits_need_an_adapter_and_the_library(monkeypatch):
 
     with pytest.raises(ValueError, match="use tune: lora"):
         read_recipe("7b-1gpu-24gb", GRPOConfig, {"output_dir": "x", "tune": "full", "bf16": False})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a)
+    )
     with pytest.raises(ModelError, match="pip install bitsandbytes"):
         load_model("assets/toy-base", load_in_4bit=True)
 

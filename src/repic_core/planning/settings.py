@@ -116,14 +116,23 @@ def resolve(
         raise ValueError(f"sharding: {sharding!r} is not one of {', '.join(SHARDINGS)}")
     name = str(model or values.get("model") or DEFAULT_MODEL)
     config = sized_config(name)
-    tune, trainer = read_recipe(recipe, GRPOConfig, overrides | NOT_HERE)
-    group, batch = trainer.num_generations, trainer.per_device_train_batch_size
+    batch = int(values.get("per_device_train_batch_size") or GRPOConfig.per_device_train_batch_size)
+    # There is one process here, in which the completions of all GPUs make whole groups.
+    everywhere = {"per_device_train_batch_size": batch * gpus}
+    try:
+        tune, trainer = read_recipe(recipe, GRPOConfig, overrides | NOT_HERE | everywhere)
+    except ValueError as error:
+        if "must be divisible by num_generations" not in str(error):
+            raise
+        raise ValueError(
+            f"{recipe}: {gpus} GPU(s) with per_device_train_batch_size {batch} hold no whole group of completions: "
+            "give the number of GPUs that the recipe is for (--gpus), or a larger per_device_train_batch_size"
+        ) from None
+    trainer.per_device_train_batch_size, group = batch, trainer.num_generations
     together = min(group, batch) if tune.shared_prefix else 1
     images = references + 1
     photos = photo_tokens(config, side, tune.max_pixels) * images
     passes, rounds = trainer.gradient_accumulation_steps, trainer.steps_per_generation or 1
-    if values.get("generation_batch_size"):  # of all processes, of which there is one here
-        rounds = max(1, int(values["generation_batch_size"]) // (batch * gpus))
     corrected = trainer.use_vllm and trainer.vllm_importance_sampling_correction
     step = Step(
         prompts=max(1, batch // together),
