@@ -44,14 +44,13 @@ Against the first there is a fluency term (`training.fluency`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from repic_core.concepts.disguises import disguised
-from repic_core.concepts.names import mentions
+from repic_core.concepts.names import read_names
 from repic_core.concepts.scripts import length, runs, script, words
 from repic_core.concepts.tags import key
-from repic_core.models.answers import as_read
 from repic_core.models.boxes import iou, paper_iou, stated_box
 from repic_core.models.verdicts import verdict
 from repic_core.tasks import ICT, MULTI_ICT, OCT, SINGLE_ICT, TASKS, VLT, read_solution
@@ -61,13 +60,8 @@ IOU_THRESHOLD = 0.5
 _PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
 WORDS_PER_NAME = 2  # with fewer distinct other words per name, a caption is only a list of names
 COPY_WORDS = 6  # a run of this many words of an info is a copy, and so is a whole info of at least 4 words
-_WEIGHTS = {
-    "CJK": 2,
-    "IDEOGRAPHIC": 2,
-    "HIRAGANA": 1,
-    "KATAKANA": 1,
-    "HANGUL": 1,
-}  # beside the character itself
+# Beside the character itself.
+_WEIGHTS = {"CJK": 2, "IDEOGRAPHIC": 2, "HIRAGANA": 1, "KATAKANA": 1, "HANGUL": 1}
 COPY_CHARACTERS = 24  # so is a run of this many letters and digits, however they are joined
 
 
@@ -158,19 +152,21 @@ def ict_reward(
     if not solution:
         return 0.0
     right = {key(tag): tag for tag in solution}
-    read = as_read(completion, [*right, *map(key, candidates)])[0]
-    tagged, plain, closed, rest = mentions(completion, (*solution, *candidates))
-    hidden = [name for name in disguised(rest, (*solution, *candidates)) if name not in right]
+    known = list(dict.fromkeys((*solution, *candidates)))
+    written = read_names(completion, known)
+    tagged, closed = ([name for *_, name in places] for places in (written.tagged, written.closed))
+    plain, rest = [key(tag) for *_, tag in written.plain], written.rest()
+    hidden = [name for name in disguised(rest, known) if name not in right]
     named = [*tagged, *plain, *hidden, *(name for name in closed if name not in right)]
     hits = sum(name in tagged or (name in plain and not tag.startswith("<")) for name, tag in right.items())
     wrong = sum(name not in right for name in named)
     repeats = sum(max(0, named.count(name) - max_repeats) for name in right)
     value = max(-1.0, (hits - penalty * (wrong + repeats)) / len(right))
     hollow = (
-        _length(read) < min_length
+        _length(written.read) < min_length
         or len(set(words(rest))) < WORDS_PER_NAME * len(named)
         or any(name in right for name in closed)
-        or any(_copies(read, info) for info in infos)
+        or any(_copies(written.read, info) for info in infos)
     )
     return min(0.0, value) if hollow else value
 
@@ -206,18 +202,20 @@ def _copies(text: str, info: str) -> bool:
     """
     told, said = (words(re.sub(r"<[^<>]*>", " ", t)) for t in (info, text))
     size = min(COPY_WORDS, int(length(told)))
-    by_letters = _share(*("".join(w) for w in (told, said)), characters=COPY_CHARACTERS)
-    return by_letters or (size >= 4 and _share_words(told, said, size))
+    by_letters = _share_a_run("".join(told), "".join(said), _windows)
+    return by_letters or (size >= 4 and _share_a_run(told, said, lambda text: runs(text, size)))
 
 
-def _share_words(a: Sequence[str], b: Sequence[str], size: int) -> bool:
-    one, two = ({tuple(text[start:end]) for start, end in runs(text, size)} for text in (a, b))
+def _share_a_run(
+    a: Sequence[str], b: Sequence[str], spans: Callable[[Sequence[str]], Iterable[tuple[int, int]]]
+) -> bool:
+    """Whether two texts (of characters or of words) have a run in common; `spans` gives the runs of one."""
+    one, two = ({tuple(text[start:end]) for start, end in spans(text)} for text in (a, b))
     return not one.isdisjoint(two)
 
 
-def _share(a: str, b: str, characters: int) -> bool:
-    one, two = ({t[i : i + characters] for i in range(len(t) - characters + 1)} for t in (a, b))
-    return not one.isdisjoint(two)
+def _windows(text: Sequence[str]) -> Iterable[tuple[int, int]]:
+    return ((start, start + COPY_CHARACTERS) for start in range(len(text) - COPY_CHARACTERS + 1))
 
 
 def personalization_reward(

@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.concepts.names import find_names, unknown_names
+from repic_core.concepts.names import find_names, read_names
 from repic_core.concepts.scripts import length, runs, words
 from repic_core.display.named_pieces import named_pieces
 from repic_core.evaluation.caption_metrics import hallucinated_names
 from repic_core.evaluation.scores import score
+
+
+def unknown_names(text, tags):
+    return read_names(text, tags).unknown()
 
 
 def found(text, *tags):

@@ -220,7 +220,7 @@ def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch)
 def test_a_row_searches_each_caption_once_a_protocol(layout, monkeypatch):
     setting = paper_setting(layout, "4-concepts")
     records = [CaptionRecord(i.label, tuple(i.shown), f"{i.shown[0]} and <nobody>.") for i in setting.items]
-    searched = {"find_names": [], "_score_published": []}
+    searched = {"read_names": [], "_score_published": []}
     for name, captions in searched.items():
         finder = getattr(scores, name)
 
@@ -231,7 +231,7 @@ def test_a_row_searches_each_caption_once_a_protocol(layout, monkeypatch):
         monkeypatch.setattr(scores, name, counted)
     cells = dict(zip(HEAD[3:], table_cells(records, setting), strict=True))
     every = [record.caption for record in records]
-    assert searched == {"find_names": every, "_score_published": every}  # `span` and the published protocol
+    assert searched == {"read_names": every, "_score_published": every}  # `span` and the published protocol
     assert (cells["captions"], cells["published R"], cells["span P"]) == ("6", "25.0", "100.0")
     assert cells["hallucinated"] == "1.00"
 

@@ -14,7 +14,8 @@ from repic_core.captioner.caption_files import CaptionFileError, CaptionRecord, 
 from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.evaluation.scores import disagreements, find_names, score, score_caption
+from repic_core.concepts.names import find_names
+from repic_core.evaluation.scores import disagreements, score, score_caption
 
 PUBLISHED = {  # the paper's 4-concept table, skip-retrieval: precision, recall, F1 in percent
     "captioning-skip-retrieval-ours": (88.0, 59.5, 71.0),

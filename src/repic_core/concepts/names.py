@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.scripts import is_mark, may_touch, script, splits_a_letter
-from repic_core.concepts.tags import DASHES, bare, fold, folded_spans, is_name, key, spelling
+from repic_core.concepts.tags import DASHES, bare, folded_name, folded_spans, is_name, key, spelling
 from repic_core.models.answers import Span, as_read
 
 # With a letter on their other side these continue the word. \u2010 is what NFKC makes of other hyphens.
@@ -28,26 +28,65 @@ _HONORIFIC = re.compile(r"-(?:san|chan|kun|sama|ssi|nim|ji)\b")
 _ABBREVIATION = re.compile("mrs?|ms|mx|dr|prof|st|jr|sr|rev|hon|capt|sgt|lt|col|gen|mt|ft|messrs|[^\\W\\d_]")
 
 
+Place = tuple[int, int, str]
+
+
 @dataclass(frozen=True)
 class Written:
     """A text as it is read and folded, what stands in angle brackets there, and the names without brackets.
 
     Args:
-        text: folded, as models wrote it but without reasoning and markup (`models.answers.as_read`).
-        spans: where each of its characters was in the original, as (start, end).
-        tagged: (start, end, name) in `text` of each ``<name>`` and ``<name/>``, known or not.
+        original: as it was written.
+        read: as a person reads it (`models.answers.as_read`), without reasoning and markup.
+        text: `read`, folded.
+        spans: where each character of `text` was in `original`, as (start, end).
+        tagged: (start, end, key) in `text` of each ``<name>`` and ``<name/>``, known or not.
         closed: the same of each ``</name>``.
         plain: (start, end, tag) in `text` of each candidate that is named without brackets.
+        known: the tags of the candidates (`by_key`).
     """
 
+    original: str
+    read: str
     text: str
     spans: list[Span]
-    tagged: list[tuple[int, int, str]]
-    closed: list[tuple[int, int, str]]
-    plain: list[tuple[int, int, str]]
+    tagged: list[Place]
+    closed: list[Place]
+    plain: list[Place]
+    known: dict[str, str]
+
+    def found(self) -> list[Place]:
+        """Where the original names a candidate, as `find_names` gives it."""
+        bracketed = [(*place, self.known[name]) for *place, name in self.tagged if name in self.known]
+        spans = self.spans
+        places = sorted((spans[a][0], spans[b - 1][1], tag) for a, b, tag in (*bracketed, *self.plain))
+        return [place for before, place in pairwise([(0, 0, ""), *places]) if place[0] >= before[1]]
+
+    def unknown(self) -> list[str]:
+        """The names in brackets that are no candidate's, as they are written, each once.
+
+        >>> read_names("<bo> and <Mia>, <mia></s>", ["<bo>"]).unknown()
+        ['<Mia>']
+        """
+        found: dict[str, str] = {}
+        for start, end, name in self.tagged:
+            if name not in self.known:
+                found.setdefault(name, self.original[self.spans[start][0] : self.spans[end - 1][1]])
+        return list(found.values())
+
+    def rest(self) -> str:
+        """`text` without the names.
+
+        >>> read_names("<bo> naps, Bo snores </mia>", ["<bo>"]).rest()
+        ' |  naps,  |  snores  | '
+        """
+        rest = self.text
+        for start, end, _ in sorted(self.tagged + self.closed + self.plain, reverse=True):
+            rest = f"{rest[:start]} | {rest[end:]}"
+        return rest
 
 
-def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int, int, str]]:
+def find_names(text: str, candidates: Iterable[Concept | str]) -> list[Place]:
     """Where `text` names a candidate (a concept, or a tag), as (start, end, tag), in order.
 
     A candidate matches by its tag, with or without brackets, and by its name: as a whole phrase, equal as in
@@ -67,57 +106,19 @@ def find_names(text: str, candidates: Iterable[Concept | str]) -> list[tuple[int
     >>> find_names("Black Widow and **<hulk>** in the park", ["<black widow>", "<hulk>", "<Park>"])
     [(0, 11, '<black widow>'), (18, 24, '<hulk>')]
     """
-    candidates = [candidates] if isinstance(candidates, str) else list(candidates)
-    known, written = by_key(candidates), read_names(text, candidates)
-    bracketed = [(*place, known[name]) for *place, name in written.tagged if name in known]
-    spans = written.spans
-    places = sorted((spans[a][0], spans[b - 1][1], tag) for a, b, tag in (*bracketed, *written.plain))
-    return [place for before, place in pairwise([(0, 0, ""), *places]) if place[0] >= before[1]]
+    return read_names(text, [candidates] if isinstance(candidates, str) else candidates).found()
 
 
-def unknown_names(text: str, candidates: Iterable[Concept | str]) -> list[str]:
-    """The names in brackets that are no candidate's, as they are written, each once.
-
-    >>> unknown_names("<bo> and <Mia>, <mia></s>", ["<bo>"])
-    ['<Mia>']
-    """
-    candidates = [candidates] if isinstance(candidates, str) else list(candidates)
-    known, written = by_key(candidates), read_names(text, candidates)
-    found: dict[str, str] = {}
-    for start, end, name in written.tagged:
-        if name not in known:
-            found.setdefault(name, text[written.spans[start][0] : written.spans[end - 1][1]])
-    return list(found.values())
-
-
-def mentions(text: str, known: Iterable[str]) -> tuple[list[str], list[str], list[str], str]:
-    """What a text names: three lists of keys (`tags.key`), and the rest of the text, folded.
-
-    The lists are of all names in brackets, of the `known` names without brackets, and of names in closing tags.
-
-    >>> mentions("<bo> naps, Bo snores </mia>", ["<bo>"])
-    (['bo'], ['bo'], ['mia'], ' |  naps,  |  snores  | ')
-    """
-    written = read_names(text, list(dict.fromkeys(known)))
-    rest = written.text
-    for start, end, _ in sorted(written.tagged + written.closed + written.plain, reverse=True):
-        rest = f"{rest[:start]} | {rest[end:]}"
-    tagged, closed = ([name for *_, name in places] for places in (written.tagged, written.closed))
-    return tagged, [key(tag) for *_, tag in written.plain], closed, rest
-
-
-def read_names(text: str, candidates: list[Concept | str]) -> Written:
-    """What `text` names, in brackets and without."""
-    forms, names = _forms(
-        tuple((tag_of(c), c.name if isinstance(c, Concept) else bare(c)) for c in candidates)
-    )
-    read, places = as_read(text, names)
+def read_names(text: str, candidates: Iterable[Concept | str]) -> Written:
+    """What `text` names, in brackets and without, by the rules of `find_names`; the text is searched once."""
+    forms, known = _forms(_tags_and_names(candidates))
+    read, places = as_read(text, known)
     folded, in_read = folded_spans(read)
     spans = [(places[start][0], places[end - 1][1]) for start, end in in_read]
     capitals = [read[start].isupper() for start, _ in in_read]
     taken = bytearray(len(folded))
 
-    def search(forms: Iterable[tuple[re.Pattern[str], str, str]]) -> Iterator[tuple[int, int, str]]:
+    def search(forms: Iterable[tuple[re.Pattern[str], str, str]]) -> Iterator[Place]:
         for pattern, tag, exact in forms:
             for match in pattern.finditer(folded):
                 first, last = match.span(1)
@@ -132,17 +133,15 @@ def read_names(text: str, candidates: list[Concept | str]) -> Written:
     plain = list(search(form for form in forms if "<" in form[0].pattern))
     tagged, closed = (
         [place for place in found if not any(taken[place[0] : place[1]])]
-        for found in _brackets(folded, names)
+        for found in _brackets(folded, known)
     )
     for start, end, _ in tagged + closed:
         taken[start:end] = b"\1" * (end - start)
     plain += search(form for form in forms if "<" not in form[0].pattern)
-    return Written(folded, spans, tagged, closed, sorted(plain))
+    return Written(text, read, folded, spans, tagged, closed, sorted(plain), known)
 
 
-def _brackets(
-    folded: str, names: Collection[str]
-) -> tuple[list[tuple[int, int, str]], list[tuple[int, int, str]]]:
+def _brackets(folded: str, names: Collection[str]) -> tuple[list[Place], list[Place]]:
     """(start, end, key) of each ``<name>`` and of each ``</name>`` in a folded text."""
     tagged, closed = [], []
     for match in re.finditer(r"<([^<>]*)>", folded):
@@ -189,39 +188,46 @@ def tag_of(candidate: Concept | str) -> str:
     return candidate.tag if isinstance(candidate, Concept) else candidate
 
 
-def by_key(candidates: Sequence[Concept | str]) -> dict[str, str]:
+def by_key(candidates: Iterable[Concept | str]) -> dict[str, str]:
     """The tag of each candidate by the keys of its tag and its name; a tag goes before another concept's name."""
+    return _known(_tags_and_names(candidates))
+
+
+def _tags_and_names(candidates: Iterable[Concept | str]) -> tuple[tuple[str, str], ...]:
+    return tuple((tag_of(c), c.name if isinstance(c, Concept) else bare(c)) for c in candidates)
+
+
+def _known(candidates: tuple[tuple[str, str], ...]) -> dict[str, str]:
     known: dict[str, str] = {}
-    for candidate in candidates:
-        known.setdefault(key(tag_of(candidate)), tag_of(candidate))
-    for candidate in candidates:
-        if isinstance(candidate, Concept):
-            known.setdefault(key(candidate.name), candidate.tag)
+    for tag, _ in candidates:
+        known.setdefault(key(tag), tag)
+    for tag, name in candidates:
+        known.setdefault(key(name), tag)
     return known
 
 
 @lru_cache(maxsize=256)
 def _forms(
     candidates: tuple[tuple[str, str], ...],
-) -> tuple[list[tuple[re.Pattern[str], str, str]], frozenset[str]]:
-    """The patterns of all candidates without brackets, longest first, and the keys of their tags and names.
+) -> tuple[list[tuple[re.Pattern[str], str, str]], dict[str, str]]:
+    """The patterns of all candidates (tag and name) without brackets, longest first, and their tags by key.
 
     Each pattern is (pattern for folded text, tag, exact text): where the exact text is not "", the match must be
     written exactly so.
     """
     forms: dict[str, tuple[str, str, str]] = {}
     # A tag takes precedence over the name of another concept.
-    written = [(tag, name, bare(tag).strip()) for tag, name in candidates]
+    written = [(tag, name, bare(tag)) for tag, name in candidates]
     written += [(tag, name, name) for tag, name in candidates]
     for tag, name, form in written:
-        folded, ordinary = fold(as_read(form)[0]) or fold(form), is_ordinary(form)
+        folded, ordinary = folded_name(form), is_ordinary(form)
         plain_english = form in ("A", "I") or (form == folded and folded in ordinary_words())
         if folded and (not ordinary or (form == name and not plain_english)):
             forms.setdefault(key(form), (folded, tag, spelling(form) if ordinary else ""))
     longest_first = sorted(forms.values(), key=lambda form: -len(form[0]))
     # A lookahead, so that a match is also found where it overlaps one that is refused.
     patterns = [(re.compile(f"(?=({_phrase(folded)}))"), tag, exact) for folded, tag, exact in longest_first]
-    return patterns, frozenset(key(form) for *_, form in written)
+    return patterns, _known(candidates)
 
 
 def _phrase(folded: str) -> str:

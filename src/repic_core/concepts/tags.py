@@ -47,10 +47,13 @@ def key(tag: str) -> str:
     >>> key("<Mr. Whiskers>") == key("<Mr Whiskers>"), key("<Anne-Marie>") == key("<Anne\u2013Marie>")
     (True, True)
     """
-    name = bare(tag)
-    folded = fold(as_read(name)[0]) or fold(name)
-    folded = re.sub(f"[{DASHES}]", "-", folded)
+    folded = re.sub(f"[{DASHES}]", "-", folded_name(bare(tag)))
     return " ".join(re.sub(r"(?<=[^\W\d_])\.(?=\s|$|[^\W\d_])", " ", folded).split()) or folded
+
+
+def folded_name(name: str) -> str:
+    """A name as it is read, folded; a name of nothing but markup, such as "***", as it is written."""
+    return fold(as_read(name)[0]) or fold(name)
 
 
 def bare(tag: str) -> str:

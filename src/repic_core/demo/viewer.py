@@ -132,7 +132,8 @@ class ViewerPage:
         self.previous_button.click(self.back, chosen, row, api_name="previous", **hidden)
         self.next_button.click(self.forward, chosen, row, api_name="next", **hidden)
         self.random_button.click(self.pick, chosen, row, api_name="random", **hidden)
-        self.number.release(self.show, self.number, row, api_name="show", **hidden)
+        # Not `release`: Gradio sends that for a click anywhere, with the row that was shown before.
+        self.number.input(self.show, self.number, row, api_name="show", **hidden)
         for one in self.filters:
             name = "filter" if one is self.filters[0] else False
             one.input(self.narrow, chosen, [self.count, *row], api_name=name, **hidden)

@@ -18,7 +18,7 @@ from typing import Any
 from repic_core.captioner.caption_files import CaptionRecord, Captions, scored_records
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.concepts.names import by_key, find_names, tag_of, unknown_names
+from repic_core.concepts.names import by_key, read_names, tag_of
 from repic_core.concepts.tags import bare, key
 from repic_core.io import tables
 
@@ -175,14 +175,14 @@ def score_caption(
     candidates = list(candidates)
     known = by_key(candidates)
     candidates += [tag for tag in record.tags if key(tag) not in known]
-    found = find_names(record.caption, candidates)
-    named = {key(tag): tag for _, _, tag in found}
+    written = read_names(record.caption, candidates)
+    named = {key(tag): tag for _, _, tag in written.found()}
     shown = {key(known.get(key(tag), tag)): tag for tag in record.tags}  # a row may give a concept's name
     return CaptionScore(
         correct=tuple(shown[k] for k in shown if k in named),
         missed=tuple(shown[k] for k in shown if k not in named),
         hallucinated=tuple(named[k] for k in named if k not in shown),
-        unknown=tuple(unknown_names(record.caption, candidates)),
+        unknown=tuple(written.unknown()),
     )
 
 

@@ -10,23 +10,8 @@ from repic_core.models.answers import as_read
 
 _CLAUSE_END = re.compile(r"[,.;:!?/()\n\u2013\u2014\u2026]+|\s-+\s")
 _NEGATIONS = {"not", "never", "cannot", "nor", "or"}  # before a yes or no; and every word that ends in n't
-_AFTER_NO = {
-    "it",
-    "they",
-    "this",
-    "that",
-    "these",
-    "those",
-    "there",
-    "the",
-    "he",
-    "she",
-    "we",
-    "i",
-    "not",
-    "because",
-}
-_AFTER_NO |= {"since", "as", "both", "you", "my"}
+_AFTER_NO = {"it", "they", "this", "that", "these", "those", "there", "the", "he", "she", "we", "i", "not"}
+_AFTER_NO |= {"because", "since", "as", "both", "you", "my"}
 _HESITATIONS = {
     "yes",
     "no",

@@ -56,12 +56,12 @@ def with_reference_log_probs(trainer: type) -> type:
             found = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-            mask = attention_mask[:, -logits_to_keep:]
-            self._mean_log_probs = (found[0].detach() * mask).sum(1) / mask.sum(1).clamp(min=1)
+            self._last_pass = found[0].detach(), attention_mask[:, -logits_to_keep:]
             return found
 
         def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any) -> Any:
-            values = self._mean_log_probs.tolist()
+            log_probs, mask = self._last_pass
+            values = ((log_probs * mask).sum(1) / mask.sum(1).clamp(min=1)).tolist()
             rows = [{**row, COLUMN: value} for row, value in zip(inputs, values, strict=True)]
             return super()._calculate_rewards(rows, *args)
 
