@@ -214,3 +214,14 @@ def test_photos_behind_links_and_dots_stay_under_the_root(root):
     for path in ("photos/out.png", "../elsewhere.png", "photos/../../elsewhere.png", "/etc/passwd"):
         with pytest.raises(ConceptError, match="lies outside the root"):
             ConceptDatabase.load(write(root, {"<bo>": entry(image=path)}), check_images=False)
+
+
+def test_update_keeps_the_place_and_refuses_a_name_of_another():
+    database = ConceptDatabase(Concept(name=name, image="x.jpg") for name in ("bo", "mia"))
+    database.update(Concept(name="bo", image="x.jpg", info="a dog"))
+    assert [(one.tag, one.info) for one in database] == [("<bo>", "a dog"), ("<mia>", "")]
+    with pytest.raises(ConceptError, match="both are called 'mia'"):
+        database.update(Concept(tag="<bo>", name="mia", image="x.jpg"))
+    with pytest.raises(ConceptError, match="no concept <zoe>"):
+        database.update(Concept(name="zoe", image="x.jpg"))
+    assert [one.name for one in database] == ["bo", "mia"]

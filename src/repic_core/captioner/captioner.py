@@ -184,6 +184,21 @@ class Captioner:
             )
             for item in items
         ]
+        return self._encoded(conversations)
+
+    def answer(self, messages: list[dict[str, Any]], **generation: Any) -> str:
+        """The answer to messages of your own, in the form of `prompts`; photos are paths or PIL images.
+
+        Raises:
+            ValueError: an image that can't be read (the message names it).
+        """
+        opened = [
+            {**message, "content": list(map(_opened_block, message["content"]))} for message in messages
+        ]
+        return self._answers(self._encoded([opened]), **generation)[0]
+
+    def _encoded(self, conversations: Sequence[list[dict[str, Any]]]) -> Any:
+        """The processor's inputs for conversations with opened photos, on the model's device."""
         texts = [
             self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             for messages in conversations
@@ -210,7 +225,9 @@ class Captioner:
         return self.inputs(items)
 
     def _generate(self, items: Sequence[CaptionItem], **generation: Any) -> list[str]:
-        inputs = self._prepare(items, **generation)
+        return self._answers(self._prepare(items, **generation), **generation)
+
+    def _answers(self, inputs: Any, **generation: Any) -> list[str]:
         out = self._run(inputs, **generation)
         new = out[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -252,3 +269,7 @@ class Captioner:
 
 def _opened(concept: Concept) -> Concept:
     return replace(concept, image=[open_image(image) for image in concept.images])
+
+
+def _opened_block(block: dict[str, Any]) -> dict[str, Any]:
+    return {**block, "image": open_image(block["image"])} if block["type"] == "image" else block

@@ -1,11 +1,20 @@
-"""``repic concepts init|check|list``."""
+"""``repic concepts init|check|list|describe``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from repic_core.cli.options import Parser, add_command, add_commands, add_flags
+from repic_core.cli.options import (
+    Parser,
+    add_command,
+    add_commands,
+    add_flags,
+    at_least,
+    chosen,
+    is_toy,
+    load_chosen,
+)
 from repic_core.cli.output import note, print_json
 
 
@@ -35,6 +44,21 @@ def add_concepts(parser: Parser) -> None:
     for command in (check, listing):
         command.add_argument("file", metavar="FILE", help="the database")
         add_flags(command, "--root", "--json")
+
+    line = "have a model write the missing lines of information"
+    example = "repic concepts describe photos/database.json --model Qwen/Qwen2.5-VL-7B-Instruct"
+    writing = add_command(commands, "describe", _describe, line, example)
+    writing.add_argument("file", metavar="FILE", help="the database; it gets the lines")
+    add_flags(writing, "--root", "--model", "--adapter", "--max-pixels", "--side", "--device", "--json")
+    writing.add_argument(
+        "--neighbours",
+        type=at_least(0),
+        default=3,
+        metavar="K",
+        help="concepts that look most alike, from which each is told apart (default: %(default)s)",
+    )
+    writing.set_defaults(system=None, system_text=None, system_file=None)
+    writing.add_argument("--all", action="store_true", help="also replace the lines that exist")
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -84,6 +108,37 @@ def _list(options: argparse.Namespace) -> None:
         return
     rows = [[c.tag, c.name, str(len(c.images)), c.info] for c in database]
     print(markdown(["tag", "name", "photos", "info"], rows))
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from repic_core.captioner.captioner import Captioner
+    from repic_core.concepts.database import ConceptDatabase
+    from repic_core.retrieval.embedders import TowerEmbedder
+    from repic_core.retrieval.infos import write_infos, writer
+    from repic_core.toyworld.infos import toy_writer
+
+    database = ConceptDatabase.load(options.file, options.root)
+    found = chosen(options)
+    model, processor = load_chosen(found, options.adapter, options.device)
+    embedder = TowerEmbedder(model, processor, found.side)
+    captioner = Captioner(model, processor, system=None)
+    write = toy_writer(captioner) if is_toy(found.model) else writer(captioner)
+    lines = {}
+    for concept, remark in write_infos(database, write, embedder, options.neighbours, options.all):
+        if remark:
+            note(options, f"{concept.tag}: {remark}")
+        if concept.info == database[concept.tag].info:
+            continue
+        with database.changing():
+            database.update(concept)
+            database.save()
+        lines[concept.tag] = concept.info
+        if not options.json:
+            print(f"{concept.tag}: {concept.info}")
+    if options.json:
+        print_json(lines)
+    elif not lines:
+        note(options, "no line was written")
 
 
 def _counts(database: object) -> str:

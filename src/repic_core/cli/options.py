@@ -196,7 +196,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
     from repic_core.retrieval.embedders import TOWER_SIDE
 
     model = model or _base_of(adapter) or AUTHORS_MODEL
-    if _is_toy(model):
+    if is_toy(model):
         from repic_core.toyworld.retrieval import SIDE
 
         return Chosen(model, None, None, SIDE)
@@ -268,7 +268,8 @@ def _base_of(adapter: str | None) -> str | None:
     return _config(adapter, "adapter_config.json").get("base_model_name_or_path") if adapter else None
 
 
-def _is_toy(model: str) -> bool:
+def is_toy(model: str) -> bool:
+    """Whether a local model knows the toy world only, by the size of its vocabulary."""
     text = _config(model, "config.json").get("text_config")
     words = text.get("vocab_size") if isinstance(text, dict) else None
     return isinstance(words, int) and words < TOY_WORDS

@@ -1,4 +1,4 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|skills``."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|infos|skills``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def add_toyworld(parser: Parser) -> None:
     )
     retrieval = add_command(commands, "retrieval", _retrieval, line, example, RESUMES)
     add_flags(retrieval, "--adapter", help="for the captions, such as runs/tiny/models/grpo")
-    for command, name in ((miniature, "miniature"), (ablate, "ablations"), (retrieval, "retrieval")):
+    line, example = ("lines of information that the model writes", "repic toyworld infos --seeds 0")
+    infos = add_command(commands, "infos", _infos, line, example)
+    made = {"miniature": miniature, "ablations": ablate, "retrieval": retrieval, "infos": infos}
+    for name, command in made.items():
         out = Path("runs") / name
         command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
         add_flags(command, "--base", "--seeds")
@@ -94,7 +97,7 @@ def add_toyworld(parser: Parser) -> None:
         "--n", type=at_least(1), default=200, metavar="N", help="samples a skill (default: 200)"
     )
     add_flags(skills, "--json")
-    for command in (miniature, ablate, skills):
+    for command in (miniature, ablate, infos, skills):
         add_flags(command, "--split")
 
 
@@ -136,6 +139,14 @@ def _retrieval(options: argparse.Namespace) -> None:
 
     with prints_hidden(options.quiet):
         table = run(options.base, options.out, options.adapter, options.seeds)
+    print(markdown(table))
+
+
+def _infos(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.infos import markdown, run
+
+    with prints_hidden(options.quiet):
+        table = run(options.base, options.out, options.seeds, options.split)
     print(markdown(table))
 
 

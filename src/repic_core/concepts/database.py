@@ -224,6 +224,13 @@ class ConceptDatabase:
             return concept
         return replace(concept, image=images if isinstance(concept.image, tuple) else images[0])
 
+    def update(self, concept: Concept) -> None:
+        """Put `concept` in the place of the one with its tag; errors as in `add`, or if there is no such tag."""
+        old = self[concept.tag]
+        self._check_distinct(concept, instead_of=old)
+        placed = self._placed(concept)
+        self._replace([placed if known is old else known for known in self])
+
     def remove(self, tag: str) -> Concept:
         """Remove a concept and return it."""
         concept = self[tag]
