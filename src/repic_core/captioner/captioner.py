@@ -184,7 +184,7 @@ class Captioner:
             )
             for item in items
         ]
-        return self._encoded(conversations)
+        return self._chat_inputs(conversations)
 
     def answer(self, messages: list[dict[str, Any]], **generation: Any) -> str:
         """The answer to messages of your own, in the form of `prompts`; photos are paths or PIL images.
@@ -195,16 +195,23 @@ class Captioner:
         opened = [
             {**message, "content": list(map(_opened_block, message["content"]))} for message in messages
         ]
-        return self._answers(self._encoded([opened]), **generation)[0]
+        return self._answers(self._chat_inputs([opened]), **generation)[0]
 
-    def _encoded(self, conversations: Sequence[list[dict[str, Any]]]) -> Any:
+    def _chat_inputs(self, conversations: Sequence[list[dict[str, Any]]]) -> Any:
         """The processor's inputs for conversations with opened photos, on the model's device."""
         texts = [
             self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             for messages in conversations
         ]
         images = [
-            self._resized([block["image"] for block in messages[-1]["content"] if block["type"] == "image"])
+            self._resized(
+                [
+                    block["image"]
+                    for message in messages
+                    for block in message["content"]
+                    if block["type"] == "image"
+                ]
+            )
             for messages in conversations
         ]
         inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")

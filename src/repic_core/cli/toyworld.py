@@ -1,4 +1,4 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|infos|skills``."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|infos|dialogues|skills``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,12 @@ def add_toyworld(parser: Parser) -> None:
     add_flags(retrieval, "--adapter", help="for the captions, such as runs/tiny/models/grpo")
     line, example = ("lines of information that the model writes", "repic toyworld infos --seeds 0")
     infos = add_command(commands, "infos", _infos, line, example)
+    line, example = (
+        "what is still known in later turns of a conversation",
+        "repic toyworld dialogues --adapter runs/tiny/models/grpo",
+    )
+    dialogues = add_command(commands, "dialogues", _dialogues, line, example)
+    add_flags(dialogues, "--adapter", "--base", "--seeds")
     made = {"miniature": miniature, "ablations": ablate, "retrieval": retrieval, "infos": infos}
     for name, command in made.items():
         out = Path("runs") / name
@@ -97,7 +103,7 @@ def add_toyworld(parser: Parser) -> None:
         "--n", type=at_least(1), default=200, metavar="N", help="samples a skill (default: 200)"
     )
     add_flags(skills, "--json")
-    for command in (miniature, ablate, infos, skills):
+    for command in (miniature, ablate, infos, dialogues, skills):
         add_flags(command, "--split")
 
 
@@ -148,6 +154,12 @@ def _infos(options: argparse.Namespace) -> None:
     with prints_hidden(options.quiet):
         table = run(options.base, options.out, options.seeds, options.split)
     print(markdown(table))
+
+
+def _dialogues(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.dialogues import markdown, run
+
+    print(markdown(run(options.base, options.adapter, options.seeds, options.split)))
 
 
 def _skills(options: argparse.Namespace) -> None:
