@@ -286,7 +286,8 @@ def published_caption(official_root, ours, system):
     record = next(r for r in load_captions(files["RePIC 7B"]) if r.caption == ours)
     references = ConceptDatabase.load(database, official_root).select(*record.tags)
     model = load_model(FOLDER.parent / "assets" / "toy-base", max_pixels=PAPER_MAX_PIXELS)
-    captioner = Captioner(*model, system=system, resized_by="qwen-vl-utils")
+    options = {"resized_by": "qwen-vl-utils", "reference_style": "numbered"}
+    captioner = Captioner(*model, system=system, **options)
     return captioner.caption(official_root / record.query, references, record.question)
 
 
@@ -329,7 +330,7 @@ def test_paper_evaluation_with_a_local_model(official_copy, tmp_path):
     settings = json.loads(settings_path(path).read_text(encoding="utf-8"))
     assert settings["system"] == SYSTEM_PROMPTS["evaluation"]
     assert settings["image size"]["longest_edge"] == PAPER_MAX_PIXELS
-    assert settings["resized by"] == "qwen-vl-utils"
+    assert settings["resized by"] == "qwen-vl-utils" and settings["reference style"] == "numbered"
     assert settings["generation"]["max_new_tokens"] == 1024
     path.write_text(json.dumps([[*rows[0][:2], "mine", rows[0][3]], rows[1]]))
     run_notebook(FOLDER / f"{EVALUATION}.ipynb", tmp_path, {**parameters, "limit": 3})

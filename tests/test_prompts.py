@@ -219,6 +219,9 @@ def test_published_system_prompts():
         "information about the reference images.",
         "evaluation": "You are a captioning assistant. Your task is to generate an accurate caption for the query "
         "image.\nBelow is additional information about the reference images.",
+        "inference-2025": "You are a captioning assistant. Your task is to generate an accurate caption for the "
+        "query image while referencing the given reference images without duplication.\n"
+        "Below is additional information about the reference images.",
     }
     assert CAPTION_QUESTIONS["single"][2] == "Can you provide a personalized caption of this photo?"
     assert CAPTION_QUESTIONS["multi"] == (
@@ -252,7 +255,8 @@ def test_a_typo_is_no_system_prompt(photos, typo):
 
     for use in (system_text, messages, partial(Captioner, None, None)):
         with pytest.raises(
-            ValueError, match="use inference, evaluation or none, or write a prompt of your own"
+            ValueError,
+            match="use inference, inference-2025, evaluation or none, or write a prompt of your own",
         ):
             use(typo)
 

@@ -5,9 +5,9 @@ a list of ``{"role", "content"}`` in which user content is a list of
 ``{"type": "image", "image": path or PIL.Image}`` and ``{"type": "text", "text": str}``.
 
 The wording is upstream's (RePIC, ``inference_example.ipynb``, ``caption_eval_*.py`` and
-``grpo_multitask_multi_img_no_format.py``), except for the line of a reference, in which upstream's scripts differ.
-Here it is ``Name: <bo>, Info: ...``; in upstream's notebook ``Name : <bo>, Info: ...``; in its evaluation it is
-numbered and has the database's name, ``1. Name: <Bo>, Info: ...``.
+``grpo_multitask_multi_img_no_format.py``). Of the line of a reference it has several forms. ``tag`` is that of its
+notebook, ``Name: <bo>, Info: ...`` (before September 2025 ``Name : <bo>, ...``). ``numbered`` is that of its
+evaluation, with the reference's number and the database's name: ``1. Name: <Bo>, Info: ...``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from typing import Any
 from repic_core.concepts.concept import Concept, check_no_control_tokens
 from repic_core.tasks import ICT, OCT, TASKS, VLT
 
-# The two published system prompts: `inference_example.ipynb` and `caption_eval_{single,multi_2,multi_4}.py`.
+# The published system prompts: of `inference_example.ipynb` before and since September 2025 (upstream's commits
+# 0f64f69 and 4232d96), and of `caption_eval_{single,multi_2,multi_4}.py`.
 SYSTEM_PROMPTS = {
     "inference": (
         "You are a captioning assistant. Your task is to generate an accurate caption for the query image "
         "while referencing the given reference images without duplication. \n "
+        "Below is additional information about the reference images."
+    ),
+    "inference-2025": (
+        "You are a captioning assistant. Your task is to generate an accurate caption for the query image "
+        "while referencing the given reference images without duplication.\n"
         "Below is additional information about the reference images."
     ),
     "evaluation": (
@@ -32,6 +38,11 @@ SYSTEM_PROMPTS = {
         "Below is additional information about the reference images."
     ),
 }
+
+# How the line of a reference is written (`reference_text`).
+REFERENCE_STYLES = ("tag", "numbered")
+# The style that upstream uses with each published system prompt.
+PUBLISHED_STYLES = {"inference": "tag", "inference-2025": "tag", "evaluation": "numbered"}
 
 NO_SYSTEM = "none"  # names the absence of a system prompt where a name is asked for
 # One or two plain words are a name: a prompt has more, or a mark at its end.
@@ -62,6 +73,14 @@ CAPTION_QUESTIONS = {
 QUERY_PREFIX = "This is the query image."
 # Upstream asks an untuned model for the name outright (`caption_eval_*.py`, model `zero_shot`).
 ZERO_SHOT_SUFFIX = "Output the final answer including its name."
+# What can follow each question of an evaluation. The questions of the published 2-concept captions of zero-shot and
+# SFT (`captioning/double_concept/captioning-skip-retrieval-{zero_shot,qwen_sft}.json`) have no space before theirs.
+QUESTION_SUFFIXES = {
+    "none": "",
+    "name": f" {ZERO_SHOT_SUFFIX}",
+    "given-names": "Output the final answer using its given names.",
+}
+NAMES_PLACE = "{name}"  # in a question: the place of the references' names
 
 # Questions of the rows that the kit builds itself (upstream's rows have their own in `problem`).
 OCT_QUESTION = "Do these two images show the same object?"
@@ -101,13 +120,35 @@ def system_text(system: str | None) -> str | None:
     return system
 
 
-def reference_text(concept: Concept) -> str:
+def check_reference_style(style: str) -> None:
+    """Raise `ValueError` if `style` is none of `REFERENCE_STYLES`."""
+    if style not in REFERENCE_STYLES:
+        raise ValueError(f"reference style {style!r}: use {' or '.join(REFERENCE_STYLES)}")
+
+
+def reference_text(concept: Concept, number: int | None = None) -> str:
     """The line that follows a concept's reference image(s).
 
-    >>> reference_text(Concept("<bo>", "bo", "bo.jpg", "a Shiba Inu with a black collar"))
-    'Name: <bo>, Info: a Shiba Inu with a black collar'
+    Args:
+        number: the concept's place among the references, from 1, for the style ``numbered``: as `retrieve` in
+            upstream's `retriever.py`, line 120, writes it. None for the style ``tag``.
+
+    >>> bo = Concept("<bo>", "Bo", "bo.jpg", "a Shiba Inu")
+    >>> reference_text(bo), reference_text(bo, 1)
+    ('Name: <bo>, Info: a Shiba Inu', '1. Name: <Bo>, Info: a Shiba Inu')
     """
-    return f"Name: {concept.tag}, Info: {concept.info}"
+    if number is None:
+        return f"Name: {concept.tag}, Info: {concept.info}"
+    return f"{number}. Name: <{concept.name}>, Info: {concept.info}"
+
+
+def with_names(question: str, names: Iterable[str]) -> str:
+    """`question` with the names in place of each ``{name}``, as in upstream's notebook; nothing else changes.
+
+    >>> with_names("What are {name} doing? {Answer} briefly.", ["<bo>", "<mira>"])
+    'What are <bo> and <mira> doing? {Answer} briefly.'
+    """
+    return question.replace(NAMES_PLACE, " and ".join(names))
 
 
 def _image(image: Any) -> dict[str, Any]:
@@ -124,26 +165,38 @@ def caption_messages(
     question: str = CAPTION_QUESTIONS["single"][0],
     system: str | None = "evaluation",
     reference_photos: bool = True,
+    reference_style: str = "tag",
 ) -> list[dict[str, Any]]:
     """Messages that ask for a personalised caption of `query`.
 
     Args:
         query: path or PIL image of the photo to caption.
-        references: concepts in prompt order; each gives its image(s), then ``Name: <bo>, Info: ...``.
-        question: the request, shown after ``This is the query image.``
+        references: concepts in prompt order; each gives its image(s), then its line (`reference_text`).
+        question: the request, shown after ``This is the query image.``; may hold ``{name}`` (`with_names`).
         system: as in `system_text`; without one, the chat template adds its own default, if it has one.
         reference_photos: False leaves out the references' photos: names and infos only.
+        reference_style: how a reference's line is written, ``tag`` or ``numbered``.
 
     Raises:
-        ValueError: the question or a reference holds a control token of the chat template; as `system_text`.
+        ValueError: an unknown style; the question or a reference holds a control token of the chat template (in
+            brackets, the name ``image`` is one); as `system_text`.
     """
-    check_no_control_tokens(question, "the question")
+    check_reference_style(reference_style)
     content: list[dict[str, Any]] = []
-    for concept in references:
+    names = []
+    for number, concept in enumerate(references, 1):
         check_no_control_tokens(concept.tag, f"the tag of {concept.tag}")
         check_no_control_tokens(concept.info, f"the info of {concept.tag}")
         content += [_image(image) for image in concept.images if reference_photos]
-        content.append(_text(reference_text(concept)))
+        if reference_style == "numbered":
+            check_no_control_tokens(f"<{concept.name}>", f"the name of {concept.tag}, in brackets,")
+            content.append(_text(reference_text(concept, number)))
+            names.append(f"<{concept.name}>")
+        else:
+            content.append(_text(reference_text(concept)))
+            names.append(concept.tag)
+    question = with_names(question, names)
+    check_no_control_tokens(question, "the question")
     content += [_image(query), _text(f"{QUERY_PREFIX} {question}")]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     text = system_text(system)

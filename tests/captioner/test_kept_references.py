@@ -79,6 +79,18 @@ def same(plain, keeping, query, references, reused, **generation):
     return logits
 
 
+@pytest.mark.parametrize("style", ["tag", "numbered"])
+def test_the_prompt_is_the_same_in_both_styles(models, photos, style):
+    bo = Concept("<bo>", "Bo the dog", photos[0], "brown")
+    item = CaptionItem(photos[4], [bo, *concepts(photos, 2)[1:]])
+    kinds = (kind(*models["qwen2_5_vl"], reference_style=style) for kind in (Captioner, PrefixCaptioner))
+    plain, keeping = (kind._prepare([item])["input_ids"] for kind in kinds)
+    assert torch.equal(plain, keeping)
+    text = models["qwen2_5_vl"][1].tokenizer.decode(plain[0])
+    assert ("1. Name: <Bo the dog>, Info: brown" in text) is (style == "numbered")
+    assert ("2. Name: <do>" in text) is (style == "numbered")
+
+
 @pytest.mark.parametrize("count", [0, 1, 4])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_and_logits_equal_those_without(models, photos, family, count):

@@ -1,6 +1,7 @@
 """Photos resized by the processor, or by qwen-vl-utils first, as in the authors' scripts."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -101,6 +102,21 @@ def test_a_caption_file_is_resumed_only_with_the_same_way(loaded, tmp_path):
     other = Captioner(model, processor, max_new_tokens=2, resized_by="qwen-vl-utils")
     with pytest.raises(ValueError, match=r"made with different settings \(resized by was 'processor'"):
         other.caption_many(items, out, progress=False)
+
+
+def test_a_caption_file_is_resumed_only_with_the_same_reference_style(loaded, tmp_path):
+    model, processor = loaded
+    items, out = [item(tmp_path, WITHIN[:2])], tmp_path / "captions.json"
+    tagged = Captioner(model, processor, max_new_tokens=2)
+    numbered = Captioner(model, processor, max_new_tokens=2, reference_style="numbered")
+    tagged.caption_many(items, out, progress=False)
+    settings = read_json(settings_path(out), ValueError)
+    assert settings.pop("reference style") == "tag"
+    for as_written in (settings | {"reference style": "tag"}, settings):  # before there were styles: "tag"
+        settings_path(out).write_text(json.dumps(as_written))
+        with pytest.raises(ValueError, match=r"\(reference style was 'tag', is 'numbered'\)"):
+            numbered.caption_many(items, out, progress=False)
+        assert len(tagged.caption_many(items, out, progress=False)) == 1
 
 
 def test_another_way_is_refused(loaded):

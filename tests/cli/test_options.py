@@ -23,7 +23,8 @@ def adapter_on(folder, base):
 
 def test_the_authors_model_as_they_run_it_is_the_fallback():
     assert defaults_for(None) == PUBLISHED
-    assert defaults_for(None, published="evaluation").system == "evaluation"
+    evaluation = defaults_for(None, published="evaluation")
+    assert (evaluation.system, evaluation.reference_style) == ("evaluation", "numbered")
     assert defaults_for("Qwen/Qwen2.5-VL-7B-Instruct") == Chosen(
         "Qwen/Qwen2.5-VL-7B-Instruct", "inference", PAPER_MAX_PIXELS, TOWER_SIDE
     )
@@ -57,7 +58,9 @@ def options(*more):
 
 
 def test_what_is_given_goes_first():
-    assert chosen(options()) == PUBLISHED
+    assert chosen(options()) == PUBLISHED and PUBLISHED.reference_style == "tag"
+    assert chosen(options("--reference-style", "numbered")).reference_style == "numbered"
+    assert chosen(options("--reference-style", "tag"), "evaluation").reference_style == "tag"
     assert chosen(options("--model", BASE)) == TOY
     given = ("--system", "none", "--max-pixels", 0, "--side", 100)
     assert chosen(options(*given)) == Chosen(AUTHORS_MODEL, None, None, 100)
@@ -66,7 +69,7 @@ def test_what_is_given_goes_first():
     )
 
 
-@pytest.mark.parametrize("name", ["inference", "evaluation"])
+@pytest.mark.parametrize("name", ["inference", "inference-2025", "evaluation"])
 def test_system_prompts_by_name(name):
     assert chosen(options("--system", name)).system == name
     assert chosen(options("--system", "none")).system is None
@@ -78,7 +81,8 @@ def test_system_prompts_by_name(name):
 def test_what_is_no_name_of_a_system_prompt(name):
     """A typo never becomes a prompt."""
     with pytest.raises(
-        ValueError, match="use inference, evaluation or none; a prompt of your own goes into --sys"
+        ValueError,
+        match="use inference, inference-2025, evaluation or none; a prompt of your own goes into --sys",
     ):
         chosen(options("--system", name))
 
@@ -113,7 +117,7 @@ def test_every_command_with_a_system_prompt_has_the_same_flags(command, capsys):
     with pytest.raises(SystemExit):
         parse([*command, "--system", "none", "--system-text", "Be brief."])
     assert "not allowed with" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="'zero-shot': use inference, evaluation or none"):
+    with pytest.raises(ValueError, match="'zero-shot': use inference, inference-2025, evaluation or none"):
         chosen(parse([*command, "--system", "zero-shot"]), "evaluation")
 
 

@@ -20,7 +20,7 @@ from repic_core.evaluation.paper_settings import (
 from repic_core.evaluation.paper_tables import HEAD, caption_setting, table_cells
 from repic_core.evaluation.published import SETS
 from repic_core.io import tables
-from repic_core.prompts import CAPTION_QUESTIONS
+from repic_core.prompts import CAPTION_QUESTIONS, QUESTION_SUFFIXES
 from repic_core.retrieval.find import ConceptIndex
 from repic_core.toyworld.dataset import write_heldout
 from repic_core.toyworld.retrieval import toy_embedder
@@ -73,13 +73,69 @@ def test_settings_ask_as_the_authors_do(layout):
         *CAPTION_QUESTIONS["single"],
         CAPTION_QUESTIONS["single"][0],
     ]
-    asked = paper_setting(layout, "2-concepts", zero_shot=True, limit=1)
+    asked = paper_setting(layout, "2-concepts", "name", limit=1)
     assert len(asked.items) == 1 and asked.protocol == "repic-2"
     assert (
         asked.items[0].question
         == f"{CAPTION_QUESTIONS['single'][0]} Output the final answer including its name."
     )
     assert paper_setting(layout, "yollava").protocol == "repic-single"
+
+
+@pytest.mark.parametrize(
+    ("questions", "suffix", "first"),
+    [
+        ("multi", "none", "Give a personal caption of the image."),
+        (
+            "single",
+            "given-names",
+            "Give a caption of the image.Output the final answer using its given names.",
+        ),
+        ("inference", "none", "Give a personalized caption for the image."),
+        (
+            "multi",
+            "name",
+            "Give a personal caption of the image. Output the final answer including its name.",
+        ),
+    ],
+)
+def test_questions_and_suffixes_are_chosen(layout, questions, suffix, first):
+    items = paper_setting(layout, "4-concepts", suffix, questions=questions).items
+    cycle = len(CAPTION_QUESTIONS[questions])
+    assert items[1].question == first
+    assert [item.question for item in items[:cycle]] * 2 == [
+        items[number % cycle].question for number in range(2 * cycle)
+    ]
+    assert all(item.question == items[number % cycle].question for number, item in enumerate(items))
+    assert len({item.question for item in items}) == min(cycle, len(items))
+
+
+def test_unknown_questions_and_suffixes_are_named(layout):
+    with pytest.raises(SettingError, match="suffix 'names': use one of none, name, given-names"):
+        paper_setting(layout, "4-concepts", "names")
+    with pytest.raises(SettingError, match="questions 'double': use one of single, multi, inference"):
+        paper_setting(layout, "4-concepts", questions="double")
+
+
+PUBLISHED = {  # the suffix in each caption file's questions
+    "double_concept/captioning-skip-retrieval-ours.json": "none",
+    "double_concept/captioning-skip-retrieval-zero_shot.json": "given-names",
+    "double_concept/captioning-skip-retrieval-qwen_sft.json": "given-names",
+    "quad_concept/captioning-skip-retrieval-ours.json": "none",
+    "quad_concept/captioning-skip-retrieval-zero_shot.json": "none",
+    "quad_concept/captioning-skip-retrieval-qwen_sft.json": "none",
+}
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_the_published_captions_answer_these_questions(official_root, file):
+    path = official_root / "captioning" / file
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: it is in the authors' repository")
+    suffix = QUESTION_SUFFIXES[PUBLISHED[file]]
+    asked = [f"{question}{suffix}" for question in CAPTION_QUESTIONS["single"]]
+    questions = [record.question for record in load_captions(path)]
+    assert questions == [asked[number % 4] for number in range(len(questions))]
 
 
 def test_the_authors_lists_are_read(official_root):
@@ -137,10 +193,17 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     out = tmp_path / "out"
     common = ["--root", str(layout), "--out", str(out), "--settings", "dreambooth", "4-concepts"]
     model = ["--model", "assets/toy-base", "--system", "none", "--max-new-tokens", "48", "--side", "40"]
+    model += ["--reference-style", "tag"]  # the toy base knows no other
     assert evaluate(*common, *model, "--method", "zero-shot", "--zero-shot") == 0
     assert evaluate(*common, *model, "--method", "GRPO") == 0
     stamp = (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns
     assert evaluate(*common, *model, "--method", "GRPO", "--retrieval") == 0
+    for other in (["--suffix", "given-names"], ["--questions", "multi"], ["--reference-style", "numbered"]):
+        capsys.readouterr()
+        assert (
+            evaluate(*common, *model, "--method", "GRPO", *other) == 2
+        )  # the captions answer something else
+        assert "4-concepts.json" in (error := capsys.readouterr().err) or "dreambooth.json" in error
     capsys.readouterr()
     assert evaluate(*common) == 0  # nothing is captioned again
     assert (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns == stamp

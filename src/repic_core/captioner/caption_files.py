@@ -25,6 +25,7 @@ DEFAULT_QUESTION = CAPTION_QUESTIONS["single"][0]
 ROW_FIELDS = ("query path", "tags", "caption", "question")
 SETTINGS_SUFFIX = ".settings.json"
 ADDED = ("chat template",)  # entries that older settings files do not have; then they are not compared
+IMPLIED = {"reference style": "tag"}  # what entries are that older settings files do not have
 START_AFRESH = "delete the file or write to another"
 
 
@@ -218,7 +219,7 @@ def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
             f"{out}: no {path.name} beside it, so how its captions were made is unknown: {START_AFRESH}"
         )
     try:
-        old = read_json(path, ValueError)
+        old = {**IMPLIED, **read_json(path, ValueError)}
         compared = [k for k in settings if k not in ("model", "items") and (k in old or k not in ADDED)]
         changed = [k for k in compared if old[k] != settings[k]]
         row = next((i for i in range(finished) if old["items"][i] != settings["items"][i]), None)
@@ -236,8 +237,8 @@ def check_settings(out: Path, settings: dict[str, Any], finished: int) -> None:
         )
 
 
-def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
-    """A hash for each item, of the bytes of its photos (each file is read once) and of its texts."""
+def item_hashes(items: Sequence[CaptionItem], reference_style: str = "tag") -> list[str]:
+    """A hash for each item, of the bytes of its photos (each file is read once) and of its texts in the prompt."""
     files: dict[str, str] = {}
 
     def hash_once(image: Any) -> str:
@@ -250,9 +251,9 @@ def item_hashes(items: Sequence[CaptionItem]) -> list[str]:
                 files[str(image)] = "unreadable"
         return files[str(image)]
 
-    hashes = []
+    hashes, called = [], "name" if reference_style == "numbered" else "tag"
     for item in items:
-        references = [[c.tag, c.info, *map(hash_once, c.images)] for c in item.references]
+        references = [[getattr(c, called), c.info, *map(hash_once, c.images)] for c in item.references]
         parts = json.dumps([hash_once(item.query), references, item.question, item.reference_photos])
         hashes.append(hashlib.sha256(parts.encode()).hexdigest())
     return hashes

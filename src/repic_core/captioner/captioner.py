@@ -23,7 +23,7 @@ from repic_core.concepts.concept import Concept
 from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
 from repic_core.models.parts import eval_mode, hash_weights
-from repic_core.prompts import caption_messages, system_text
+from repic_core.prompts import caption_messages, check_reference_style, system_text
 
 SAVE_SECONDS = 5  # between two writes of a growing caption file
 RESIZERS = ("processor", "qwen-vl-utils")
@@ -43,9 +43,11 @@ class Captioner:
         resized_by: who shrinks the photos. ``processor``: the processor itself, as in training. ``qwen-vl-utils``:
             that package first, then the processor, as in the authors' evaluation (which does not turn photos
             upright; here they always are). Sizes are the same for photos within the processor's limit.
+        reference_style: how the references' lines are written, ``tag`` or ``numbered`` (as in the authors'
+            evaluation): `prompts.reference_text`.
 
     Raises:
-        ValueError: `resized_by` is neither of the two; or as `prompts.system_text`.
+        ValueError: an unknown `resized_by` or `reference_style`; or as `prompts.system_text`.
     """
 
     def __init__(
@@ -56,12 +58,15 @@ class Captioner:
         batch_size: int = 8,
         max_new_tokens: int = 1024,
         resized_by: str = "processor",
+        reference_style: str = "tag",
     ) -> None:
         if resized_by not in RESIZERS:
             raise ValueError(f"resized_by {resized_by!r}: use one of {', '.join(RESIZERS)}")
         system_text(system)  # a typo is refused before anything is captioned
+        check_reference_style(reference_style)
         self.model, self.processor, self.system = model, processor, system
         self.batch_size, self.max_new_tokens, self.resized_by = batch_size, max_new_tokens, resized_by
+        self.reference_style = reference_style
 
     def caption(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
@@ -181,6 +186,7 @@ class Captioner:
                 item.question,
                 self.system,
                 item.reference_photos,
+                self.reference_style,
             )
             for item in items
         ]
@@ -267,9 +273,10 @@ class Captioner:
             "image size": dict(self.processor.image_processor.size),
             "resized by": self.resized_by,
             "system": system_text(self.system),
+            "reference style": self.reference_style,
             "chat template": text_hash(self.processor.chat_template),
             "generation": {**defaults, **self._options(generation)},
-            "items": item_hashes(items),
+            "items": item_hashes(items, self.reference_style),
         }
         return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
 

@@ -79,7 +79,9 @@ class PrefixCaptioner(Captioner):
         if not (alone and photos and self._growing_cache(generation)):
             return super()._prepare(items, **generation)
         query = open_image(item.query)
-        messages = caption_messages(query, item.references, item.question, self.system)
+        messages = caption_messages(
+            query, item.references, item.question, self.system, reference_style=self.reference_style
+        )
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         before, mark, after = text.rpartition(PHOTO)
         prefix = self._prefix(before, photos)

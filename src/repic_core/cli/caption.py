@@ -47,7 +47,7 @@ def add_caption(parser: Parser) -> None:
     )
     add_flags(parser, "--model", "--adapter", "--max-pixels", "--max-new-tokens")
     add_system_flags(parser)
-    add_flags(parser, "--batch-size", "--side", "--root", "--device", "--json")
+    add_flags(parser, "--reference-style", "--batch-size", "--side", "--root", "--device", "--json")
 
 
 def _caption(options: argparse.Namespace) -> None:
@@ -70,7 +70,14 @@ def _caption(options: argparse.Namespace) -> None:
     if options.retrieve:
         given = _retrieved(options, database, model, processor, found.side)
     items = [CaptionItem(photo, given[photo], options.question) for photo in options.photos]
-    captioner = Captioner(model, processor, found.system, options.batch_size, options.max_new_tokens)
+    captioner = Captioner(
+        model,
+        processor,
+        system=found.system,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        reference_style=found.reference_style,
+    )
     progress = len(items) > 1 and not options.quiet
     captions = [row[2] for row in captioner.caption_many(items, options.out, progress=progress)]
     boxes = [_boxes(model, processor, item) if options.boxes else {} for item in items]

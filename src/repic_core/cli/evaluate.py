@@ -15,6 +15,7 @@ from repic_core.cli.output import note, print_json
 
 def add_evaluate(parser: Parser) -> None:
     from repic_core.evaluation.published import SETS
+    from repic_core.prompts import CAPTION_QUESTIONS, QUESTION_SUFFIXES
 
     describe(
         parser,
@@ -49,7 +50,27 @@ def add_evaluate(parser: Parser) -> None:
         "--method", metavar="NAME", help="in the table (default: the model's or adapter's folder)"
     )
     parser.add_argument(
-        "--zero-shot", action="store_true", help="ask for the name outright, as the authors ask the base"
+        "--questions",
+        choices=CAPTION_QUESTIONS,
+        default="single",
+        help="asked in turn: single, which the published captions answer; multi, of the authors' scripts for two"
+        " and four concepts; inference, of their notebook (default: %(default)s)",
+    )
+    suffix = parser.add_mutually_exclusive_group()
+    suffix.add_argument(
+        "--zero-shot",
+        dest="suffix",
+        action="store_const",
+        const="name",
+        default="none",
+        help="ask for the name outright, as the authors ask the base: --suffix name",
+    )
+    suffix.add_argument(
+        "--suffix",
+        choices=QUESTION_SUFFIXES,
+        default="none",
+        help="after each question: name, `Output the final answer including its name.`; given-names, `... using its"
+        " given names.`, of the published 2-concept captions of zero-shot and SFT (default: %(default)s)",
     )
     parser.add_argument(
         "--retrieval", action="store_true", help="retrieve the references instead of giving them"
@@ -68,7 +89,9 @@ def add_evaluate(parser: Parser) -> None:
         "--limit", type=int, default=0, metavar="N", help="the first N rows of each setting only"
     )
     add_system_flags(parser)
-    add_flags(parser, "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json")
+    add_flags(
+        parser, "--reference-style", "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json"
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -80,7 +103,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     method = _method(options)
     captions = options.out / "captions"
-    asked = found_settings(options.root, options.settings, options.zero_shot, options.limit, tell)
+    asked = found_settings(
+        options.root, options.settings, options.suffix, options.limit, tell, options.questions
+    )
     if not asked:
         raise SettingError("no setting can be run")
     if options.model:
@@ -127,6 +152,7 @@ def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
         resized_by="qwen-vl-utils",
+        reference_style=found.reference_style,
     )
     embedder: Any = None
     if options.embedder:

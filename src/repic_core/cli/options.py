@@ -47,11 +47,16 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "--system": {
         "metavar": "NAME",
-        "help": "system prompt: inference, evaluation or none"
+        "help": "system prompt: inference, inference-2025 (the authors' newest), evaluation or none"
         " (default: the published one for the task; for the toy base none)",
     },
     "--system-text": {"metavar": "TEXT", "help": "instead: a system prompt of your own"},
     "--system-file": {"metavar": "FILE", "help": "instead: a text file with it"},
+    "--reference-style": {
+        "choices": ("tag", "numbered"),
+        "help": "how a reference is introduced: tag, `Name: <bo>, Info: ...`; or numbered with the database's name,"
+        " `1. Name: <Bo>, Info: ...` (default: the published one for the task; for the toy base tag)",
+    },
     "--max-pixels": {
         "type": at_least(0),
         "metavar": "N",
@@ -174,12 +179,14 @@ class Chosen:
         system: a key of `prompts.SYSTEM_PROMPTS`, a text, or None.
         max_pixels: what photos are shrunk to; None for the processor's own limit.
         side: of photos in retrieval, in pixels.
+        reference_style: one of `prompts.REFERENCE_STYLES`.
     """
 
     model: str
     system: str | None
     max_pixels: int | None
     side: int
+    reference_style: str = "tag"
 
 
 def defaults_for(model: str | None, adapter: str | None = None, published: str = "inference") -> Chosen:
@@ -193,6 +200,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
         published: the authors' system prompt for the task, ``inference`` or ``evaluation``.
     """
     from repic_core.models.loading import PAPER_MAX_PIXELS
+    from repic_core.prompts import PUBLISHED_STYLES
     from repic_core.retrieval.embedders import TOWER_SIDE
 
     model = model or _base_of(adapter) or AUTHORS_MODEL
@@ -200,7 +208,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
         from repic_core.toyworld.retrieval import SIDE
 
         return Chosen(model, None, None, SIDE)
-    return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE)
+    return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE, PUBLISHED_STYLES[published])
 
 
 def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
@@ -216,7 +224,7 @@ def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
         value = getattr(options, name, None)
         if value is not None:
             found = replace(found, **{name: value or None})
-    return found
+    return replace(found, reference_style=getattr(options, "reference_style", None) or found.reference_style)
 
 
 def _system(options: argparse.Namespace) -> str | None:

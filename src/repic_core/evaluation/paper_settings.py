@@ -18,7 +18,7 @@ from repic_core.concepts.tags import key
 from repic_core.evaluation.published import SETS, database_file, queries_file
 from repic_core.io.files import read_json
 from repic_core.io.paths import find_file
-from repic_core.prompts import CAPTION_QUESTIONS, ZERO_SHOT_SUFFIX
+from repic_core.prompts import CAPTION_QUESTIONS, QUESTION_SUFFIXES
 from repic_core.retrieval.find import ConceptIndex, with_retrieved
 from repic_core.retrieval.regions import Box, whole
 
@@ -43,7 +43,9 @@ class Setting:
     top_k: int
 
 
-def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: int = 0) -> Setting:
+def paper_setting(
+    root: str | Path, name: str, suffix: str = "none", limit: int = 0, questions: str = "single"
+) -> Setting:
     """One of the paper's settings, by its name in `published.SETS`.
 
     Photos show one concept (`caption_eval_single.py`) or two (`caption_eval_multi_2.py`); or they have several rows
@@ -51,14 +53,21 @@ def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: i
 
     Args:
         root: the authors' repository.
-        zero_shot: ask explicitly for the name, as upstream asks an untuned model.
+        suffix: what follows each question, a key of `prompts.QUESTION_SUFFIXES`. Upstream asks an untuned model
+            for the ``name``; its published 2-concept captions of zero-shot and SFT have ``given-names``.
         limit: how many rows to take from the start; 0 for all.
+        questions: a key of `prompts.CAPTION_QUESTIONS`, whose questions are asked in turn, row by row. Upstream's
+            scripts for two and four concepts ask ``multi``, but its published captions answer ``single``.
 
     Raises:
-        SettingError: an unknown name, or a list, a database or photos are missing.
+        SettingError: an unknown name, suffix or list of questions; or a list, a database or photos are missing.
     """
     if name not in SETS:
         raise SettingError(f"setting {name!r}: use one of {', '.join(SETS)}")
+    if suffix not in QUESTION_SUFFIXES:
+        raise SettingError(f"suffix {suffix!r}: use one of {', '.join(QUESTION_SUFFIXES)}")
+    if questions not in CAPTION_QUESTIONS:
+        raise SettingError(f"questions {questions!r}: use one of {', '.join(CAPTION_QUESTIONS)}")
     if limit < 0:
         raise SettingError(f"limit {limit}: give the number of rows, or 0 for all")
     root = Path(root)
@@ -78,14 +87,12 @@ def paper_setting(root: str | Path, name: str, zero_shot: bool = False, limit: i
             f"{name}: {len(missing)} photos are missing, first {root / missing[0]}: put them where the "
             "data/README.md of the authors' repository says"
         )
-    # Upstream's scripts for several concepts have three other questions, but its published captions of two and of
-    # four concepts answer these.
-    questions = [f"{q} {ZERO_SHOT_SUFFIX}" if zero_shot else q for q in CAPTION_QUESTIONS["single"]]
+    asked = [f"{question}{QUESTION_SUFFIXES[suffix]}" for question in CAPTION_QUESTIONS[questions]]
     items = [
         CaptionItem(
             query=files[photo],
             references=sorted(known.select(*tags), key=lambda concept: order[key(concept.tag)]),
-            question=questions[number % len(questions)],
+            question=asked[number % len(asked)],
             tags=tags,
             label=photo,
         )

@@ -125,9 +125,10 @@ def write_table(out: Path, rows: list[list[str]]) -> str:
 def found_settings(
     root: str | Path,
     names: Sequence[str],
-    zero_shot: bool = False,
+    suffix: str = "none",
     limit: int = 0,
     tell: Callable[[str], Any] = print,
+    questions: str = "single",
 ) -> dict[str, Setting]:
     """The paper's settings of these names whose files are in `root` (`paper_setting`).
 
@@ -137,7 +138,7 @@ def found_settings(
     found = {}
     for name in names:
         try:
-            found[name] = paper_setting(root, name, zero_shot, limit)
+            found[name] = paper_setting(root, name, suffix, limit, questions)
         except SettingError as error:
             tell(f"left out: {error}")
     return found
