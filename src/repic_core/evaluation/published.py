@@ -28,6 +28,7 @@ class PublishedSet:
         top_k: how many concepts are retrieved (the authors' `topK`).
         captions: the folder of its published caption files; "" if none are published.
         methods: the name of each caption file without its suffix, and what made it, in the order of tables.
+        note: what who looks at the captions should know of the methods' names.
     """
 
     database: str
@@ -36,6 +37,7 @@ class PublishedSet:
     top_k: int
     captions: str = ""
     methods: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 # Methods are called as in the authors' gradio_example_2_concept.ipynb and gradio_example_4_concept.ipynb; the notes
@@ -54,15 +56,37 @@ FOUR_CONCEPT_METHODS = {
     "caption-rap-llava-skip-retreival_RAP-llava-skip-full": "RAP-LLaVA 13B 260K",
     "caption-rap-llava-skip-retreival_RAP-llava-2k-skip-full": "RAP-LLaVA 13B 2K",
 }
+TWO_CONCEPT_NOTE = (
+    "Methods are called as on the authors' own page (gradio_example_2_concept.ipynb). It gives the size of RAP's "
+    "data as 210K; their 4-concept page says 260K."
+)
+FOUR_CONCEPT_NOTE = (
+    "The authors' own page (gradio_example_4_concept.ipynb) shows the captions of the two RAP-LLaVA models under "
+    "each other's name: it loads the file ..._RAP-llava-2k-skip-full.json as RAP-LLaVA 13B 260K, and "
+    "..._RAP-llava-skip-full.json as RAP-LLaVA 13B 2K. Here, as on their 2-concept page, the file with 2k in its "
+    "name is 2K."
+)
 SETS = {
     "myvlm": PublishedSet("database_myvlm", "myvlm", "repic-single", 2),
     "yollava": PublishedSet("database_yollava", "yollava", "repic-single", 2),
     "dreambooth": PublishedSet("database_dreambooth", "dreambooth", "repic-single", 2),
     "2-concepts": PublishedSet(
-        "database_2_concepts", "2_concept", "repic-2", 2, "captioning/double_concept", TWO_CONCEPT_METHODS
+        "database_2_concepts",
+        "2_concept",
+        "repic-2",
+        2,
+        captions="captioning/double_concept",
+        methods=TWO_CONCEPT_METHODS,
+        note=TWO_CONCEPT_NOTE,
     ),
     "4-concepts": PublishedSet(
-        "database_4_concepts", "4_concept", "repic-4", 4, "captioning/quad_concept", FOUR_CONCEPT_METHODS
+        "database_4_concepts",
+        "4_concept",
+        "repic-4",
+        4,
+        captions="captioning/quad_concept",
+        methods=FOUR_CONCEPT_METHODS,
+        note=FOUR_CONCEPT_NOTE,
     ),
 }
 
