@@ -35,6 +35,17 @@ def official_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def double_concept_root(official_root) -> Path:
+    """The authors' data with their 2-concept captions, which only their whole repository has."""
+    if not (official_root / "captioning" / "double_concept").is_dir():
+        pytest.skip(
+            f"{official_root} has no captioning/double_concept; set REPIC_OFFICIAL_ROOT to a clone of "
+            "github.com/oyt9306/RePIC"
+        )
+    return official_root
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Folder with ``rows.jsonl`` of all four methods and 1 to 5 images a row."""

@@ -18,7 +18,7 @@ from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.demo.viewer import build_viewer
 from repic_core.display import html as page
 from repic_core.display.caption_grid import concept_colors
-from repic_core.evaluation.published import published_files
+from repic_core.evaluation.published import SETS, published_files
 
 
 def viewer(folder, **methods):
@@ -226,6 +226,26 @@ def test_summary_has_the_published_numbers(official_root):
         "RAP-LLaVA 13B 2K",
     ]
     assert values[2].count("<img") == 5 and "is missing" not in values[2]
+
+
+def test_a_note_is_shown_as_text(folder):
+    files = ({"ours": folder / "ours.json"}, folder / "database.json", folder)
+
+    def shown(*note):
+        components = build_viewer(*files, *note).get_config_file()["components"]
+        return [c["props"]["value"] for c in components if c["type"] == "html"]
+
+    plain, noted = shown(), shown(f"RAP {SCRIPT}")
+    assert len(noted) == len(plain) + 1
+    note = Reader(noted[2])  # after the title and the table
+    assert note.text == f"RAP {SCRIPT}" and [tag for tag, _ in note.elements] == ["div", "p"]
+
+
+def test_the_published_two_concept_captions_in_the_viewer(double_concept_root):
+    files, database = published_files(double_concept_root, concepts=2)
+    app = build_viewer(files, database, double_concept_root, SETS["2-concepts"].note)
+    text = " ".join(c["props"]["value"] for c in app.get_config_file()["components"] if c["type"] == "html")
+    assert "2 concepts, 82 rows" in text and "210K" in text and "repic-2 (%)" in text
 
 
 def test_published_files_are_captions_only(tmp_path):

@@ -29,6 +29,31 @@ def test_command_says_what_is_wrong(folder, capsys):
         )
 
 
+@pytest.mark.parametrize("concepts", [2, 4])
+def test_the_published_captions_come_with_their_note(folder, monkeypatch, concepts):
+    from repic_core.demo import viewer
+    from repic_core.evaluation.published import SETS, caption_folder
+
+    for place in (
+        caption_folder(folder, concepts),
+        folder / f"data/database_tot/database_{concepts}_concepts",
+    ):
+        place.mkdir(parents=True)
+    known = SETS[f"{concepts}-concepts"]
+    for stem in known.methods:
+        (caption_folder(folder, concepts) / f"{stem}.json").write_text((folder / "ours.json").read_text())
+    database = folder / f"data/database_tot/database_{concepts}_concepts" / "database_mod.json"
+    database.write_text((folder / "database.json").read_text())
+    built = []
+    monkeypatch.setattr(viewer, "build_viewer", lambda files, *rest: built.append((list(files), *rest)))
+    monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: None)
+    assert run("viewer", "--root", folder, "--concepts", concepts) == 0
+    assert run("viewer", "--captions", folder / "ours.json", "--database", folder / "database.json") == 0
+    published, mine = built
+    assert published == ([*known.methods.values()], database, str(folder), known.note)
+    assert "RAP" in known.note and mine[-1] == ""
+
+
 @pytest.mark.parametrize(
     ("options", "limit"),
     [((), PAPER_MAX_PIXELS), (("--max-pixels", 9216), 9216), (("--max-pixels", 0), None)],

@@ -59,7 +59,7 @@ def add_demo(parser: Parser) -> None:
 
 def _viewer(options: argparse.Namespace) -> None:
     from repic_core.demo import launch, viewer
-    from repic_core.evaluation.published import published_files
+    from repic_core.evaluation.published import SETS, published_files
 
     if options.captions:
         if not options.database:
@@ -70,10 +70,12 @@ def _viewer(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"two caption files are called {pairs[0][0]}: write NAME=FILE, such as ours={pairs[0][1]}"
             )
-        database = options.database
+        database, note = options.database, ""
     else:
         files, database = published_files(options.root, options.concepts)
-    launch(viewer.build_viewer(files, options.database or database, options.root), server_port=options.port)
+        note = SETS[f"{options.concepts}-concepts"].note
+    app = viewer.build_viewer(files, options.database or database, options.root, note)
+    launch(app, server_port=options.port)
 
 
 def _live(options: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ LINK_JS = """(row) => {
 
 
 def build_viewer(
-    caption_files: Mapping[str, str | Path], database: str | Path, root: str | Path
+    caption_files: Mapping[str, str | Path], database: str | Path, root: str | Path, note: str = ""
 ) -> gr.Blocks:
     """The page, ready for `repic_core.demo.launch`.
 
@@ -52,6 +52,7 @@ def build_viewer(
         caption_files: method -> JSON of rows ``[query path, tags, caption, question]``; shown in this order.
         database: ``database.json`` with the concepts of those tags.
         root: what the paths in both are relative to.
+        note: a text below the table, such as `published.SETS[...].note`.
 
     Raises:
         ValueError, FileNotFoundError: a file is missing, cut off or malformed; the message names it. A missing
@@ -66,7 +67,7 @@ def build_viewer(
     # Rows may have concepts that the database lacks.
     shown = (concept for row in lined_up for concept in row.references)
     candidates = list({concept.tag: concept for concept in (*concepts, *shown)}.values())
-    return ViewerPage(rows, candidates, Summary(captions, concepts, rows)).build()
+    return ViewerPage(rows, candidates, Summary(captions, concepts, rows), note).build()
 
 
 class ViewerPage:
@@ -76,10 +77,13 @@ class ViewerPage:
         rows: one for each photo and its concepts.
         candidates: concepts whose names are looked for in captions.
         table: of all methods.
+        note: shown below it, if there is one.
     """
 
-    def __init__(self, rows: Sequence[JudgedRow], candidates: Sequence[Concept], table: Summary) -> None:
-        self.rows, self.candidates, self.table = rows, candidates, table
+    def __init__(
+        self, rows: Sequence[JudgedRow], candidates: Sequence[Concept], table: Summary, note: str = ""
+    ) -> None:
+        self.rows, self.candidates, self.table, self.note = rows, candidates, table, note
 
     def build(self) -> gr.Blocks:
         import gradio as gr
@@ -97,6 +101,9 @@ class ViewerPage:
         title = "Captions, method by method"
         gr.HTML(f'{STYLE}<div class="repic"><h1>{title}</h1></div>', apply_default_css=False)
         self.summary = gr.HTML(self.table.html(0), apply_default_css=False)
+        if self.note:
+            note = f'<div class="repic"><p class="muted">{escape(self.note)}</p></div>'
+            gr.HTML(note, apply_default_css=False)
         self.filters = self._filters()
         self.count = gr.Markdown(f"{count} of {count} rows fit.")
         with gr.Row():

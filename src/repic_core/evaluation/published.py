@@ -6,13 +6,15 @@ Photos that are not part of the repository (MyVLM, Yo'LLaVA, the 2-concept photo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repic_core.captioner.caption_files import SETTINGS_SUFFIX
 from repic_core.io.paths import is_hidden
 
 DREAMBOOTH_PHOTOS = "data/dreambooth"  # holds a folder of photos per concept
+OURS, ZERO_SHOT = "RePIC 7B", "Qwen2.5-VL 7B zero-shot"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class PublishedSet:
         protocol: how its captions are scored (`scores.PROTOCOLS`).
         top_k: how many concepts are retrieved (the authors' `topK`).
         captions: the folder of its published caption files; "" if none are published.
+        methods: the name of each caption file without its suffix, and what made it, in the order of tables.
+        note: what who looks at the captions should know of the methods' names.
     """
 
     database: str
@@ -32,21 +36,58 @@ class PublishedSet:
     protocol: str
     top_k: int
     captions: str = ""
+    methods: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
+# Methods are called as in the authors' gradio_example_2_concept.ipynb and gradio_example_4_concept.ipynb; the notes
+# say where these pages contradict each other.
+TWO_CONCEPT_METHODS = {
+    "captioning-skip-retrieval-ours": OURS,
+    "captioning-skip-retrieval-zero_shot": ZERO_SHOT,
+    "captioning-skip-retrieval-qwen_sft": "RAP-Qwen 7B 210K",
+    "caption-rap-llava-with-skip-retreival_RAP-llava-reproduce": "RAP-LLaVA 13B 210K",
+    "caption-rap-llava-skip-retreival_RAP-llava-sft-2k": "RAP-LLaVA 13B 2K",
+}
+FOUR_CONCEPT_METHODS = {
+    "captioning-skip-retrieval-ours": OURS,
+    "captioning-skip-retrieval-zero_shot": ZERO_SHOT,
+    "captioning-skip-retrieval-qwen_sft": "RAP-Qwen 7B 260K",
+    "caption-rap-llava-skip-retreival_RAP-llava-skip-full": "RAP-LLaVA 13B 260K",
+    "caption-rap-llava-skip-retreival_RAP-llava-2k-skip-full": "RAP-LLaVA 13B 2K",
+}
+TWO_CONCEPT_NOTE = (
+    "Methods are called as on the authors' own page (gradio_example_2_concept.ipynb). It gives the size of RAP's "
+    "data as 210K; their 4-concept page says 260K."
+)
+FOUR_CONCEPT_NOTE = (
+    "The authors' own page (gradio_example_4_concept.ipynb) shows the captions of the two RAP-LLaVA models under "
+    "each other's name: it loads the file ..._RAP-llava-2k-skip-full.json as RAP-LLaVA 13B 260K, and "
+    "..._RAP-llava-skip-full.json as RAP-LLaVA 13B 2K. Here, as on their 2-concept page, the file with 2k in its "
+    "name is 2K."
+)
 SETS = {
     "myvlm": PublishedSet("database_myvlm", "myvlm", "repic-single", 2),
     "yollava": PublishedSet("database_yollava", "yollava", "repic-single", 2),
     "dreambooth": PublishedSet("database_dreambooth", "dreambooth", "repic-single", 2),
-    "2-concepts": PublishedSet("database_2_concepts", "2_concept", "repic-2", 2, "captioning/double_concept"),
-    "4-concepts": PublishedSet("database_4_concepts", "4_concept", "repic-4", 4, "captioning/quad_concept"),
-}
-METHODS = {
-    "captioning-skip-retrieval-ours": "RePIC 7B",
-    "captioning-skip-retrieval-zero_shot": "Qwen2.5-VL 7B zero-shot",
-    "captioning-skip-retrieval-qwen_sft": "RAP-Qwen 7B 260K",
-    "caption-rap-llava-skip-retreival_RAP-llava-skip-full": "RAP-LLaVA 13B 260K",
-    "caption-rap-llava-skip-retreival_RAP-llava-2k-skip-full": "RAP-LLaVA 13B 2K",
+    "2-concepts": PublishedSet(
+        "database_2_concepts",
+        "2_concept",
+        "repic-2",
+        2,
+        captions="captioning/double_concept",
+        methods=TWO_CONCEPT_METHODS,
+        note=TWO_CONCEPT_NOTE,
+    ),
+    "4-concepts": PublishedSet(
+        "database_4_concepts",
+        "4_concept",
+        "repic-4",
+        4,
+        captions="captioning/quad_concept",
+        methods=FOUR_CONCEPT_METHODS,
+        note=FOUR_CONCEPT_NOTE,
+    ),
 }
 
 
@@ -88,5 +129,6 @@ def published_files(root: str | Path, concepts: int = 4) -> tuple[dict[str, Path
     if not found:
         raise FileNotFoundError(f"{folder}: no caption files (*.json); is {root} the authors' repository?")
     database = database_file(root, f"{concepts}-concepts")
-    order = [*(stem for stem in METHODS if stem in found), *found]
-    return {METHODS.get(stem, stem): found[stem] for stem in dict.fromkeys(order)}, database
+    methods = SETS[f"{concepts}-concepts"].methods
+    order = [*(stem for stem in methods if stem in found), *found]
+    return {methods.get(stem, stem): found[stem] for stem in dict.fromkeys(order)}, database
