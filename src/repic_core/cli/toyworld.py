@@ -14,6 +14,7 @@ RESUMES = "the same command continues from what is finished"
 def add_toyworld(parser: Parser) -> None:
     from repic_core.toyworld import ablations
     from repic_core.toyworld.miniature import ARMS
+    from repic_core.toyworld.retrieval import SIZES
 
     commands = add_commands(parser)
     line, example = (
@@ -64,6 +65,14 @@ def add_toyworld(parser: Parser) -> None:
     )
     retrieval = add_command(commands, "retrieval", _retrieval, line, example, RESUMES)
     add_flags(retrieval, "--adapter", help="for the captions, such as runs/tiny/models/grpo")
+    retrieval.add_argument(
+        "--sizes",
+        type=at_least(1),
+        nargs="+",
+        default=SIZES,
+        metavar="N",
+        help=f"concepts in the database (default: {' '.join(map(str, SIZES))})",
+    )
     for command, name in ((miniature, "miniature"), (ablate, "ablations"), (retrieval, "retrieval")):
         out = Path("runs") / name
         command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
@@ -135,7 +144,7 @@ def _retrieval(options: argparse.Namespace) -> None:
     from repic_core.toyworld.retrieval import markdown, run
 
     with prints_hidden(options.quiet):
-        table = run(options.base, options.out, options.adapter, options.seeds)
+        table = run(options.base, options.out, options.adapter, options.seeds, options.sizes)
     print(markdown(table))
 
 
