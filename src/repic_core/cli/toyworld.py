@@ -1,4 +1,4 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|skills``."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|skills``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,13 @@ def add_toyworld(parser: Parser) -> None:
         metavar="N",
         help=f"concepts in the database (default: {' '.join(map(str, SIZES))})",
     )
-    for command, name in ((miniature, "miniature"), (ablate, "ablations"), (retrieval, "retrieval")):
+    line, example = (
+        "how hard negatives are that look alike: same object, yes or no?",
+        "repic toyworld negatives",
+    )
+    negatives = add_command(commands, "negatives", _negatives, line, example)
+    with_out = (miniature, "miniature"), (ablate, "ablations"), (retrieval, "retrieval")
+    for command, name in (*with_out, (negatives, "negatives")):
         out = Path("runs") / name
         command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
         add_flags(command, "--base", "--seeds")
@@ -103,7 +109,7 @@ def add_toyworld(parser: Parser) -> None:
         "--n", type=at_least(1), default=200, metavar="N", help="samples a skill (default: 200)"
     )
     add_flags(skills, "--json")
-    for command in (miniature, ablate, skills):
+    for command in (miniature, ablate, negatives, skills):
         add_flags(command, "--split")
 
 
@@ -146,6 +152,14 @@ def _retrieval(options: argparse.Namespace) -> None:
     with prints_hidden(options.quiet):
         table = run(options.base, options.out, options.adapter, options.seeds, options.sizes)
     print(markdown(table))
+
+
+def _negatives(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.negatives import run
+
+    with prints_hidden(options.quiet):
+        table = run(options.base, options.out, options.split, options.seeds)
+    print(table)
 
 
 def _skills(options: argparse.Namespace) -> None:
