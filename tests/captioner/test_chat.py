@@ -15,7 +15,7 @@ class Recorder:
     """Stands for a captioner; records what it is asked."""
 
     def __init__(self, system="evaluation", answer="<bo> naps."):
-        self.system, self.said, self.asked = system, answer, []
+        self.system, self.said, self.asked, self.reference_style = system, answer, [], "tag"
 
     def answer(self, messages, **generation):
         self.asked.append(messages)

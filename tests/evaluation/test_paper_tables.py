@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from repic_core.captioner.caption_files import CaptionRecord, load_captions
+from helpers.places import BASE
+from helpers.yolo import install
+from repic_core.captioner.caption_files import CaptionRecord, item_hashes, load_captions
 from repic_core.captioner.captioner import Captioner
 from repic_core.cli import main
 from repic_core.evaluation import scores
@@ -229,6 +232,59 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     assert all(record.question.endswith("including its name.") for record in asked)
 
 
+def test_retrieved_references_are_confirmed(layout, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = [
+        "--root",
+        layout,
+        "--out",
+        out,
+        "--settings",
+        "myvlm",
+        "--model",
+        "assets/toy-base",
+        "--side",
+        "40",
+    ]
+    common += ["--system", "none", "--max-new-tokens", "32", "--method", "base", "--retrieval"]
+    assert evaluate(*common) == evaluate(*common, "--verify", "-99") == 0
+    assert evaluate(*common, "--out", tmp_path / "nobody", "--verify") == 0
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert [row["references"] for row in rows] == ["retrieved", "retrieved, verified"]
+    captions = out / "captions/base", tmp_path / "nobody/captions/base"
+    retrieved, all_confirmed, confirmed = (
+        json.loads((folder / f"myvlm-retrieval{ending}.settings.json").read_text())["items"]
+        for folder, ending in zip((captions[0], *captions), ("", "-verified", "-verified"), strict=True)
+    )
+    # With log-odds of -99 everything is confirmed. The toy base was taught on photos of single toys: to a whole
+    # scene beside one it says no, and no reference is left.
+    alone = [replace(item, references=[]) for item in paper_setting(layout, "myvlm").items]
+    assert retrieved == all_confirmed != confirmed == item_hashes(alone)
+
+
+def test_retrieval_as_published(layout, tmp_path, capsys, toy, monkeypatch):
+    notes, made = install(monkeypatch), []
+
+    def embedder(name, device):
+        made.append(name)
+        return toy_embedder(*toy)
+
+    monkeypatch.setattr("repic_core.retrieval.embedders.PretrainedEmbedder", embedder)
+    weights, out = tmp_path / "yolo.pt", tmp_path / "out"
+    weights.write_bytes(b"weights")
+    common = ["--root", layout, "--out", out, "--settings", "2-concepts", "--model", "assets/toy-base"]
+    common += ["--system", "none", "--max-new-tokens", "32", "--method", "base", "--retrieval", "published"]
+    monkeypatch.chdir(tmp_path)
+    common = [str(path.resolve()) if hasattr(path, "resolve") else path for path in common]
+    common[common.index("assets/toy-base")] = str(BASE)
+    assert evaluate(*common) == 2 and "yolov8x-worldv2.pt: no such file" in capsys.readouterr().err
+    assert evaluate(*common, "--detector", weights) == 0
+    assert made[-1] == "openai/clip-vit-large-patch14-336" and notes.classes == ["toy"]
+    (row,) = csv.DictReader((out / "table.csv").open())
+    # Nothing was detected, so there are no references, and the base can name nobody.
+    assert (row["references"], row["span R"]) == ("retrieved as published", "0.0")
+
+
 def test_a_table_of_what_is_there(layout, tmp_path, capsys):
     out, rows = tmp_path / "out", [["a.png", ["<bo>"], "<bo> naps.", ""]]
     for method, content in (("empty", []), ("begun", rows)):
@@ -240,6 +296,7 @@ def test_a_table_of_what_is_there(layout, tmp_path, capsys):
     wrong = {
         "without slashes": ["--model", "assets/toy-base", "--method", "../x"],
         "--detector needs --retrieval": ["--model", "assets/toy-base", "--detector", "owl"],
+        "--verify needs --retrieval": ["--model", "assets/toy-base", "--verify"],
         "need a --model": ["--retrieval"],
         "limit -1": ["--limit", "-1", "--settings", "myvlm"],
     }

@@ -19,6 +19,7 @@ OPTIONAL = {
     "openai": "judges",
     "prefix_grouper": "benchmark",
     "qdrant_client": "qdrant",
+    "ultralytics": "yolo-world",
     "wandb": "wandb",
 }
 

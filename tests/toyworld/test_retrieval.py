@@ -9,10 +9,15 @@ import pytest
 
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.database import ConceptDatabase
+from repic_core.io.images import open_image
 from repic_core.retrieval.find import ConceptIndex
+from repic_core.retrieval.regions import tiles
+from repic_core.retrieval.verify import Verifier
+from repic_core.toyworld.draw import PLACES
 from repic_core.toyworld.retrieval import (
     STRANGERS,
     caption_found,
+    fitted_sureness,
     fitted_threshold,
     measure_retrieval,
     retrieval_table,
@@ -92,6 +97,26 @@ def test_what_a_threshold_lets_through(folder, embedder):
     assert 0 < threshold < 1 and fitted["false_accepts"] * 4 * 12 <= 0.05 * quarters
 
 
+def test_the_fitted_sureness_confirms_that_share_of_wrong_hits(toy, embedder, tmp_path):
+    """Counted again over the same quarters."""
+    write_retrieval(tmp_path, "val", size=30, n=4)
+    captioner = Captioner(*toy, system=None, batch_size=16)
+    database = ConceptDatabase.load(tmp_path / "database.json")
+    index, wrong = ConceptIndex.build(database, embedder), []
+    queries = json.loads((tmp_path / "queries.json").read_text())
+    for query in queries["known"] + queries["strangers"]:
+        scene = open_image(tmp_path / query["query"])
+        for place, box in zip(PLACES, tiles(scene), strict=True):
+            ((hit,),) = index.search(embedder.images([scene.crop(box)]), 1, -1.0)
+            if query["shown"].get(place) != hit.tag:
+                wrong.append((hit, scene.crop(box)))
+    assert len(wrong) >= 10
+    for share in (0.2, 0.5):
+        least = fitted_sureness(captioner, embedder, tmp_path, share)
+        kept = Verifier(*toy, database, least)(wrong)
+        assert len(kept) == int(share * len(wrong))
+
+
 def test_the_table_has_a_row_a_size_and_kind_of_region(embedder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = retrieval_table(embedder, "relative", sizes=(5, 20), n=6)
@@ -111,6 +136,15 @@ def test_captions_with_given_and_with_retrieved_references(toy, embedder, folder
     assert list(found) == ["given", "retrieved", "accepted", "strangers named"]
     # Without references there are no names.
     assert found["accepted"].value == 0 and found["strangers named"].value == 0
+    ways = {}
+    for sureness in (-99.0, 99.0):
+        again = caption_found(
+            captioner, embedder, folder, tmp_path / str(sureness), threshold=2.0, limit=6, sureness=sureness
+        )
+        assert list(again) == [*found, "verified", "strangers named, verified"]
+        ways[sureness] = again
+    assert ways[-99.0]["verified"].value == found["retrieved"].value  # everything is confirmed
+    assert ways[99.0]["verified"].value == ways[99.0]["strangers named, verified"].value == 0
     rows = {way: json.loads((tmp_path / f"{way}.json").read_text()) for way in ("given", "retrieved")}
     assert [row[:2] for row in rows["given"]] == [row[:2] for row in rows["retrieved"]]
     shown = [list(q["shown"].values()) for q in json.loads((folder / "queries.json").read_text())["known"]]

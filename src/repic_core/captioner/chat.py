@@ -60,7 +60,8 @@ class Chat:
             check_no_control_tokens(question, "the question")
             return [{"role": "user", "content": [{"type": "text", "text": question}]}]
         system = None if self.messages else self.captioner.system
-        turn = caption_messages(photo, references, question, system)
+        style = self.captioner.reference_style
+        turn = caption_messages(photo, references, question, system, reference_style=style)
         for message in turn:
             for block in message["content"]:
                 if block["type"] == "image":

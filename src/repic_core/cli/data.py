@@ -10,8 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_command, add_commands, add_flags, at_least, defaults_for
+from repic_core.cli.options import (
+    Parser,
+    add_command,
+    add_commands,
+    add_flags,
+    at_least,
+    defaults_for,
+    load_chosen,
+)
 from repic_core.cli.output import print_json
+
+TOWER = "tower"  # stands for the vision tower of the model
 
 
 def add_data(parser: Parser) -> None:
@@ -41,13 +51,21 @@ def add_data(parser: Parser) -> None:
         metavar="N",
         help="concepts in a prompt, at most (default: %(default)s)",
     )
+    build.add_argument(
+        "--hard-negatives",
+        nargs="?",
+        const=TOWER,
+        metavar="EMBEDDER",
+        help="negatives are what looks most alike, not what is of the same category, by a CLIP, SigLIP or DINO "
+        "model (default: the vision tower of --model)",
+    )
     add_flags(
         build,
         "--model",
         metavar="M",
-        help="for --coco: the model to be trained; boxes are given in its frame",
+        help="the model to be trained: boxes of --coco are given in its frame",
     )
-    add_flags(build, "--max-pixels", "--seed", "--json")
+    add_flags(build, "--side", "--max-pixels", "--seed", "--json")
 
     line = "read a file of rows and their photos, and count them"
     check = add_command(commands, "check", _check, line, "repic data check rows.jsonl")
@@ -75,8 +93,20 @@ def _of_photos(options: argparse.Namespace) -> list[Any]:
         infos=folder_infos(options.photos),
         references=options.references,
         collages=options.collages,
+        embed=_embed(options) if options.hard_negatives else None,
     )
     return _from(rows, Path(options.photos), options.out.parent)
+
+
+def _embed(options: argparse.Namespace) -> Any:
+    """Photos as vectors, by the embedder that was asked for."""
+    from repic_core.retrieval.embedders import PretrainedEmbedder, TowerEmbedder
+
+    if options.hard_negatives != TOWER:
+        return PretrainedEmbedder(options.hard_negatives).images
+    found = defaults_for(options.model)
+    model, processor = load_chosen(found, None)
+    return TowerEmbedder(model, processor, options.side or found.side).images
 
 
 def _of_boxes(options: argparse.Namespace) -> list[Any]:

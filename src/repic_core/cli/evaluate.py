@@ -73,14 +73,34 @@ def add_evaluate(parser: Parser) -> None:
         " given names.`, of the published 2-concept captions of zero-shot and SFT (default: %(default)s)",
     )
     parser.add_argument(
-        "--retrieval", action="store_true", help="retrieve the references instead of giving them"
+        "--retrieval",
+        nargs="?",
+        const="ours",
+        choices=("ours", "published"),
+        metavar="HOW",
+        help="retrieve the references instead of giving them: ours (default), or published, as the authors do it, "
+        "with YOLO-World and CLIP",
     )
     parser.add_argument(
-        "--embedder", metavar="M", help="CLIP, SigLIP or DINO model (default: the model's own vision tower)"
+        "--verify",
+        nargs="?",
+        type=float,
+        const=0.0,
+        metavar="LEAST",
+        help="only keep retrieved concepts of which the model says that the photo shows the same object, with "
+        "log-odds of at least LEAST (default: 0, a plain yes)",
+    )
+    parser.add_argument(
+        "--embedder",
+        metavar="M",
+        help="CLIP, SigLIP or DINO model (default: the model's own vision tower; if published, CLIP ViT-L/14-336)",
     )
     add_flags(parser, "--side")
     parser.add_argument(
-        "--detector", metavar="M", help="zero-shot object detector (default: the whole photo)"
+        "--detector",
+        metavar="M",
+        help="zero-shot object detector (default: the whole photo); if published, a file of YOLO-World's weights "
+        "(default: yolov8x-worldv2.pt)",
     )
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="least similarity of a retrieved concept"
@@ -125,7 +145,7 @@ def _method(options: argparse.Namespace) -> str:
     """The method's name, after a look at whether the flags go together."""
     if not options.model and (options.adapter or options.retrieval):
         raise ValueError("--adapter and --retrieval need a --model")
-    for name in ("embedder", "detector", "threshold"):
+    for name in ("embedder", "detector", "threshold", "verify"):
         if getattr(options, name) is not None and not options.retrieval:
             raise ValueError(f"--{name} needs --retrieval")
     if options.method is None:
@@ -139,9 +159,11 @@ def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -
     from repic_core.captioner.captioner import Captioner
     from repic_core.evaluation.paper_tables import caption_setting
     from repic_core.retrieval.embedders import PretrainedEmbedder, TowerEmbedder
+    from repic_core.retrieval.upstream import CLIP
 
+    published = options.retrieval == "published"
     for setting in settings.values():
-        if options.detector and not any(concept.category for concept in setting.database):
+        if (options.detector or published) and not any(concept.category for concept in setting.database):
             raise ValueError(f"{setting.name}: a detector needs categories, and its database has none")
     found = chosen(options, "evaluation")
     model, processor = load_chosen(found, options.adapter, options.device)
@@ -155,11 +177,11 @@ def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -
         reference_style=found.reference_style,
     )
     embedder: Any = None
-    if options.embedder:
-        embedder = PretrainedEmbedder(options.embedder, device=str(model.device))
+    if options.embedder or published:
+        embedder = PretrainedEmbedder(options.embedder or CLIP, device=str(model.device))
     elif options.retrieval:
         embedder = TowerEmbedder(model, processor, found.side)
-    how = (embedder, options.detector, options.threshold, not options.quiet)
+    how = (embedder, options.detector, options.threshold, published, options.verify, not options.quiet)
     for setting in settings.values():
         caption_setting(setting, captioner, out, *how)
 

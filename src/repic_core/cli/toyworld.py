@@ -1,4 +1,4 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|infos|dialogues|skills``."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|skills``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ RESUMES = "the same command continues from what is finished"
 def add_toyworld(parser: Parser) -> None:
     from repic_core.toyworld import ablations
     from repic_core.toyworld.miniature import ARMS
+    from repic_core.toyworld.retrieval import SIZES
 
     commands = add_commands(parser)
     line, example = (
@@ -64,6 +65,19 @@ def add_toyworld(parser: Parser) -> None:
     )
     retrieval = add_command(commands, "retrieval", _retrieval, line, example, RESUMES)
     add_flags(retrieval, "--adapter", help="for the captions, such as runs/tiny/models/grpo")
+    retrieval.add_argument(
+        "--sizes",
+        type=at_least(1),
+        nargs="+",
+        default=SIZES,
+        metavar="N",
+        help=f"concepts in the database (default: {' '.join(map(str, SIZES))})",
+    )
+    line, example = (
+        "how hard negatives are that look alike: same object, yes or no?",
+        "repic toyworld negatives",
+    )
+    negatives = add_command(commands, "negatives", _negatives, line, example)
     line, example = ("lines of information that the model writes", "repic toyworld infos --seeds 0")
     infos = add_command(commands, "infos", _infos, line, example)
     line, example = (
@@ -72,8 +86,8 @@ def add_toyworld(parser: Parser) -> None:
     )
     dialogues = add_command(commands, "dialogues", _dialogues, line, example)
     add_flags(dialogues, "--adapter", "--base", "--seeds")
-    made = {"miniature": miniature, "ablations": ablate, "retrieval": retrieval, "infos": infos}
-    for name, command in made.items():
+    made = {"miniature": miniature, "ablations": ablate, "retrieval": retrieval}
+    for name, command in {**made, "negatives": negatives, "infos": infos}.items():
         out = Path("runs") / name
         command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
         add_flags(command, "--base", "--seeds")
@@ -103,7 +117,7 @@ def add_toyworld(parser: Parser) -> None:
         "--n", type=at_least(1), default=200, metavar="N", help="samples a skill (default: 200)"
     )
     add_flags(skills, "--json")
-    for command in (miniature, ablate, infos, dialogues, skills):
+    for command in (miniature, ablate, negatives, infos, dialogues, skills):
         add_flags(command, "--split")
 
 
@@ -144,7 +158,7 @@ def _retrieval(options: argparse.Namespace) -> None:
     from repic_core.toyworld.retrieval import markdown, run
 
     with prints_hidden(options.quiet):
-        table = run(options.base, options.out, options.adapter, options.seeds)
+        table = run(options.base, options.out, options.adapter, options.seeds, options.sizes)
     print(markdown(table))
 
 
@@ -160,6 +174,14 @@ def _dialogues(options: argparse.Namespace) -> None:
     from repic_core.toyworld.dialogues import markdown, run
 
     print(markdown(run(options.base, options.adapter, options.seeds, options.split)))
+
+
+def _negatives(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.negatives import run
+
+    with prints_hidden(options.quiet):
+        table = run(options.base, options.out, options.split, options.seeds)
+    print(table)
 
 
 def _skills(options: argparse.Namespace) -> None:

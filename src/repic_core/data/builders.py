@@ -18,6 +18,7 @@ from pathlib import Path
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import fold
+from repic_core.data.looks import Embed, nearest_photos
 from repic_core.data.rows import TrainingExample
 from repic_core.io.images import equal_files, image_fault, write_collage
 from repic_core.io.paths import plain, shown_entries
@@ -120,6 +121,7 @@ def build_from_folders(
     names: Mapping[str, str] | None = None,
     references: int = 4,
     collages: str | Path | None = None,
+    embed: Embed | None = None,
 ) -> list[TrainingExample]:
     """OCT and ICT rows from a folder of photos per concept; image paths are relative to `root`.
 
@@ -142,6 +144,9 @@ def build_from_folders(
         names: folder -> name; by default a new random one in each row.
         collages: the folder, not inside `root`, that collages are written to (JPEG, photos side by side, at most
             448 pixels high). Without it there are no multi-ICT rows.
+        embed: photos as vectors. Instead of concepts of the same category, those are taken that look most like the
+            first photo of the pair or the reference, by the photo of theirs that does (`looks.nearest_photos`). A
+            concept whose photos lie in two folders then makes wrong rows.
 
     Raises:
         BuildError: as in `concept_photos` and `without_copies`; also if no folder has two photos, if two folders
@@ -162,18 +167,26 @@ def build_from_folders(
     if collages and Path(collages).resolve().is_relative_to(Path(root).resolve()):
         raise BuildError(f"{collages}: lies inside {root}, where it would be a concept: give another folder")
 
+    near = nearest_photos(root, photos, {f: files[0] for f, files in pairs.items()}, embed) if embed else {}
+
     def others(folder: str) -> list[str]:
-        """The other concepts in a random order, those of the same category first."""
+        """The other concepts: by look, or in a random order, those of the same category first."""
+        if near:
+            return list(near[folder])
         rest = [other for other in photos if other != folder]
         return sorted(rest, key=lambda other: (category[other] != category[folder], rng.random()))
+
+    def photo_of(other: str, folder: str) -> str:
+        """The photo of another concept that is shown beside `folder`."""
+        return near[folder][other] if near else rng.choice(photos[other])
 
     rows: list[TrainingExample] = []
     for folder, (one, two) in pairs.items():
         rows.append(TrainingExample((one, two), OCT_QUESTION, "yes", OCT))
         for other in others(folder)[:1]:
-            rows.append(TrainingExample((one, rng.choice(photos[other])), OCT_QUESTION, "no", OCT))
+            rows.append(TrainingExample((one, photo_of(other, folder)), OCT_QUESTION, "no", OCT))
         rows.append(_ict_row({folder: one}, {}, two, rng, infos, names))
-        rest = {other: rng.choice(photos[other]) for other in others(folder)[: references - 1]}
+        rest = {other: photo_of(other, folder) for other in others(folder)[: references - 1]}
         if rest:
             rows.append(_ict_row({folder: one}, rest, two, rng, infos, names))
     if not collages or len(pairs) == 1:
@@ -184,7 +197,7 @@ def build_from_folders(
         rng.shuffle(shown)
         query = write_collage(root, [pairs[f][1] for f in shown], collages)
         absent = [other for other in others(folder) if other not in shown][: rng.randint(0, 1)]
-        rest = {other: rng.choice(photos[other]) for other in absent}
+        rest = {other: photo_of(other, folder) for other in absent}
         rows.append(_ict_row({f: pairs[f][0] for f in shown}, rest, query, rng, infos, names))
     return rows
 

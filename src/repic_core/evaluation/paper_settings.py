@@ -107,11 +107,12 @@ def retrieval(
     embedder: Any,
     regions: Callable[[Any], list[Box]] = whole,
     k: int | None = None,
-    threshold: float | None = None,
+    **options: Any,
 ) -> Setting:
-    """`setting` with retrieved references: the `k` concepts (by default `top_k`) that `with_retrieved` finds."""
+    """`setting` with retrieved references: the `k` concepts (by default `top_k`) that `with_retrieved` finds, which
+    also takes the `options`."""
     items = with_retrieved(
-        setting.items, setting.database, index, embedder, regions, k or setting.top_k, threshold
+        setting.items, setting.database, index, embedder, regions, k or setting.top_k, **options
     )
     return replace(setting, items=items)
 

@@ -3,8 +3,9 @@
     repic evaluate --root ../RePIC --model Yeongtak/RePIC_Qwen2.5VL_7B --method RePIC
     repic evaluate --root ../RePIC --model Qwen/Qwen2.5-VL-7B-Instruct --method zero-shot --zero-shot
 
-Captions go to ``OUT/captions/METHOD/SETTING.json`` (with ``--retrieval``: ``SETTING-retrieval.json``). Each call,
-also one without a model, makes ``OUT/table.md``, ``.tex`` and ``.csv`` again from all captions there.
+Captions go to ``OUT/captions/METHOD/SETTING.json``, with retrieved references to ``SETTING-retrieval.json``
+(`REFERENCES` has all endings). Each call, also one without a model, makes ``OUT/table.md``, ``.tex`` and ``.csv``
+again from all captions there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,17 @@ from repic_core.io import tables
 from repic_core.io.files import write_text_atomic
 from repic_core.retrieval.find import ConceptIndex
 from repic_core.retrieval.regions import Detector, whole
+from repic_core.retrieval.verify import Verifier
+from repic_core.retrieval.yolo_world import WEIGHTS, YoloWorld
 
-RETRIEVAL = "-retrieval"
+# The ending of a caption file -> where its references are from, as the table says it.
+REFERENCES = {
+    "": "given",
+    "-retrieval": "retrieved",
+    "-retrieval-verified": "retrieved, verified",
+    "-published": "retrieved as published",
+    "-published-verified": "retrieved as published, verified",
+}
 HEAD = [
     "setting",
     "references",
@@ -51,6 +61,8 @@ def caption_setting(
     embedder: Any = None,
     detector: str | None = None,
     threshold: float | None = None,
+    published: bool = False,
+    sureness: float | None = None,
     progress: bool = True,
 ) -> Path:
     """Caption `setting` into the folder `out`; returns the caption file.
@@ -61,14 +73,25 @@ def caption_setting(
         detector: a zero-shot object detector that looks for the database's categories; by default the whole photo
             is the only region.
         threshold: least similarity of a retrieved concept.
+        published: as the authors retrieve: `detector` is a file with the weights of YOLO-World, and references are
+            sorted by similarity alone (`find_concepts`).
+        sureness: if given, the model confirms retrieved concepts; the least sureness of one that stays
+            (`Verifier`).
     """
     name = setting.name
     if embedder is not None:
         index = ConceptIndex.open(out / f"index-{name}", setting.database, embedder)
         categories = [concept.category for concept in setting.database]
-        regions = whole if detector is None else Detector(detector, categories, device=captioner.model.device)
-        setting = retrieval(setting, index, embedder, regions, threshold=threshold)
-        name += RETRIEVAL
+        device, confirm = str(captioner.model.device), None
+        if published:
+            regions: Any = YoloWorld(detector or WEIGHTS, categories, device)
+        else:
+            regions = whole if detector is None else Detector(detector, categories, device=device)
+        if sureness is not None:
+            confirm = Verifier(captioner.model, captioner.processor, setting.database, sureness)
+        options = {"threshold": threshold, "published": published, "confirm": confirm}
+        setting = retrieval(setting, index, embedder, regions, **options)
+        name += ("-published" if published else "-retrieval") + ("-verified" if confirm else "")
     captioner.caption_many(setting.items, out=out / f"{name}.json", progress=progress)
     return out / f"{name}.json"
 
@@ -78,11 +101,10 @@ def rows_of(captions: Path, settings: dict[str, Setting]) -> list[list[str]]:
     rows = []
     for name in (name for name in SETS if name in settings):
         setting = settings[name]
-        for suffix in ("", RETRIEVAL):
+        for suffix, references in REFERENCES.items():
             for path in sorted(captions.glob(f"*/{name}{suffix}.json")):
                 records = load_captions(path)
                 if records:
-                    references = "retrieved" if suffix else "given"
                     rows.append([name, references, path.parent.name, *table_cells(records, setting)])
     return rows
 

@@ -14,7 +14,10 @@ from repic_core.retrieval.index import Changes, ConceptIndex, Hit
 from repic_core.retrieval.regions import Box, whole
 from repic_core.retrieval.upstream import UPSTREAM
 
-__all__ = ["Changes", "ConceptIndex", "Hit", "find_concepts", "with_retrieved"]
+__all__ = ["Changes", "ConceptIndex", "Found", "Hit", "find_concepts", "with_retrieved"]
+
+# A hit, and the part of the photo (PIL image) that it is nearest to.
+Found = tuple[Hit, Any]
 
 
 def find_concepts(
@@ -24,6 +27,8 @@ def find_concepts(
     regions: Callable[[Any], list[Box]] = whole,
     k: int = 4,
     threshold: float | None = None,
+    published: bool = False,
+    confirm: Callable[[list[Found]], list[Hit]] | None = None,
 ) -> list[Hit]:
     """The up to `k` concepts of `index` that are nearest to regions of `photo` (path or PIL image).
 
@@ -32,23 +37,32 @@ def find_concepts(
     world's validation split (580 concepts, 2 x 2 tiles) recall@4 is 0.74 that way and 0.78 this way.
 
     Args:
-        regions: gives a photo's boxes: `regions.whole`, `regions.tiles`, or a `regions.Detector`.
+        regions: gives a photo's boxes: `regions.whole`, `regions.tiles`, a `regions.Detector` or a
+            `yolo_world.YoloWorld`. Without any box it is the whole photo.
         threshold: as in `ConceptIndex.search`; the list is empty if no hit is similar enough.
+        published: as in upstream's `retriever.py` (lines 99-113): by similarity alone, and no concept where there
+            is no box.
+        confirm: is given what was found, best first, and says what of it stays, such as `verify.Verifier`.
 
     Raises:
         ValueError: the photo can't be read (the message names it), or the index is of another embedder.
     """
     _check_embedder(index, embedder)
     photo = open_image(photo)
-    boxes = [box for box in regions(photo) if _has_area(box)] or whole(photo)
+    boxes = [box for box in regions(photo) if _has_area(box)]
+    if not boxes:
+        if published:
+            return []
+        boxes = whole(photo)
     crops = [photo.crop(box) for box in boxes]
-    # Of each concept: rank in its region, negative similarity, tag.
-    best: dict[str, tuple[int, float, str]] = {}
-    for hits in index.search(embedder.images(crops), k, threshold):
+    # Of each concept: rank in its region, negative similarity, tag, number of the region.
+    best: dict[str, tuple[int, float, str, int]] = {}
+    for number, hits in enumerate(index.search(embedder.images(crops), k, threshold)):
         for rank, hit in enumerate(hits):
-            place = rank, -hit.similarity, hit.tag
+            place = 0 if published else rank, -hit.similarity, hit.tag, number
             best[key(hit.tag)] = min(best.get(key(hit.tag), place), place)
-    return [Hit(tag, -negative) for _, negative, tag in sorted(best.values())[:k]]
+    found = [(Hit(tag, -negative), crops[number]) for _, negative, tag, number in sorted(best.values())[:k]]
+    return confirm(found) if confirm else [hit for hit, _ in found]
 
 
 def _check_embedder(index: ConceptIndex, embedder: Any) -> None:
@@ -77,11 +91,13 @@ def with_retrieved(
     regions: Callable[[Any], list[Box]] = whole,
     k: int = 4,
     threshold: float | None = None,
+    published: bool = False,
+    confirm: Callable[[list[Found]], list[Hit]] | None = None,
 ) -> list[CaptionItem]:
     """Each item with the concepts that `find_concepts` finds in its query as references; its tags are kept."""
     changed = []
     for item in items:
-        found = find_concepts(item.query, index, embedder, regions, k, threshold)
+        found = find_concepts(item.query, index, embedder, regions, k, threshold, published, confirm)
         references = database.select(*(hit.tag for hit in found))
         changed.append(replace(item, references=references, tags=item.shown))
     return changed

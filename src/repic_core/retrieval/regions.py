@@ -87,11 +87,12 @@ class Detector:
             out, threshold=self._threshold, target_sizes=[(photo.height, photo.width)]
         )[0]
         best = found["scores"].argsort(descending=True)[: self._most]
-        boxes = [_inside(box, photo) for box in found["boxes"][best].tolist()]
+        boxes = [box_inside(box, photo) for box in found["boxes"][best].tolist()]
         return [box for box in dict.fromkeys(boxes) if box[0] < box[2] and box[1] < box[3]] or whole(photo)
 
 
-def _inside(box: Sequence[float], photo: Any) -> Box:
+def box_inside(box: Sequence[float], photo: Any) -> Box:
+    """A detector's box in whole pixels, without what lies outside the photo."""
     x1, x2 = (round(min(max(x, 0), photo.width)) for x in (box[0], box[2]))
     y1, y2 = (round(min(max(y, 0), photo.height)) for y in (box[1], box[3]))
     return x1, y1, x2, y2

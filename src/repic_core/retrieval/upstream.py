@@ -15,7 +15,8 @@ from repic_core.io.paths import plain
 from repic_core.retrieval.embedders import unit
 from repic_core.retrieval.faiss_index import IndexFileError, read_faiss
 
-UPSTREAM = "openai/clip-vit-large-patch14-336, as the authors made it"
+CLIP = "openai/clip-vit-large-patch14-336"  # upstream's embedder (`retriever.py`, line 19)
+UPSTREAM = f"{CLIP}, as the authors made it"
 COMPARED = 5  # photos that are embedded again
 SAME = 0.9  # cosine similarity of two vectors of a photo by the same model; decoders and resizing differ a little
 logger = logging.getLogger(__name__)
