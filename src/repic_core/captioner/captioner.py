@@ -198,10 +198,18 @@ class Captioner:
         Raises:
             ValueError: an image that can't be read (the message names it).
         """
-        opened = [
-            {**message, "content": list(map(_opened_block, message["content"]))} for message in messages
-        ]
-        return self._answers(self._chat_inputs([opened]), **generation)[0]
+        return self.answer_many([messages], **generation)[0]
+
+    def answer_many(self, conversations: Sequence[list[dict[str, Any]]], **generation: Any) -> list[str]:
+        """`answer` to each of several conversations, in batches."""
+        answers: list[str] = []
+        for start in range(0, len(conversations), self.batch_size):
+            some = [
+                [{**message, "content": list(map(_opened_block, message["content"]))} for message in messages]
+                for messages in conversations[start : start + self.batch_size]
+            ]
+            answers += self._answers(self._chat_inputs(some), **generation)
+        return answers
 
     def _chat_inputs(self, conversations: Sequence[list[dict[str, Any]]]) -> Any:
         """The processor's inputs for conversations with opened photos, on the model's device."""

@@ -13,6 +13,7 @@ from repic_core.data.rows import read_rows
 from repic_core.models.known_warnings import hide_known_warnings
 from repic_core.training.failures import TrainingError, check_processes
 from repic_core.training.recipe import TuneArguments, need_packages, recipe_names, recipe_path, recipe_values
+from repic_core.training.validation import Validation
 
 
 @dataclass
@@ -22,6 +23,13 @@ class ScriptArguments(TuneArguments):
     model: str = field(default="Qwen/Qwen2.5-VL-7B-Instruct", metadata={"help": "hub id or folder"})
     rows: str = field(default="", metadata={"help": "JSON or JSONL file of tuning rows"})
     image_root: str | None = field(default=None, metadata={"help": "what image paths are relative to"})
+    eval_rows: str | None = field(
+        default=None, metadata={"help": "held-out rows, on which names F1 is measured; the best step is kept"}
+    )
+    eval_every: int = field(default=50, metadata={"help": "steps between two validations"})
+    patience: int = field(
+        default=0, metadata={"help": "end after so many validations without a better one; 0: never"}
+    )
     resume: bool = field(default=False, metadata={"help": "continue from the last checkpoint"})
 
 
@@ -71,7 +79,7 @@ def run_command(arguments: Sequence[str], config_class: type, run: Callable[...,
 
     Args:
         run: called with (model, processor, rows, kit's arguments, trainer's configuration) and ``resume``,
-            ``recipe``, ``rows`` (the file) and ``root`` (the photos' folder) by name.
+            ``validation``, ``recipe``, ``rows`` (the file) and ``root`` (the photos' folder) by name.
 
     Raises:
         ValueError, ImportError: what can't be used.
@@ -86,10 +94,21 @@ def run_command(arguments: Sequence[str], config_class: type, run: Callable[...,
     examples = read_rows(script.rows, root)
     model, processor = load_model(script.model, load_in_4bit=script.load_in_4bit)
     check_processes()
-    source = {"resume": script.resume, "recipe": recipe, "rows": script.rows, "root": root}
-    run(model, processor, examples, script, config, **source)
+    source = {"recipe": recipe, "rows": script.rows, "root": root}
+    held_out = _validation(script, config)
+    run(model, processor, examples, script, config, resume=script.resume, validation=held_out, **source)
     PartialState().destroy_process_group()  # else a process may abort at its end, after all is saved
     return Path(config.output_dir)
+
+
+def _validation(script: ScriptArguments, config: Any) -> Validation | None:
+    """The validation that the arguments ask for."""
+    if script.eval_rows is None:
+        return None
+    root = script.image_root or Path(script.eval_rows).parent
+    longest = getattr(config, "max_completion_length", None) or Validation.max_new_tokens
+    rows = read_rows(script.eval_rows, root)
+    return Validation(rows, root, script.eval_every, script.patience, max_new_tokens=longest)
 
 
 def exit_in_a_line(program: str, command: Callable[..., Any], arguments: Sequence[str] | None) -> None:

@@ -27,6 +27,7 @@ from repic_core.training.recipe import (
     recipe_values,
 )
 from repic_core.training.run import metrics_callback, run_training
+from repic_core.training.validation import Validation, validation_callback
 
 
 def train(
@@ -39,6 +40,7 @@ def train(
     rewards: Sequence[tuple[Callable[..., list[float | None]], float]] = (),
     resume: bool = False,
     callbacks: Sequence[Any] = (),
+    validation: Validation | None = None,
     **overrides: Any,
 ) -> Any:
     """Post-train `model` in place with GRPO and save it; returns the trainer.
@@ -56,6 +58,7 @@ def train(
             training started from. The result is that of an uninterrupted run (with `num_iterations` above 1 only if
             the checkpoint was not saved between two uses of the same completions).
         callbacks: further `TrainerCallback` objects, such as `monitor.training_monitor`.
+        validation: held-out rows, by which the best step becomes the result.
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
@@ -72,7 +75,8 @@ def train(
     need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
-    return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, recipe=recipe, root=root)
+    source = {"recipe": recipe, "root": root}
+    return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, validation, **source)
 
 
 def _run_rows(
@@ -82,10 +86,11 @@ def _run_rows(
     tune: TuneArguments,
     config: Any,
     resume: bool,
+    validation: Validation | None,
     **source: Any,
 ) -> Any:
     dataset = to_dataset(examples, source["root"], config.seed)
-    return _run(model, processor, dataset, tune, config, resume=resume, **source)
+    return _run(model, processor, dataset, tune, config, resume=resume, validation=validation, **source)
 
 
 def _run(
@@ -97,6 +102,7 @@ def _run(
     rewards: Sequence[tuple[Callable[..., list[float | None]], float]] = (),
     resume: bool = False,
     callbacks: Sequence[Any] = (),
+    validation: Validation | None = None,
     **source: Any,
 ) -> Any:
     from transformers import PrinterCallback
@@ -144,7 +150,10 @@ def _run(
         trainer.remove_callback(PrinterCallback)
     if trainer.ref_model is not None:
         _check_reference(trainer, model)
-    run_training(trainer, resume, record)
+    best = validation and validation_callback(validation, processor, config.output_dir)
+    if best:
+        trainer.add_callback(best)
+    run_training(trainer, resume, record, best)
     return trainer
 
 

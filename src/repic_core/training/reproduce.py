@@ -63,6 +63,10 @@ def repeat(
     if rows is None:
         raise RecordError(f"{path}: its rows were given in memory; give the file that they are in (--rows)")
     _check_rewards(path, record, rewards)
+    if (record.get("result") or {}).get("validation"):
+        raise RecordError(
+            f"{path}: its result was chosen by validation, whose rows are not recorded: train it again"
+        )
     root = root or record["data"].get("root") or Path(rows).parent
     examples = read_rows(rows, root)
     found, processor = load_model(

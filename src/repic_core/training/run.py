@@ -54,13 +54,17 @@ def metrics_callback(path: str | Path) -> Any:
     return MetricsCSV()
 
 
-def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = None) -> None:
+def run_training(
+    trainer: Any, resume: bool, record: dict[str, Any] | None = None, validation: Any = None
+) -> None:
     """Train and save the result; with `resume`, from the newest whole checkpoint in the output folder, if any.
 
     However it ends, the model is then ready to caption (`make_ready`).
 
     Args:
         record: from `run_record.begin`; written as ``run.json`` at the start and completed at the end.
+        validation: from `validation.validation_callback`, one of the trainer's callbacks; the result is then that
+            of the best step.
 
     Raises:
         TrainingError: the run stopped early; the last finished step is saved where it can be resumed exactly.
@@ -89,9 +93,11 @@ def run_training(trainer: Any, resume: bool, record: dict[str, Any] | None = Non
                 make_resume_exact(trainer, str(checkpoint))
             if not (checkpoint and _load_if_finished(trainer, checkpoint)):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if validation is not None:
+                validation.restore(trainer.model)
             save_result(trainer)
             if record is not None and args.should_save:
-                complete_record(args.output_dir, trainer.state)
+                complete_record(args.output_dir, trainer.state, validation and validation.summary())
     finally:
         make_ready(trainer)
     trainer.remove_callback(keeper)

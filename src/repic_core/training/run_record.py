@@ -201,8 +201,9 @@ def write_record(output_dir: str | Path, record: dict[str, Any], checkpoint: Pat
     write_json_atomic(path, record)
 
 
-def complete_record(output_dir: str | Path, state: Any) -> None:
-    """Add the result to ``run.json``: steps, the last logged metrics, hashes of the saved weights, wall time."""
+def complete_record(output_dir: str | Path, state: Any, validation: dict[str, Any] | None = None) -> None:
+    """Add the result to ``run.json``: steps, the last logged metrics, hashes of the saved weights, wall time, and
+    what validation found."""
     path = Path(output_dir) / NAME
     record = read_record(path)
     session = record["sessions"][-1]
@@ -213,6 +214,7 @@ def complete_record(output_dir: str | Path, state: Any) -> None:
         "steps": state.global_step,
         "metrics": last_metrics(state.log_history),
         "weights": hash_files(output_dir),
+        **({"validation": validation} if validation else {}),
     }
     write_json_atomic(path, record)
 

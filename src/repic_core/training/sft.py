@@ -21,6 +21,7 @@ from repic_core.training.recipe import (
     recipe_values,
 )
 from repic_core.training.run import metrics_callback, run_training
+from repic_core.training.validation import Validation, validation_callback
 
 
 def train(
@@ -32,6 +33,7 @@ def train(
     root: str | Path = ".",
     resume: bool = False,
     callbacks: Sequence[Any] = (),
+    validation: Validation | None = None,
     **overrides: Any,
 ) -> Any:
     """Fine-tune `model` in place with TRL's `SFTTrainer` and save it; returns the trainer.
@@ -47,7 +49,8 @@ def train(
 
     need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
-    return _run(model, processor, rows, tune, config, resume, callbacks, recipe=recipe, root=root)
+    source = {"recipe": recipe, "root": root}
+    return _run(model, processor, rows, tune, config, resume, callbacks, validation, **source)
 
 
 def _run(
@@ -58,6 +61,7 @@ def _run(
     config: Any,
     resume: bool = False,
     callbacks: Sequence[Any] = (),
+    validation: Validation | None = None,
     **source: Any,
 ) -> Any:
     from trl import SFTTrainer
@@ -75,7 +79,10 @@ def _run(
         peft_config=prepare_tuning(model, processor, tune),
         callbacks=[metrics_callback(Path(config.output_dir) / "metrics.csv"), *callbacks],
     )
-    run_training(trainer, resume, record)
+    best = validation and validation_callback(validation, processor, config.output_dir)
+    if best:
+        trainer.add_callback(best)
+    run_training(trainer, resume, record, best)
     return trainer
 
 
