@@ -179,3 +179,14 @@ def test_a_deepspeed_file_that_is_none(tmp_path):
     for name, message in (("zero2.json", "must be an object of settings"), ("none.json", "can't be read")):
         with pytest.raises(ValueError, match=rf"{name}.*{message}"):
             resolve("paper", {"deepspeed": str(tmp_path / name)}, TOY)
+
+
+def test_min_pixels_give_small_photos_more_tokens():
+    from types import SimpleNamespace
+
+    from repic_core.planning.settings import photo_tokens
+
+    config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=14, spatial_merge_size=2))
+    assert photo_tokens(config, 280) == 100
+    assert photo_tokens(config, 280, min_pixels=560 * 560) == 400
+    assert photo_tokens(config, 2800, 560 * 560, 280 * 280) == 400

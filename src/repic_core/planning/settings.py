@@ -131,7 +131,7 @@ def resolve(
     trainer.per_device_train_batch_size, group = batch, trainer.num_generations
     together = min(group, batch) if tune.shared_prefix else 1
     images = references + 1
-    photos = photo_tokens(config, side, tune.max_pixels) * images
+    photos = photo_tokens(config, side, tune.max_pixels, tune.min_pixels) * images
     passes, rounds = trainer.gradient_accumulation_steps, trainer.steps_per_generation or 1
     corrected = trainer.use_vllm and trainer.vllm_importance_sampling_correction
     step = Step(
@@ -188,7 +188,7 @@ def _sharding_of(stage: int, fsdp: Any) -> str:
     return "zero2" if stage == 2 else "none"
 
 
-def photo_tokens(config: Any, side: int, max_pixels: int | None = None) -> int:
+def photo_tokens(config: Any, side: int, max_pixels: int | None = None, min_pixels: int | None = None) -> int:
     """Image tokens of a square photo of `side` pixels, as Qwen's processor resizes it.
 
     Raises:
@@ -200,7 +200,8 @@ def photo_tokens(config: Any, side: int, max_pixels: int | None = None) -> int:
         raise ValueError(f"side: {side} must be a positive number of pixels")
     factor = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     limit = max_pixels or 16384 * factor**2  # the processors' own
-    height, width = smart_resize(side, side, factor, min_pixels=4 * factor**2, max_pixels=limit)
+    least = min_pixels or 4 * factor**2
+    height, width = smart_resize(side, side, factor, min_pixels=least, max_pixels=limit)
     return height * width // factor**2
 
 
