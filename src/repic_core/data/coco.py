@@ -45,10 +45,10 @@ def build_vlt(
     Args:
         frame: the `frame` of the model's `models.families.Family`.
         image_processor: the model's, needed for ``resized``. It must have the same limit on pixels as in training,
-            or the boxes are wrong. For the paper's recipe (at most 802816 pixels per image) use the processor that
+            or the boxes are wrong. For most recipes (at most 802816 pixels per image) use the processor that
             ``load_model(..., max_pixels=PAPER_MAX_PIXELS)`` returns.
-        published_resize: for a training with this setting, which resizes photos before the processor does
-            (`images.training_size`).
+        published_resize: for a training with this setting, as in the recipe ``paper`` (at most 12845056 pixels): it
+            resizes photos before the processor does (`images.training_size`).
 
     Raises:
         BuildError: a field or photo is missing; an id, a file or the name of a category is there twice; a photo's

@@ -60,7 +60,7 @@ def training_size(size: tuple[int, int], photos: int) -> tuple[int, int]:
     long photos are also enlarged (`grpo_trainer.py`, lines 516 to 540).
 
     Args:
-        photos: how many photos the row shows.
+        photos: how many photos the row shows. (Upstream takes a list of one photo as one of several.)
 
     >>> training_size((600, 300), 3), training_size((600, 300), 1), training_size((3000, 4000), 1)
     ((1024, 512), (600, 300), (1024, 1365))
