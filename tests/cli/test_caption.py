@@ -77,7 +77,9 @@ def test_one_photo_is_the_caption_alone(toys, toy, loaded, capsys):
     assert caption(scenes[0], "--database", folder / "database.json", "--concepts", *tags[0]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{expected(toy, database, scenes[0], tags[0])}\n" and printed.err == ""
-    assert loaded == [(str(BASE), {"adapter": None, "max_pixels": None, "device": "auto"})]
+    assert loaded == [
+        (str(BASE), {"adapter": None, "max_pixels": None, "min_pixels": None, "device": "auto"})
+    ]
 
 
 def test_concepts_are_named_with_or_without_brackets(toys, capsys):

@@ -75,6 +75,12 @@ def test_boxes_are_in_the_frame_of_the_model(photos, coco, tmp_path, capsys):
     (row,) = (row for row in read_rows(out) if row.method == "iou")
     assert row.solution == wanted.solution and row.problem == "Give the bounding box of the dog."
     assert row.images == ("photos/bo/0.jpg",)
+    assert data("build", *both, "--out", out, "--max-pixels", 40000, "--min-pixels", 30000) == 0
+    (row,) = (row for row in read_rows(out) if row.method == "iou")
+    larger = load_model(BASE, max_pixels=40000, min_pixels=30000)[1].image_processor
+    assert row.solution == build_vlt(coco, photos, "resized", larger)[0].solution != wanted.solution
+    assert data("build", *both, "--out", out, "--max-pixels", 100, "--min-pixels", 200) == 2
+    assert "min_pixels 200 is more than max_pixels 100" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_named(photos, tmp_path, capsys):

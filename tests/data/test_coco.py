@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
 from repic_core.data.builders import BuildError
 from repic_core.data.coco import build_vlt
 from repic_core.data.rows import to_dataset
+from repic_core.io.images import training_size
+from repic_core.models.boxes import resized_size
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +232,32 @@ def test_a_turned_tiff_has_the_size_that_is_seen(coco):
     Image.new("RGB", (480, 640)).save(root / "a.tif", exif=exif)
     data["images"][0]["file_name"] = "a.tif"
     assert built(coco)[0].solution == [100, 100, 500, 500]
+
+
+@pytest.mark.parametrize("size", [(2000, 1100), (1100, 2000), (1500, 300), (400, 300)])
+def test_a_box_is_still_right_after_the_published_resize(tmp_path, size):
+    """The box lies on the same pixels of what the model sees as it does on the photo."""
+    from repic_core.toyworld.model import make_processor
+
+    patches = make_processor().image_processor
+    patches.size = {"shortest_edge": 56 * 56, "longest_edge": 1024 * 28 * 28}
+    x, y, wide, high = size[0] // 4, size[1] // 2, size[0] // 4, size[1] // 3
+    photo = Image.new("L", size)
+    photo.paste(255, (x, y, x + wide, y + high))
+    photo.convert("RGB").save(tmp_path / "a.png")
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", "width": size[0], "height": size[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "bbox": [x, y, wide, high], "caption": "the square"}],
+        "categories": [],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    (row,) = build_vlt(tmp_path / "boxes.json", tmp_path, "resized", patches, published_resize=True)
+    seen = training_size(size, 1)
+    model_sees = resized_size(*seen, patches)
+    pixels = np.asarray(photo.resize(seen, Image.Resampling.LANCZOS).resize(model_sees)) > 127
+    ys, xs = np.nonzero(pixels)
+    found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert max(abs(a - b) for a, b in zip(row.solution, found, strict=True)) <= 1
+    (far,) = build_vlt(tmp_path / "boxes.json", tmp_path, "thousandths", None, published_resize=True)
+    (same,) = build_vlt(tmp_path / "boxes.json", tmp_path, "thousandths", None)
+    assert max(abs(a - b) for a, b in zip(far.solution, same.solution, strict=True)) <= 1

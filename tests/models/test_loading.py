@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from helpers.places import ROOT
 from repic_core.captioner.caption_files import CaptionItem
@@ -330,3 +331,16 @@ def test_cuda_without_bfloat16_stays_in_single_precision(monkeypatch):
         assert _choose_dtype("auto", cuda) == want
     assert _choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert _choose_dtype(torch.float16, cuda) == torch.float16
+
+
+def test_photos_are_enlarged_to_min_pixels(folder):
+    from repic_core.models.boxes import resized_size, to_model_frame
+
+    processor = load_model(str(folder), device="cpu", max_pixels=400 * 400, min_pixels=300 * 300)[1]
+    patches = processor.image_processor
+    grid = patches(images=[Image.new("RGB", (40, 20))], return_tensors="pt")["image_grid_thw"][0]
+    high, wide = (int(count) * patches.patch_size for count in grid[1:])
+    assert 300 * 300 <= wide * high <= 400 * 400 and (wide, high) == resized_size(40, 20, patches)
+    assert to_model_frame([0, 0, 20, 20], (40, 20), "resized", patches) == [0, 0, wide // 2, high]
+    with pytest.raises(ModelError, match="min_pixels 90000 is more than max_pixels 400: give a smaller one"):
+        load_model(str(folder), device="cpu", max_pixels=400, min_pixels=90000)

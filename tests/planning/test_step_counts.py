@@ -179,3 +179,25 @@ def test_a_deepspeed_file_that_is_none(tmp_path):
     for name, message in (("zero2.json", "must be an object of settings"), ("none.json", "can't be read")):
         with pytest.raises(ValueError, match=rf"{name}.*{message}"):
             resolve("paper", {"deepspeed": str(tmp_path / name)}, TOY)
+
+
+def test_min_pixels_give_small_photos_more_tokens():
+    from types import SimpleNamespace
+
+    from repic_core.planning.settings import photo_tokens
+
+    config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=14, spatial_merge_size=2))
+    assert photo_tokens(config, 280) == 100
+    assert photo_tokens(config, 280, min_pixels=560 * 560) == 400
+    assert photo_tokens(config, 2800, 560 * 560, 280 * 280) == 400
+
+
+def test_photos_have_the_size_of_the_authors_training():
+    """Rows of several photos: 512 pixels, 18 x 18 tokens; rows of one: 1024, 37 x 37; smaller ones as they are."""
+
+    def photos(side, references, recipe="paper"):
+        return resolve(recipe, {}, gpus=1, side=side, references=references).step.photos
+
+    assert photos(2000, 3) == 4 * 18 * 18 == photos(512, 3)
+    assert photos(2000, 0) == 37 * 37 and photos(280, 3) == 4 * 10 * 10
+    assert photos(2000, 3, "7b-1gpu-80gb") == 4 * 32 * 32

@@ -1,5 +1,7 @@
 """Photos in a training step: what `datasets` would misread is right, and what can't be opened is named."""
 
+import copy
+
 import datasets
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from helpers.families import save_family, varied
 from helpers.killed_run import SETTINGS
 from helpers.photos import HEIC, MALFORMED, encoded, halves, tiff
-from repic_core.data.rows import TrainingExample
+from repic_core.data.rows import TrainingExample, to_dataset
 from repic_core.models.loading import load_model
 from repic_core.training import grpo, sft
 from repic_core.training.failures import TrainingError
@@ -131,3 +133,46 @@ def test_a_photo_in_memory_is_named_by_its_row(base, tmp_path):
         with pytest.raises(TrainingError, match=r"the photo of row 3, a photo in memory: .*truncated"):
             out = tmp_path / str(shared)
             grpo.train(*load_model(base), dataset, out, shared_prefix=shared, **settings)
+
+
+def test_photos_are_resized_as_in_the_authors_training(tmp_path):
+    for name, size in (("a", (700, 400)), ("b", (300, 200)), ("c", (1100, 500))):
+        Image.effect_noise(size, 90).save(tmp_path / f"{name}.png")
+    a, b, c = ({"path": str(tmp_path / f"{name}.png"), "bytes": None} for name in "abc")
+    rows = decoded_once([{"images": [a, b]}, {"images": [a, c]}, {"images": [c]}, {"image": c}], True)
+    sizes = [[photo.size for photo in row["images"]] for row in rows[:3]]
+    assert sizes == [[(896, 512), (300, 200)], [(896, 512), (1126, 512)], [(2252, 1024)]]
+    assert rows[0]["images"][0] is rows[1]["images"][0] and rows[3]["image"] is rows[2]["images"][0]
+    with Image.open(tmp_path / "a.png") as photo:  # theirs: RGB first, then Lanczos
+        own = photo.convert("RGB").resize((896, 512), Image.Resampling.LANCZOS)
+    assert rows[0]["images"][0].tobytes() == own.tobytes()
+    opened = Image.new("RGB", (1100, 500))
+    assert decoded_once([{"images": [opened]}], True)[0]["images"][0].size == (2252, 1024)
+    assert decoded_once([{"images": [opened]}])[0]["images"][0] is opened
+
+
+def test_a_training_sees_the_resized_photos_and_counts_them(base, tmp_path):
+    """The features are those of a training on photos that were resized before."""
+    model, processor = load_model(base, device="cpu", max_pixels=100_000)
+    photo = Image.effect_noise((700, 400), 90).convert("RGB")
+    photo.save(tmp_path / "large.png")
+    photo.resize((896, 512), Image.Resampling.LANCZOS).save(tmp_path / "resized.png")
+    Image.new("RGB", (60, 60)).save(tmp_path / "small.png")
+    rows, seen = {}, {}
+    for name in ("large", "resized"):
+        rows[name] = [
+            TrainingExample((f"{name}.png", "small.png"), "Who?", "<bo>", "yes_no_name") for _ in range(2)
+        ]
+
+        class Seen(type(processor.image_processor)):
+            def __call__(self, images, *args, **kwargs):
+                seen.setdefault(self.of, []).append([one.size for one in images])
+                return super().__call__(images, *args, **kwargs)
+
+        spy = copy.deepcopy(processor)
+        spy.image_processor.__class__, spy.image_processor.of = Seen, name
+        options = SETTINGS | {"max_steps": 1, "published_resize": name == "large"}
+        grpo.train(copy.deepcopy(model), spy, rows[name], tmp_path / name, root=tmp_path, **options)
+        lengths = to_dataset(rows[name], tmp_path, 0), processor, name == "large"
+        seen[name].append(prompt_lengths(*lengths))
+    assert seen["large"] == seen["resized"] and (896, 512) in seen["large"][0]

@@ -1,12 +1,14 @@
 """Lengths of prompts against the processors' own inputs; too long ones are named before training starts."""
 
 import pytest
+import torch
 from PIL import Image
 
 from helpers.families import save_family
 from repic_core.data.rows import TrainingExample, read_rows, to_dataset
 from repic_core.io.images import open_image
 from repic_core.models.loading import load_model
+from repic_core.toyworld.model import make_processor
 from repic_core.training import grpo
 from repic_core.training.prompt_lengths import check_prompts, prompt_lengths
 
@@ -86,3 +88,14 @@ def test_a_missing_photo_is_named(data, tmp_path):
     (tmp_path / "a.png").unlink()
     with pytest.raises(ValueError, match=r"a\.png: can't be read"):
         prompt_lengths(dataset, processor)
+
+
+def test_a_recipe_enlarges_photos():
+    from repic_core.training.recipe import TuneArguments, prepare_tuning
+
+    processor = make_processor()
+    model = torch.nn.Linear(2, 2)
+    prepare_tuning(model, processor, TuneArguments(min_pixels=300 * 300, max_pixels=400 * 400))
+    assert dict(processor.image_processor.size) == {"shortest_edge": 300 * 300, "longest_edge": 400 * 400}
+    with pytest.raises(ValueError, match="min_pixels 9000000 is more than max_pixels 160000"):
+        prepare_tuning(model, processor, TuneArguments(min_pixels=3000 * 3000))

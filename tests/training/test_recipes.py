@@ -78,6 +78,8 @@ def test_recipes_are_parsed_and_say_what_they_change(name):
     # as upstream's sampler: 1 completion x 8 GPUs x 2 passes, which are 2 prompts x 8, an optimizer step
     a_pass = values["per_device_train_batch_size"] * GPUS.get(name, 1)
     assert values["num_generations"] == 8 and a_pass * values["gradient_accumulation_steps"] == 2 * 8
+    pixels = values["published_resize"], values["max_pixels"] == 12845056
+    assert pixels == (name.startswith("paper"),) * 2  # grpo_trainer.py, lines 215 and 516 to 540
     first = recipe_path(name).read_text().splitlines()[:12]
     if "model" in own:
         assert any(f"--config {name}" in line and "accelerate launch" in " ".join(first) for line in first)
@@ -249,3 +251,8 @@ def test_recipes_of_other_systems(tmp_path, coding):
     (tmp_path / "mine.yaml").write_bytes("run_name: Zoë\nmax_steps: 3\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"mine\.yaml: not UTF-8 text .*: save it as UTF-8"):
         recipe_values(tmp_path / "mine.yaml")
+
+
+def test_the_published_resize_needs_the_kits_trainer():
+    with pytest.raises(ValueError, match="published_resize: needs shared_prefix: true"):
+        read_recipe("paper", GRPOConfig, {"output_dir": "x", "shared_prefix": False, "bf16": False})

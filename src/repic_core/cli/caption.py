@@ -45,7 +45,7 @@ def add_caption(parser: Parser) -> None:
         action="store_true",
         help="also say where each concept is: x1 y1 x2 y2 in pixels of the photo",
     )
-    add_flags(parser, "--model", "--adapter", "--max-pixels", "--max-new-tokens")
+    add_flags(parser, "--model", "--adapter", "--max-pixels", "--min-pixels", "--max-new-tokens")
     add_system_flags(parser)
     add_flags(parser, "--reference-style", "--batch-size", "--side", "--root", "--device", "--json")
 

@@ -65,7 +65,12 @@ def add_data(parser: Parser) -> None:
         metavar="M",
         help="the model to be trained: boxes of --coco are given in its frame",
     )
-    add_flags(build, "--side", "--max-pixels", "--seed", "--json")
+    build.add_argument(
+        "--published-resize",
+        action="store_true",
+        help="boxes for a training with `published_resize: true`, which makes the shorter side of photos 1024",
+    )
+    add_flags(build, "--side", "--max-pixels", "--min-pixels", "--seed", "--json")
 
     line = "read a file of rows and their photos, and count them"
     check = add_command(commands, "check", _check, line, "repic data check rows.jsonl")
@@ -114,7 +119,7 @@ def _of_boxes(options: argparse.Namespace) -> list[Any]:
 
     from repic_core.data.coco import build_vlt
     from repic_core.models.families import FAMILIES
-    from repic_core.models.loading import ModelError, existing, load_config
+    from repic_core.models.loading import ModelError, existing, limit_pixels, load_config
 
     found = defaults_for(options.model)
     name = existing(found.model, "model")
@@ -123,10 +128,10 @@ def _of_boxes(options: argparse.Namespace) -> list[Any]:
         raise ModelError(f"{name}: boxes are known for {', '.join(one.name for one in FAMILIES.values())}")
     processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     limit = found.max_pixels if options.max_pixels is None else options.max_pixels
-    if limit:
-        processor.size["longest_edge"] = limit
+    limit_pixels(processor, options.min_pixels, limit or None)
     images = Path(options.images or Path(options.coco).parent)
-    return _from(build_vlt(options.coco, images, family.frame, processor), images, options.out.parent)
+    rows = build_vlt(options.coco, images, family.frame, processor, options.published_resize)
+    return _from(rows, images, options.out.parent)
 
 
 def _from(rows: Sequence[Any], root: Path, folder: Path) -> list[Any]:

@@ -52,7 +52,7 @@ def add_demo(parser: Parser) -> None:
         help="where visitors' own concepts are kept (default: shelves beside the database)",
     )
     add_system_flags(live)
-    add_flags(live, "--max-pixels", "--retrieve", "--side", "--device")
+    add_flags(live, "--max-pixels", "--min-pixels", "--retrieve", "--side", "--device")
     for command in (viewer, live):
         command.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860")
 

@@ -109,9 +109,8 @@ def add_evaluate(parser: Parser) -> None:
         "--limit", type=int, default=0, metavar="N", help="the first N rows of each setting only"
     )
     add_system_flags(parser)
-    add_flags(
-        parser, "--reference-style", "--max-pixels", "--max-new-tokens", "--batch-size", "--device", "--json"
-    )
+    add_flags(parser, "--reference-style", "--max-pixels", "--min-pixels", "--max-new-tokens")
+    add_flags(parser, "--batch-size", "--device", "--json")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -63,6 +63,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "shrink photos to so many pixels; 0: the processor's own limit"
         " (default: the published 802816; for the toy base 0)",
     },
+    "--min-pixels": {
+        "type": at_least(1),
+        "metavar": "N",
+        "help": "enlarge photos to so many pixels (default: the processor's own limit)",
+    },
     "--max-new-tokens": {
         "type": at_least(1),
         "default": 1024,
@@ -180,6 +185,7 @@ class Chosen:
         max_pixels: what photos are shrunk to; None for the processor's own limit.
         side: of photos in retrieval, in pixels.
         reference_style: one of `prompts.REFERENCE_STYLES`.
+        min_pixels: what photos are enlarged to; None for the processor's own limit.
     """
 
     model: str
@@ -187,6 +193,7 @@ class Chosen:
     max_pixels: int | None
     side: int
     reference_style: str = "tag"
+    min_pixels: int | None = None
 
 
 def defaults_for(model: str | None, adapter: str | None = None, published: str = "inference") -> Chosen:
@@ -220,7 +227,7 @@ def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
     found = defaults_for(options.model, getattr(options, "adapter", None), published)
     if (options.system, options.system_text, options.system_file) != (None, None, None):
         found = replace(found, system=_system(options))
-    for name in ("max_pixels", "side"):
+    for name in ("max_pixels", "min_pixels", "side"):
         value = getattr(options, name, None)
         if value is not None:
             found = replace(found, **{name: value or None})
@@ -261,7 +268,8 @@ def load_chosen(found: Chosen, adapter: str | None, device: str = "auto") -> tup
     from repic_core.models.loading import ModelError, load_model
 
     try:
-        return load_model(found.model, adapter=adapter, max_pixels=found.max_pixels, device=device)
+        pixels = {"max_pixels": found.max_pixels, "min_pixels": found.min_pixels}
+        return load_model(found.model, adapter=adapter, device=device, **pixels)
     except ModelError as error:
         if found.model != AUTHORS_MODEL:
             raise

@@ -15,7 +15,7 @@ from repic_core.data.builders import BuildError
 from repic_core.data.rows import RowError, TrainingExample
 from repic_core.io.decode import opened, upright_size
 from repic_core.io.files import read_json
-from repic_core.io.images import image_fault
+from repic_core.io.images import image_fault, training_size
 from repic_core.io.paths import find_file, plain
 from repic_core.models.boxes import to_model_frame
 from repic_core.prompts import VLT_QUESTION
@@ -26,7 +26,11 @@ TURNS = ("rotation", "angle", "theta")  # fields in which tools keep a box's ang
 
 
 def build_vlt(
-    annotations: str | Path, image_root: str | Path, frame: str = "resized", image_processor: Any = None
+    annotations: str | Path,
+    image_root: str | Path,
+    frame: str = "resized",
+    image_processor: Any = None,
+    published_resize: bool = False,
 ) -> list[TrainingExample]:
     """VLT rows from a COCO-style file: `images` (id, file_name, width, height), `annotations` (image_id, bbox
     ``[x, y, width, height]`` in original pixels, category_id, optional `caption` and `iscrowd`), `categories`
@@ -41,8 +45,10 @@ def build_vlt(
     Args:
         frame: the `frame` of the model's `models.families.Family`.
         image_processor: the model's, needed for ``resized``. It must have the same limit on pixels as in training,
-            or the boxes are wrong. For the paper's recipe (at most 802816 pixels per image) use the processor that
+            or the boxes are wrong. For most recipes (at most 802816 pixels per image) use the processor that
             ``load_model(..., max_pixels=PAPER_MAX_PIXELS)`` returns.
+        published_resize: for a training with this setting, as in the recipe ``paper`` (at most 12845056 pixels): it
+            resizes photos before the processor does (`images.training_size`).
 
     Raises:
         BuildError: a field or photo is missing; an id, a file or the name of a category is there twice; a photo's
@@ -71,7 +77,8 @@ def build_vlt(
         if not description:
             continue
         try:
-            box = to_model_frame(_corners(annotation, size), size, frame, image_processor)
+            corners, framed = _corners(annotation, size), training_size(size, 1) if published_resize else size
+            box = to_model_frame(_scaled(corners, size, framed), framed, frame, image_processor)
         except ValueError as error:
             raise BuildError(f"{where}, bbox: {error}") from None
         try:
@@ -81,6 +88,11 @@ def build_vlt(
         except (ConceptError, RowError, TypeError) as error:
             raise BuildError(f"{where}, caption {description!a:.80}: {error}") from None
     return rows
+
+
+def _scaled(box: Sequence[float], size: tuple[int, int], to: tuple[int, int]) -> list[float]:
+    """A box in a photo of `size` as it lies in the photo resized to `to`, both (width, height) in pixels."""
+    return [min(edge * to[i % 2] / size[i % 2], to[i % 2]) for i, edge in enumerate(box)]
 
 
 def _read_coco(path: Path) -> tuple[dict[Any, dict], dict[Any, str], list[dict], Counter]:

@@ -53,6 +53,27 @@ def _source(image: Any) -> Any:
     return opened(image)
 
 
+def training_size(size: tuple[int, int], photos: int) -> tuple[int, int]:
+    """(width, height) in pixels of a photo in the authors' training, before the processor's own resize.
+
+    If a side is longer than 512 pixels (1024 in a row of one photo), the shorter side becomes 512 (1024), so that
+    long photos are also enlarged (`grpo_trainer.py`, lines 516 to 540).
+
+    Args:
+        photos: how many photos the row shows. (Upstream takes a list of one photo as one of several.)
+
+    >>> training_size((600, 300), 3), training_size((600, 300), 1), training_size((3000, 4000), 1)
+    ((1024, 512), (600, 300), (1024, 1365))
+    """
+    side = 1024 if photos == 1 else 512
+    width, height = size
+    if max(size) <= side:
+        return size
+    if width < height:
+        return side, int(height * (side / width))
+    return int(width * (side / height)), side
+
+
 def check_aspect(size: tuple[int, int]) -> None:
     """`PhotoFault` if a photo of this width and height is too long for the processors."""
     if max(size) >= MAX_ASPECT * min(size):

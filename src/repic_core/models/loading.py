@@ -31,6 +31,7 @@ def load_model(
     device: str = "auto",
     max_pixels: int | None = None,
     load_in_4bit: bool = False,
+    min_pixels: int | None = None,
 ) -> tuple[Any, Any]:
     """Load a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model and its processor, ready to generate.
 
@@ -48,13 +49,15 @@ def load_model(
             The authors evaluate with `PAPER_MAX_PIXELS`.
         load_in_4bit: load the language model's layers in 4 bits (NF4, bitsandbytes), to tune an adapter on a small
             GPU; the vision tower and the head stay in `dtype`.
+        min_pixels: images are enlarged to at least this many pixels; by default as the processor is configured.
 
     Returns:
         (model in eval mode, processor whose tokenizer pads on the left).
 
     Raises:
         ModelError: a wrong path, an unreachable hub, an unsupported family, pickled or broken weights, an adapter
-            that is missing or was made for another model, or a dtype, attention or device that is not available.
+            that is missing or was made for another model, a dtype, attention or device that is not available, or
+            limits of pixels that leave no size.
     """
     import torch
     from safetensors import SafetensorError
@@ -95,13 +98,29 @@ def load_model(
     if missing:  # these weights would be random
         raise ModelError(f"{name}: {len(missing)} weights are missing in its files, first {missing[0]}")
     processor.tokenizer.padding_side = "left"
-    if max_pixels is not None:
-        processor.image_processor.size["longest_edge"] = max_pixels
+    try:
+        limit_pixels(processor.image_processor, min_pixels, max_pixels)
+    except ValueError as error:
+        raise ModelError(f"{name}: {error}") from None
     if adapter is not None:
         model = _add_adapter(model, adapter)
     if not runs_kernel(attn):
         use_batched_vision(model)
     return (model if load_in_4bit else model.to(device)).eval(), processor
+
+
+def limit_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Set the least and the largest number of pixels of a photo after the processor's resize; None: as it is.
+
+    Raises:
+        ValueError: the least is above the largest.
+    """
+    size = dict(image_processor.size)
+    least = size["shortest_edge"] if min_pixels is None else min_pixels
+    most = size["longest_edge"] if max_pixels is None else max_pixels
+    if min_pixels is not None and least > most:
+        raise ValueError(f"min_pixels {least} is more than max_pixels {most}: give a smaller one")
+    image_processor.size["shortest_edge"], image_processor.size["longest_edge"] = least, most
 
 
 def _four_bits(dtype: Any) -> Any:

@@ -44,7 +44,7 @@ def build(config: Any, tune: TuneArguments, bf16: bool) -> Any:
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         # images are limited elsewhere: there is no processor here
-        adapter = prepare_tuning(model, None, dataclasses.replace(tune, max_pixels=None))
+        adapter = prepare_tuning(model, None, dataclasses.replace(tune, min_pixels=None, max_pixels=None))
         if adapter is not None:
             model = get_peft_model(model, adapter)
     if tune.load_in_4bit:  # TRL: the adapter of a quantised base is bf16

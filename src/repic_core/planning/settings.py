@@ -8,6 +8,7 @@ from typing import Any
 
 from repic_core.concepts.concept import Concept
 from repic_core.io.files import read_json
+from repic_core.io.images import training_size
 from repic_core.models.sizes import sized_config
 from repic_core.prompts import caption_problem
 from repic_core.training.recipe import TuneArguments, read_recipe, recipe_values
@@ -131,7 +132,8 @@ def resolve(
     trainer.per_device_train_batch_size, group = batch, trainer.num_generations
     together = min(group, batch) if tune.shared_prefix else 1
     images = references + 1
-    photos = photo_tokens(config, side, tune.max_pixels) * images
+    shown = training_size((side, side), images)[0] if tune.published_resize else side
+    photos = photo_tokens(config, shown, tune.max_pixels, tune.min_pixels) * images
     passes, rounds = trainer.gradient_accumulation_steps, trainer.steps_per_generation or 1
     corrected = trainer.use_vllm and trainer.vllm_importance_sampling_correction
     step = Step(
@@ -188,7 +190,7 @@ def _sharding_of(stage: int, fsdp: Any) -> str:
     return "zero2" if stage == 2 else "none"
 
 
-def photo_tokens(config: Any, side: int, max_pixels: int | None = None) -> int:
+def photo_tokens(config: Any, side: int, max_pixels: int | None = None, min_pixels: int | None = None) -> int:
     """Image tokens of a square photo of `side` pixels, as Qwen's processor resizes it.
 
     Raises:
@@ -200,7 +202,8 @@ def photo_tokens(config: Any, side: int, max_pixels: int | None = None) -> int:
         raise ValueError(f"side: {side} must be a positive number of pixels")
     factor = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     limit = max_pixels or 16384 * factor**2  # the processors' own
-    height, width = smart_resize(side, side, factor, min_pixels=4 * factor**2, max_pixels=limit)
+    least = min_pixels or 4 * factor**2
+    height, width = smart_resize(side, side, factor, min_pixels=least, max_pixels=limit)
     return height * width // factor**2
 
 

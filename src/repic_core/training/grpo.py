@@ -123,7 +123,7 @@ def _run(
         rewards = [*rewards, (fluency_reward, tune.fluency_weight)]
     adapter = prepare_tuning(model, processor, tune)
     limit = tune.max_prompt_tokens or _context_length(model) - config.max_completion_length
-    check_prompts(dataset, processor, limit)
+    check_prompts(dataset, processor, limit, tune.published_resize)
     _check_row_count(dataset, config)
     record = run_record.begin("grpo", model, processor, dataset, (tune, config), rewards, **source)
     config.remove_unused_columns = False  # the rewards read the other columns
@@ -144,7 +144,12 @@ def _run(
         peft_config=adapter,
         callbacks=[metrics_callback(output_dir / "metrics.csv"), *callbacks],
     )
+    trainer.published_resize = tune.published_resize
     if not getattr(trainer, "shares_prefix", False):
+        if tune.published_resize:
+            raise ValueError(
+                "published_resize: this model needs TRL's own trainer, which does not resize photos"
+            )
         _check_same_photos(dataset, config)
     if callbacks:  # they show the logs, which transformers would print too
         trainer.remove_callback(PrinterCallback)

@@ -14,8 +14,8 @@ import torch
 from datasets.utils.file_utils import is_local_path
 from PIL import ExifTags, Image
 
-from repic_core.io.decode import eight_bits, opened, orientation, turned
-from repic_core.io.images import check_aspect
+from repic_core.io.decode import eight_bits, opened, orientation, rgb, turned
+from repic_core.io.images import check_aspect, training_size
 from repic_core.training.shared_prefix import first_of_each, select_patches
 
 
@@ -73,11 +73,14 @@ def undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def decoded_once(inputs: list[dict[str, Any]], published_resize: bool = False) -> list[dict[str, Any]]:
     """The rows of `undecoded` with their photos as PIL images; the same photo is one object in all rows.
 
     They are what `datasets` would make of them, except that a photo of more than eight bits a channel is scaled and
     one with a broken EXIF tag is turned.
+
+    Args:
+        published_resize: resize each as in the authors' training (`images.training_size`), in RGB.
 
     Raises:
         OSError: a photo can't be opened, or is too long for a model; its `filename` names it, and its `photo` is
@@ -85,23 +88,31 @@ def decoded_once(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     opened_once: dict[Any, Any] = {}
 
-    def photo(image: Any) -> Any:
-        if not isinstance(image, dict):
-            return image
-        key = image["path"] if image.get("bytes") is None else image["bytes"]
+    def photo(image: Any, photos: int) -> Any:
+        if not isinstance(image, dict):  # the dataset opens its photos in its own way
+            return _resized(image, photos) if published_resize else image
+        source = image["path"] if image.get("bytes") is None else image["bytes"]
+        key = source, published_resize and photos == 1
         if key not in opened_once:
-            opened_once[key] = _decoded(image)
+            decoded = _decoded(image)
+            opened_once[key] = _resized(decoded, photos) if published_resize else decoded
         return opened_once[key]
 
     rows = []
     for row in inputs:
         photos: dict[str, Any] = {}
         if row.get("images"):
-            photos["images"] = [photo(image) for image in row["images"]]
+            photos["images"] = [photo(image, len(row["images"])) for image in row["images"]]
         if row.get("image") is not None:
-            photos["image"] = photo(row["image"])
+            photos["image"] = photo(row["image"], 1)
         rows.append({**row, **photos})
     return rows
+
+
+def _resized(photo: Any, photos: int) -> Any:
+    """`photo` in RGB, as one of so many of a row in the authors' training."""
+    size = training_size(photo.size, photos)
+    return photo if size == photo.size else rgb(photo, 1).resize(size, Image.Resampling.LANCZOS)
 
 
 def _decoded(image: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from repic_core.io.extras import need
 from repic_core.io.files import read_text
 from repic_core.models.known_warnings import hide_known_warnings
+from repic_core.models.loading import limit_pixels
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
 # trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the head's own weight.
@@ -31,6 +32,15 @@ class TuneArguments:
     lora_dropout: float = 0.05
     max_pixels: int | None = field(
         default=None, metadata={"help": "shrink larger images to this; None: the processor's own setting"}
+    )
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "enlarge smaller images to this; None: the processor's own setting"}
+    )
+    published_resize: bool = field(
+        default=False,
+        metadata={
+            "help": "first resize photos as in the authors' training (`images.training_size`; GRPO only)"
+        },
     )
     reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
@@ -54,6 +64,10 @@ class TuneArguments:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        if self.published_resize and not self.shared_prefix:
+            raise ValueError(
+                "published_resize: needs shared_prefix: true, whose trainer opens the photos itself"
+            )
         if self.load_in_4bit and self.tune != "lora":
             raise ValueError("load_in_4bit: a base in 4 bits can't be fully tuned; use tune: lora")
 
@@ -153,14 +167,14 @@ def prepare_tuning(model: Any, processor: Any, tune: TuneArguments) -> Any:
         The `LoraConfig` for the trainer, or None for full tuning.
 
     Raises:
-        ValueError: the model already has an adapter.
+        ValueError: the model already has an adapter; `min_pixels` is above `max_pixels`.
     """
     if hasattr(model, "peft_config"):
         raise ValueError(
             "the model already has an adapter: merge it (`merge_and_unload`), or load the model without it"
         )
-    if tune.max_pixels is not None:
-        processor.image_processor.size["longest_edge"] = tune.max_pixels
+    if (tune.min_pixels, tune.max_pixels) != (None, None):
+        limit_pixels(processor.image_processor, tune.min_pixels, tune.max_pixels)
     if tune.tune == "full":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("visual" not in name)

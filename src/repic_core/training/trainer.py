@@ -52,6 +52,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     search, generation without a plain cache), this is TRL's own trainer, with one warning.
     """
 
+    published_resize = False  # whether photos are resized as in the authors' training (`photos.decoded_once`)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._same_as_reference: bool | None = None
@@ -105,7 +107,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         self._tokenized = None
         with self._tokenized_once():
-            output = super()._generate_and_score_completions(decoded_once(inputs))
+            rows = decoded_once(inputs, self.published_resize)
+            output = super()._generate_and_score_completions(rows)
         output["prompt_index"] = self._prompt_index
         output["features"] = self._features
         return output
