@@ -94,3 +94,5 @@ def test_the_command_takes_the_models_own_tower(photos, tmp_path, capsys):
     arguments[-3] = str(tmp_path / "nothing")
     assert main([str(argument) for argument in [*arguments, "--hard-negatives", tmp_path / "gone"]]) == 2
     assert "can't be loaded as an embedder" in capsys.readouterr().err
+    assert main(["data", "build", "--coco", "x.json", "--out", str(out), "--hard-negatives"]) == 2
+    assert "--hard-negatives needs --photos" in capsys.readouterr().err

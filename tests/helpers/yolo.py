@@ -1,4 +1,4 @@
-"""A stand-in for the package `ultralytics`, which notes its calls and detects the boxes it is told to."""
+"""A stand-in for the packages `ultralytics` and `clip`, which notes its calls and detects what it is told to."""
 
 from __future__ import annotations
 
@@ -27,4 +27,6 @@ def install(monkeypatch: Any) -> SimpleNamespace:
 
     module = SimpleNamespace(YOLOWorld=YOLOWorld, __spec__=SimpleNamespace(name="ultralytics"))
     monkeypatch.setitem(sys.modules, "ultralytics", module)
+    monkeypatch.setitem(sys.modules, "clip", SimpleNamespace(__spec__=SimpleNamespace(name="clip")))
+    monkeypatch.setenv("YOLO_AUTOINSTALL", "false")
     return notes

@@ -95,9 +95,13 @@ def test_what_yolo_world_needs_is_named(ultralytics, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="give the concepts a category"):
         YoloWorld(tmp_path / "here.pt", ["", ""])
     assert ultralytics.weights is None
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match="--with yolo-world"):
-        YoloWorld(tmp_path / "here.pt", ["dog"])
+    for missing, message in (
+        ("ultralytics", "--with yolo-world"),
+        ("clip", r"git\+https://github\.com/ultr"),
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, gone=missing: name != gone or None)
+        with pytest.raises(MissingExtra, match=message):
+            YoloWorld(tmp_path / "here.pt", ["dog"])
 
 
 def test_a_concept_of_several_photos_is_found_once():

@@ -36,7 +36,7 @@ def database():
     photos = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
     concepts = [Concept(name=name, image=Image.new("RGB", (8, 8), c)) for name, c in photos.items()]
     concepts.append(
-        Concept(name="two", image=[Image.new("RGB", (8, 8), c) for c in ((90, 90, 0), (0, 90, 90))])
+        Concept(name="two", image=[Image.new("RGB", (8, 8), c) for c in ((0, 90, 90), (90, 90, 0))])
     )
     return ConceptDatabase(concepts)
 

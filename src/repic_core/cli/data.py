@@ -83,6 +83,8 @@ def _build(options: argparse.Namespace) -> None:
 
     if not options.photos and not options.coco:
         raise ValueError("give --photos, --coco or both")
+    if options.hard_negatives and not options.photos:
+        raise ValueError("--hard-negatives needs --photos: a file of boxes has no negatives")
     rows = (_of_photos(options) if options.photos else []) + (_of_boxes(options) if options.coco else [])
     write_rows(options.out, rows)
     _tell(options, options.out, rows)

@@ -159,8 +159,11 @@ def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -
     from repic_core.evaluation.paper_tables import caption_setting
     from repic_core.retrieval.embedders import PretrainedEmbedder, TowerEmbedder
     from repic_core.retrieval.upstream import CLIP
+    from repic_core.retrieval.yolo_world import WEIGHTS, check_yolo_world
 
     published = options.retrieval == "published"
+    if published:
+        check_yolo_world(options.detector or WEIGHTS)
     for setting in settings.values():
         if (options.detector or published) and not any(concept.category for concept in setting.database):
             raise ValueError(f"{setting.name}: a detector needs categories, and its database has none")

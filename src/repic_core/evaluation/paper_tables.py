@@ -80,13 +80,13 @@ def caption_setting(
     """
     name = setting.name
     if embedder is not None:
-        index = ConceptIndex.open(out / f"index-{name}", setting.database, embedder)
         categories = [concept.category for concept in setting.database]
         device, confirm = str(captioner.model.device), None
         if published:
             regions: Any = YoloWorld(detector or WEIGHTS, categories, device)
         else:
             regions = whole if detector is None else Detector(detector, categories, device=device)
+        index = ConceptIndex.open(out / f"index-{name}", setting.database, embedder)
         if sureness is not None:
             confirm = Verifier(captioner.model, captioner.processor, setting.database, sureness)
         options = {"threshold": threshold, "published": published, "confirm": confirm}
