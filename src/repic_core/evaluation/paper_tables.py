@@ -88,7 +88,8 @@ def caption_setting(
             regions = whole if detector is None else Detector(detector, categories, device=device)
         index = ConceptIndex.open(out / f"index-{name}", setting.database, embedder)
         if sureness is not None:
-            confirm = Verifier(captioner.model, captioner.processor, setting.database, sureness)
+            model = captioner.model, captioner.processor
+            confirm = Verifier(*model, setting.database, sureness, captioner.batch_size)
         options = {"threshold": threshold, "published": published, "confirm": confirm}
         setting = retrieval(setting, index, embedder, regions, **options)
         name += ("-published" if published else "-retrieval") + ("-verified" if confirm else "")
