@@ -128,7 +128,7 @@ def caption_messages(
     """Messages that ask for a personalised caption of `query`.
 
     Args:
-        query: path or PIL image of the photo to caption.
+        query: path or PIL image of the photo to caption; None asks the question without a photo.
         references: concepts in prompt order; each gives its image(s), then ``Name: <bo>, Info: ...``.
         question: the request, shown after ``This is the query image.``
         system: as in `system_text`; without one, the chat template adds its own default, if it has one.
@@ -144,7 +144,7 @@ def caption_messages(
         check_no_control_tokens(concept.info, f"the info of {concept.tag}")
         content += [_image(image) for image in concept.images if reference_photos]
         content.append(_text(reference_text(concept)))
-    content += [_image(query), _text(f"{QUERY_PREFIX} {question}")]
+    content += [_text(question)] if query is None else [_image(query), _text(f"{QUERY_PREFIX} {question}")]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     text = system_text(system)
     if text is not None:

@@ -70,7 +70,7 @@ def test_these_are_the_commands():
         *("data build", "data check", "train grpo", "train sft"),
         *("benchmark training-step", "benchmark kept-references", "benchmark large-index"),
         *("benchmark page-load", "benchmark merge-drift", "toyworld pretrain", "toyworld miniature"),
-        *("toyworld ablations", "toyworld retrieval", "toyworld skills"),
+        *("toyworld ablations", "toyworld retrieval", "toyworld questions", "toyworld skills"),
     }
 
 

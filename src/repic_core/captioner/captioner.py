@@ -172,18 +172,19 @@ class Captioner:
         if errors:
             raise errors[0]
 
+    def messages(self, item: CaptionItem) -> list[dict[str, Any]]:
+        """The chat messages of one item, with opened photos."""
+        return caption_messages(
+            None if item.query is None else open_image(item.query),
+            [_opened(concept) for concept in item.references],
+            item.question,
+            self.system,
+            item.reference_photos,
+        )
+
     def inputs(self, items: Sequence[CaptionItem]) -> Any:
         """The processor's inputs for a batch of items, on the model's device."""
-        conversations = [
-            caption_messages(
-                open_image(item.query),
-                [_opened(concept) for concept in item.references],
-                item.question,
-                self.system,
-                item.reference_photos,
-            )
-            for item in items
-        ]
+        conversations = [self.messages(item) for item in items]
         texts = [
             self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             for messages in conversations
@@ -192,12 +193,13 @@ class Captioner:
             self._resized([block["image"] for block in messages[-1]["content"] if block["type"] == "image"])
             for messages in conversations
         ]
-        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        shown = images if any(images) else None  # the processor takes no batch without any photo
+        inputs = self.processor(text=texts, images=shown, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
 
     def _resized(self, photos: list[Any]) -> list[Any]:
         """Opened photos as they go to the processor."""
-        if self.resized_by == "processor":
+        if self.resized_by == "processor" or not photos:
             return photos
         from qwen_vl_utils import process_vision_info
 

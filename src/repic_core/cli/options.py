@@ -182,7 +182,9 @@ class Chosen:
     side: int
 
 
-def defaults_for(model: str | None, adapter: str | None = None, published: str = "inference") -> Chosen:
+def defaults_for(
+    model: str | None, adapter: str | None = None, published: str | None = "inference"
+) -> Chosen:
     """What is taken where a command line leaves it out.
 
     Without a `model` that is the one that the local `adapter` was trained on, else the authors'. The toy base, and
@@ -190,7 +192,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
     the authors published.
 
     Args:
-        published: the authors' system prompt for the task, ``inference`` or ``evaluation``.
+        published: the authors' system prompt for the task, ``inference`` or ``evaluation``; None for none.
     """
     from repic_core.models.loading import PAPER_MAX_PIXELS
     from repic_core.retrieval.embedders import TOWER_SIDE
@@ -203,7 +205,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
     return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE)
 
 
-def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
+def chosen(options: argparse.Namespace, published: str | None = "inference") -> Chosen:
     """`defaults_for` what `options` leaves out, and what it gives.
 
     Raises:
