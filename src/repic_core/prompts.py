@@ -170,7 +170,7 @@ def caption_messages(
     """Messages that ask for a personalised caption of `query`.
 
     Args:
-        query: path or PIL image of the photo to caption.
+        query: path or PIL image of the photo to caption; None asks the question without a photo.
         references: concepts in prompt order; each gives its image(s), then its line (`reference_text`).
         question: the request, shown after ``This is the query image.``; may hold ``{name}`` (`with_names`).
         system: as in `system_text`; without one, the chat template adds its own default, if it has one.
@@ -197,7 +197,7 @@ def caption_messages(
             names.append(concept.tag)
     question = with_names(question, names)
     check_no_control_tokens(question, "the question")
-    content += [_image(query), _text(f"{QUERY_PREFIX} {question}")]
+    content += [_text(question)] if query is None else [_image(query), _text(f"{QUERY_PREFIX} {question}")]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     text = system_text(system)
     if text is not None:

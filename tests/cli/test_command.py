@@ -78,7 +78,7 @@ def test_these_are_the_commands():
         *("benchmark training-step", "benchmark kept-references", "benchmark large-index"),
         *("benchmark page-load", "benchmark merge-drift", "toyworld pretrain", "toyworld miniature"),
         *("toyworld ablations", "toyworld retrieval", "toyworld negatives", "toyworld infos"),
-        *("toyworld dialogues", "toyworld skills"),
+        *("toyworld dialogues", "toyworld questions", "toyworld skills"),
     }
 
 

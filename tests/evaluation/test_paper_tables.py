@@ -202,7 +202,11 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     assert evaluate(*common, *model, "--method", "GRPO") == 0
     stamp = (out / "captions/GRPO/4-concepts.json").stat().st_mtime_ns
     assert evaluate(*common, *model, "--method", "GRPO", "--retrieval") == 0
-    for other in (["--suffix", "given-names"], ["--questions", "multi"], ["--reference-style", "numbered"]):
+    for other in (
+        ["--suffix", "given-names"],
+        ["--caption-questions", "multi"],
+        ["--reference-style", "numbered"],
+    ):
         capsys.readouterr()
         assert (
             evaluate(*common, *model, "--method", "GRPO", *other) == 2

@@ -34,10 +34,10 @@ class CaptionItem:
     """One thing to caption.
 
     Args:
-        query: path or PIL image.
+        query: path or PIL image; None asks the question without a photo.
         references: the concepts in the prompt, in order.
         tags: the row's tags (the concepts that the query shows); by default those of all references.
-        label: the row's query path; by default `query` ("" for a PIL image).
+        label: the row's query path; by default `query` ("" if that is no path).
         reference_photos: False leaves the references' photos out of the prompt.
 
     Raises:
@@ -243,7 +243,7 @@ def item_hashes(items: Sequence[CaptionItem], reference_style: str = "tag") -> l
 
     def hash_once(image: Any) -> str:
         if not isinstance(image, str | Path):
-            return image_hash(image)
+            return "" if image is None else image_hash(image)
         if str(image) not in files:
             try:
                 files[str(image)] = image_hash(image)

@@ -177,20 +177,20 @@ class Captioner:
         if errors:
             raise errors[0]
 
+    def messages(self, item: CaptionItem) -> list[dict[str, Any]]:
+        """The chat messages of one item, with opened photos."""
+        return caption_messages(
+            None if item.query is None else open_image(item.query),
+            [_opened(concept) for concept in item.references],
+            item.question,
+            self.system,
+            item.reference_photos,
+            self.reference_style,
+        )
+
     def inputs(self, items: Sequence[CaptionItem]) -> Any:
         """The processor's inputs for a batch of items, on the model's device."""
-        conversations = [
-            caption_messages(
-                open_image(item.query),
-                [_opened(concept) for concept in item.references],
-                item.question,
-                self.system,
-                item.reference_photos,
-                self.reference_style,
-            )
-            for item in items
-        ]
-        return self._chat_inputs(conversations)
+        return self._chat_inputs([self.messages(item) for item in items])
 
     def answer(self, messages: list[dict[str, Any]], **generation: Any) -> str:
         """The answer to messages of your own, in the form of `prompts`; photos are paths or PIL images.
@@ -228,12 +228,13 @@ class Captioner:
             )
             for messages in conversations
         ]
-        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        shown = images if any(images) else None  # the processor takes no batch without any photo
+        inputs = self.processor(text=texts, images=shown, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
 
     def _resized(self, photos: list[Any]) -> list[Any]:
         """Opened photos as they go to the processor."""
-        if self.resized_by == "processor":
+        if self.resized_by == "processor" or not photos:
             return photos
         from qwen_vl_utils import process_vision_info
 

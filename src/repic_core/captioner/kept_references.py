@@ -75,7 +75,7 @@ class PrefixCaptioner(Captioner):
         self.reused = None
         item = items[0]
         photos = [photo for concept in item.references for photo in concept.images if item.reference_photos]
-        alone = len(items) == 1 and self._rows(generation) == 1
+        alone = len(items) == 1 and self._rows(generation) == 1 and item.query is not None
         if not (alone and photos and self._growing_cache(generation)):
             return super()._prepare(items, **generation)
         query = open_image(item.query)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repic_core.cli.evaluate_task import add_task_flags, check_task_flags, evaluate_task
 from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
 from repic_core.cli.output import note, print_json
 
@@ -27,14 +28,16 @@ def add_evaluate(parser: Parser) -> None:
         parser,
         "--root",
         required=True,
-        help="a folder laid out like the authors' repository (github.com/oyt9306/RePIC)",
+        help="a folder laid out like the authors' repository (github.com/oyt9306/RePIC); "
+        "with --task, what the paths of photos in questions and database are relative to",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs/evaluation"),
         metavar="FOLDER",
-        help="gets captions/METHOD/SETTING.json and table.md, .tex, .csv (default: %(default)s)",
+        help="gets captions/METHOD/SETTING.json and table.md, .tex, .csv; with --task, "
+        "answers/METHOD/TASK.json and TASK.md, .csv, .json (default: %(default)s)",
     )
     parser.add_argument(
         "--settings",
@@ -50,7 +53,7 @@ def add_evaluate(parser: Parser) -> None:
         "--method", metavar="NAME", help="in the table (default: the model's or adapter's folder)"
     )
     parser.add_argument(
-        "--questions",
+        "--caption-questions",
         choices=CAPTION_QUESTIONS,
         default="single",
         help="asked in turn: single, which the published captions answer; multi, of the authors' scripts for two"
@@ -106,11 +109,16 @@ def add_evaluate(parser: Parser) -> None:
         "--threshold", type=float, metavar="T", help="least similarity of a retrieved concept"
     )
     parser.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="the first N rows of each setting only"
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N rows of each setting, or questions, only",
     )
     add_system_flags(parser)
     add_flags(parser, "--reference-style", "--max-pixels", "--min-pixels", "--max-new-tokens")
     add_flags(parser, "--batch-size", "--device", "--json")
+    add_task_flags(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -121,9 +129,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         note(options, line)
 
     method = _method(options)
+    if options.task:
+        evaluate_task(options, method)
+        return
     captions = options.out / "captions"
     asked = found_settings(
-        options.root, options.settings, options.suffix, options.limit, tell, options.questions
+        options.root, options.settings, options.suffix, options.limit, tell, options.caption_questions
     )
     if not asked:
         raise SettingError("no setting can be run")
@@ -142,6 +153,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _method(options: argparse.Namespace) -> str:
     """The method's name, after a look at whether the flags go together."""
+    check_task_flags(options)
     if not options.model and (options.adapter or options.retrieval):
         raise ValueError("--adapter and --retrieval need a --model")
     for name in ("embedder", "detector", "threshold", "verify"):

@@ -196,7 +196,9 @@ class Chosen:
     min_pixels: int | None = None
 
 
-def defaults_for(model: str | None, adapter: str | None = None, published: str = "inference") -> Chosen:
+def defaults_for(
+    model: str | None, adapter: str | None = None, published: str | None = "inference"
+) -> Chosen:
     """What is taken where a command line leaves it out.
 
     Without a `model` that is the one that the local `adapter` was trained on, else the authors'. The toy base, and
@@ -204,7 +206,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
     the authors published.
 
     Args:
-        published: the authors' system prompt for the task, ``inference`` or ``evaluation``.
+        published: the authors' system prompt for the task, ``inference`` or ``evaluation``; None for none.
     """
     from repic_core.models.loading import PAPER_MAX_PIXELS
     from repic_core.prompts import PUBLISHED_STYLES
@@ -218,7 +220,7 @@ def defaults_for(model: str | None, adapter: str | None = None, published: str =
     return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE, PUBLISHED_STYLES[published])
 
 
-def chosen(options: argparse.Namespace, published: str = "inference") -> Chosen:
+def chosen(options: argparse.Namespace, published: str | None = "inference") -> Chosen:
     """`defaults_for` what `options` leaves out, and what it gives.
 
     Raises:

@@ -1,4 +1,4 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|skills``."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|questions|skills``."""
 
 from __future__ import annotations
 
@@ -110,6 +110,19 @@ def add_toyworld(parser: Parser) -> None:
         help=f"{', '.join(budgets)} (default: all)",
     )
 
+    line, example = (
+        "questions about held-out toys, for `repic evaluate --task`",
+        "repic toyworld questions --split val --out runs/questions",
+    )
+    questions = add_command(commands, "questions", _questions, line, example)
+    questions.add_argument(
+        "--out", type=Path, default=Path("runs/questions"), metavar="FOLDER", help="default: %(default)s"
+    )
+    questions.add_argument(
+        "--n", type=at_least(1), default=150, metavar="N", help="scenes asked about (default: %(default)s)"
+    )
+    add_flags(questions, "--split", "--seed", "--json")
+
     line, example = "what a toy model can do, on held-out toys", "repic toyworld skills assets/toy-base"
     skills = add_command(commands, "skills", _skills, line, example)
     skills.add_argument("model", nargs="?", default=TOY_BASE, metavar="MODEL", help="default: %(default)s")
@@ -182,6 +195,17 @@ def _negatives(options: argparse.Namespace) -> None:
     with prints_hidden(options.quiet):
         table = run(options.base, options.out, options.split, options.seeds)
     print(table)
+
+
+def _questions(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.field_questions import write_field_questions
+
+    counts = write_field_questions(options.out, options.split, options.n, options.seed)
+    if options.json:
+        print_json(counts)
+        return
+    for name, count in counts.items():
+        print(f"{options.out / name}.json: {count} questions")
 
 
 def _skills(options: argparse.Namespace) -> None:

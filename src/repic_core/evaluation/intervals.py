@@ -112,6 +112,42 @@ def mean_interval(values: Sequence[float], units: Sequence[Any], seed: int = 0) 
     return _bootstrapped((np.bincount(index, weights=values), np.bincount(index)), mean, seed)
 
 
+def balanced_interval(
+    values: Sequence[float], units: Sequence[Any], classes: Sequence[Any], seed: int = 0
+) -> Interval:
+    """The mean over classes of each class's mean value, with its 95% interval; a unit's values are drawn together.
+
+    With 1 for a right answer and the right answers as classes this is balanced accuracy: who always says yes has
+    50%, however many of the answers are yes. A class that a resample lacks is left out of its mean.
+
+    >>> str(balanced_interval([1, 1, 1, 0], "abcd", ["yes", "yes", "yes", "no"])).partition(" ")[0]
+    '50.0'
+
+    Raises:
+        ValueError: there are no values, or not as many units or classes.
+    """
+    import numpy as np
+
+    if not len(values) or not len(values) == len(units) == len(classes):
+        raise ValueError(
+            f"a balanced mean of {len(values)} values, {len(units)} units, {len(classes)} classes: give one each"
+        )
+    rows = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    columns = {name: place for place, name in enumerate(dict.fromkeys(classes))}
+    sums, counts = np.zeros((2, len(rows), len(columns)))
+    where = [rows[unit] for unit in units], [columns[name] for name in classes]
+    np.add.at(sums, where, values)
+    np.add.at(counts, where, 1)
+
+    def balanced(index: Any, axis: int = -1) -> Any:
+        along = axis - 1 if axis < 0 else axis  # the classes are behind
+        total, size = sums[index].sum(along), counts[index].sum(along)
+        means = np.divide(total, size, out=np.zeros_like(total), where=size > 0)
+        return means.sum(-1) / (size > 0).sum(-1)
+
+    return _bootstrapped((np.arange(len(rows)),), balanced, seed)
+
+
 def compare(
     first: Captions,
     second: Captions,
