@@ -67,7 +67,7 @@ def test_these_are_the_commands():
     assert list(COMMANDS) == [*wanted.split(), "notebooks", "benchmark", "toyworld"]
     assert {name for name, _ in EVERY if " " in name} == {
         *("concepts init", "concepts check", "concepts list", "demo viewer", "demo live"),
-        *("data build", "data check", "train grpo", "train sft"),
+        *("data build", "data convert", "data check", "train grpo", "train sft"),
         *("benchmark training-step", "benchmark kept-references", "benchmark large-index"),
         *("benchmark page-load", "benchmark merge-drift", "toyworld pretrain", "toyworld miniature"),
         *("toyworld ablations", "toyworld retrieval", "toyworld skills"),
