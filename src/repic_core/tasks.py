@@ -30,6 +30,9 @@ class Task:
     color: str
 
 
+# The answer to a question about what a caption must not say, and always the last option.
+NOT_SAID = "The caption does not say."
+
 OCT, VLT, SINGLE_ICT, MULTI_ICT = "yes_no", "iou", "yes_no_name", "yes_no_name_multi"
 ICT = (SINGLE_ICT, MULTI_ICT)
 TASKS = {

@@ -66,15 +66,8 @@ def test_these_are_the_commands():
     wanted = "caption concepts demo data train plan reproduce evaluate score prefer merge export"
     assert list(COMMANDS) == [*wanted.split(), "notebooks", "benchmark", "toyworld"]
     assert {name for name, _ in EVERY if " " in name} == {
-        *(
-            "concepts init",
-            "concepts check",
-            "concepts list",
-            "concepts describe",
-            "demo viewer",
-            "demo live",
-        ),
-        *("data build", "data check", "train grpo", "train sft"),
+        *("concepts init", "concepts check", "concepts list", "concepts describe"),
+        *("demo viewer", "demo live", "data build", "data convert", "data check", "train grpo", "train sft"),
         *("benchmark training-step", "benchmark kept-references", "benchmark large-index"),
         *("benchmark page-load", "benchmark merge-drift", "toyworld pretrain", "toyworld miniature"),
         *("toyworld ablations", "toyworld retrieval", "toyworld negatives", "toyworld infos"),

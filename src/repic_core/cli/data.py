@@ -1,11 +1,11 @@
-"""``repic data build|check``."""
+"""``repic data build|convert|check``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,24 @@ def add_data(parser: Parser) -> None:
         help="boxes for a training with `published_resize: true`, which makes the shorter side of photos 1024",
     )
     add_flags(build, "--side", "--max-pixels", "--min-pixels", "--seed", "--json")
+
+    line = "make training rows from conversations of LLaVA, VLM-R1 or RAP-MLLM, and join files"
+    more = (
+        "FILE is JSON or JSONL, or VLM-R1's YAML list of files. A share is written behind it: FILE:first:1000,\n"
+        "FILE:end:1000, FILE:random:1000 or FILE:random:20%. What can't be used is counted, and the first is named."
+    )
+    example = "repic data convert rap.json:first:1000 mine.jsonl:random:20% --out rows.jsonl"
+    convert = add_command(commands, "convert", _convert, line, example, more=more)
+    convert.add_argument("files", nargs="+", metavar="FILE", help="conversations or training rows")
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the rows, .jsonl or .json")
+    convert.add_argument(
+        "--target",
+        choices=("grpo", "sft"),
+        default="grpo",
+        help="grpo: answers that a rule can check; sft: any answer in words (default: %(default)s)",
+    )
+    add_flags(convert, "--image-root", help="what image paths are relative to (default: each file's folder)")
+    add_flags(convert, "--seed", "--json")
 
     line = "read a file of rows and their photos, and count them"
     check = add_command(commands, "check", _check, line, "repic data check rows.jsonl")
@@ -145,21 +163,45 @@ def _from(rows: Sequence[Any], root: Path, folder: Path) -> list[Any]:
     ]
 
 
+def _convert(options: argparse.Namespace) -> None:
+    from repic_core.data.conversations import convert
+    from repic_core.data.rows import RowError, write_rows
+    from repic_core.data.shares import read_shares
+
+    records = read_shares(options.files, options.seed)
+    done = convert(records, options.target, options.image_root, options.out.parent)
+    left_out = [f"{len(places)} ({reason}), first {places[0]}" for reason, places in done.left_out.items()]
+    if not done.rows:
+        raise RowError(
+            f"none of {len(records)} records becomes a row: {'; '.join(left_out) or 'there are none'}"
+        )
+    write_rows(options.out, done.rows)
+    _tell(options, options.out, done.rows, done.left_out)
+    if not options.json:
+        print("\n".join(f"left out: {line}" for line in left_out), end="\n" if left_out else "")
+
+
 def _check(options: argparse.Namespace) -> None:
     from repic_core.data.rows import read_rows
 
     _tell(options, options.rows, read_rows(options.rows, options.image_root))
 
 
-def _tell(options: argparse.Namespace, path: str | Path, rows: Sequence[Any]) -> None:
-    """How many rows there are, by task."""
+def _tell(
+    options: argparse.Namespace,
+    path: str | Path,
+    rows: Sequence[Any],
+    left_out: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """How many rows there are, by task; in JSON also how many were left out, by reason."""
     from repic_core.tasks import TASKS
 
     counts = Counter(row.method for row in rows)
     if options.json:
-        print_json(
-            {"file": str(path), "rows": len(rows), "tasks": {m: counts[m] for m in TASKS if counts[m]}}
-        )
+        told = {"file": str(path), "rows": len(rows), "tasks": {m: counts[m] for m in TASKS if counts[m]}}
+        if left_out is not None:
+            told["left_out"] = {reason: len(places) for reason, places in left_out.items()}
+        print_json(told)
         return
     tasks = ", ".join(f"{counts[method]} {task.label}" for method, task in TASKS.items() if counts[method])
     print(f"{path}: {len(rows)} rows ({tasks})")

@@ -4,16 +4,18 @@ The public format is the authors' JSON or JSONL: ``image`` (path or list of path
 ``accu_reward_method`` with its ``solution`` (`repic_core.tasks`).
 
 Rows built by this kit may also hold ``candidates`` (all tags in the prompt) and ``infos``, with which the strict
-rewards recognise wrong names and copied text. `data.builders` and `data.coco` build rows from photos.
+rewards recognise wrong names and copied text, and ``questions`` about the photo (`RowQuestion`), for
+`training.question_reward`. `data.builders` and `data.coco` build rows from photos.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,39 @@ from repic_core.io.files import read_records, write_records
 from repic_core.io.images import image_fault, open_image
 from repic_core.io.paths import find_file
 from repic_core.prompts import IMAGE_PLACEHOLDER, task_messages
-from repic_core.tasks import TASKS, check_solution, write_solution
+from repic_core.tasks import NOT_SAID, TASKS, check_solution, write_solution
 
 
 class RowError(ValueError):
     """A tuning row that can't be used; the message names the file, the line and the field."""
+
+
+@dataclass(frozen=True)
+class RowQuestion:
+    """A question that a caption of the row's photo should answer, with its options.
+
+    Args:
+        answer: one of the options, or `tasks.NOT_SAID` for what the caption must not say.
+
+    Raises:
+        RowError: a text is empty or holds a control token, or the answer is not offered; names the field.
+    """
+
+    text: str
+    options: tuple[str, ...]
+    answer: str
+
+    def __post_init__(self) -> None:
+        if not all(
+            isinstance(text, str) and text.strip() for text in (self.text, self.answer, *self.options)
+        ):
+            raise RowError("field 'questions': text, answer and each option must be texts")
+        if len(set(self.options)) < max(2, len(self.options)):
+            raise RowError(f"field 'questions': {self.text!r} needs two options or more, each once")
+        if self.answer not in (*self.options, NOT_SAID):
+            raise RowError(f"field 'questions': {self.answer!r} is neither an option nor {NOT_SAID!r}")
+        for text in (self.text, *self.options):
+            _check_text("questions", text)
 
 
 @dataclass(frozen=True)
@@ -46,6 +76,7 @@ class TrainingExample:
     method: str
     candidates: tuple[str, ...] = ()
     infos: tuple[str, ...] = ()
+    questions: tuple[RowQuestion, ...] = ()
 
     def __post_init__(self) -> None:
         count = self.problem.count(IMAGE_PLACEHOLDER)
@@ -83,7 +114,7 @@ def read_rows(
     rows = []
     checked: set[str] = set()
     for where, record in read_records(path, RowError):
-        row = _parse(record, where)
+        row = parse_row(record, where)
         row = replace(row, images=tuple(_on_disk(root, image) for image in row.images))
         rows.append(row)
         for image in row.images:
@@ -112,6 +143,8 @@ def write_rows(path: str | Path, rows: Iterable[TrainingExample]) -> Path:
             record["candidates"] = list(row.candidates)
         if row.infos:
             record["infos"] = list(row.infos)
+        if row.questions:
+            record["questions"] = [asdict(question) for question in row.questions]
         records.append(record)
     return write_records(path, records)
 
@@ -120,7 +153,8 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
     """Rows as a `datasets.Dataset` with TRL's columns.
 
     Columns: ``prompt`` (chat messages whose image blocks are placeholders), ``images`` (list of decoded
-    images), ``solution`` (`tasks.write_solution`), ``accu_reward_method``, ``candidates``, ``infos``.
+    images), ``solution`` (`tasks.write_solution`), ``accu_reward_method``, ``candidates``, ``infos`` and, if a row
+    has any, ``questions`` (JSON).
     The ICT suffix of each prompt is drawn from `seed` (`prompts.with_task_suffix`). Photos that `datasets` would
     misread (more than eight bits a channel, a broken EXIF tag) are kept as `images.open_image` reads them.
 
@@ -141,6 +175,9 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
             "infos": List(Value("string")),
         }
     )
+    asks = any(row.questions for row in rows)
+    if asks:
+        features["questions"] = Value("string")
     columns: dict[str, list[Any]] = {name: [] for name in features}
     for row in rows:
         messages = task_messages(row.images, row.problem, row.method, rng)
@@ -151,6 +188,8 @@ def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: in
         columns["accu_reward_method"].append(row.method)
         columns["candidates"].append(list(row.candidates))
         columns["infos"].append(list(row.infos))
+        if asks:
+            columns["questions"].append(json.dumps([asdict(q) for q in row.questions], ensure_ascii=False))
     return Dataset.from_dict(columns, features=features)
 
 
@@ -186,7 +225,8 @@ def _stored(photo: Path) -> dict[str, Any]:
     return {"path": None, "bytes": file.getvalue()}
 
 
-def _parse(record: Any, where: str) -> TrainingExample:
+def parse_row(record: Any, where: str) -> TrainingExample:
+    """A row from an object in the public format; `RowError` names `where`, the field and how to fix it."""
     if not isinstance(record, dict):
         raise RowError(f"{where}: must be an object with image, problem, solution and accu_reward_method")
     for field in ("image", "problem", "solution"):
@@ -211,6 +251,16 @@ def _parse(record: Any, where: str) -> TrainingExample:
             raise RowError(f"{where}, field {field!r}: must be a list of texts")
         extras[field] = tuple(values)
     try:
-        return TrainingExample(tuple(images), problem, solution, method, **extras)
+        questions = _parse_questions(record.get("questions") or [])
+        return TrainingExample(tuple(images), problem, solution, method, **extras, questions=questions)
     except RowError as error:
         raise RowError(f"{where}, {error}") from None
+
+
+def _parse_questions(records: Any) -> tuple[RowQuestion, ...]:
+    listed = isinstance(records, list) and all(
+        isinstance(record, dict) and isinstance(record.get("options"), list) for record in records
+    )
+    if not listed:
+        raise RowError("field 'questions': must be a list of objects with text, options (a list) and answer")
+    return tuple(RowQuestion(one.get("text"), tuple(one["options"]), one.get("answer")) for one in records)

@@ -26,8 +26,8 @@ from repic_core.evaluation.choices import parse_choice
 from repic_core.evaluation.intervals import Interval, mean_interval, row_of
 from repic_core.evaluation.judges import Judge, check_readable, quoted, text_part
 from repic_core.io.files import read_records, write_records
+from repic_core.tasks import NOT_SAID
 
-NOT_SAID = "The caption does not say."
 OUTCOMES = ("right", "wrong", "not said", "unparsable")
 SYSTEM = (
     "You are an evaluation expert. You are given a caption of a photo that you can't see, and a multiple-choice "

@@ -2,7 +2,7 @@
 
 A folder holds PNG photos and these files, in which all image paths are relative to the folder:
 
-- ``rows.jsonl``: rows for GRPO;
+- ``rows.jsonl``: rows for GRPO, and ``rows_questions.jsonl``: the same with questions about the scenes;
 - ``captions_single.jsonl``, ``captions_listing.jsonl`` and ``captions_multi.jsonl``: the same scenes with
   captions, for the supervised arms;
 - ``truth.json``: what each scene shows;
@@ -12,6 +12,8 @@ A folder holds PNG photos and these files, in which all image paths are relative
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from repic_core.prompts import OCT_QUESTION, VLT_QUESTION, caption_problem
 from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT, VLT
 from repic_core.toyworld.draw import draw_reference, draw_scene
 from repic_core.toyworld.lessons import QUESTIONS
+from repic_core.toyworld.questions import WRONG, training_questions
 from repic_core.toyworld.world import GENERIC_INFO, Sample, identities, make_sample, new_name, pick_toys
 
 # Shares of training scenes with 1, 2, 3 and 4 references.
@@ -69,6 +72,18 @@ def _oct_row(folder: Path, name: str, split: str, rng: np.random.Generator) -> T
     return TrainingExample((again, other), OCT_QUESTION, "yes" if same else "no", OCT)
 
 
+def _others(references: list[Concept], seed: int, n: int) -> list[Concept]:
+    """`WRONG` concepts with names that are not among the references of scene `n`."""
+    rng, names = np.random.default_rng([seed, 40, n]), [concept.name for concept in references]
+    others: list[Concept] = []
+    while len(others) < WRONG:
+        name = new_name(rng, "train")
+        if name not in names:
+            names.append(name)
+            others.append(replace(references[0], tag=f"<{name}>", name=name))
+    return others
+
+
 def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> dict[str, int]:
     """Write `n_scenes` training scenes and their rows; returns the number of rows of each file.
 
@@ -83,11 +98,13 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
     """
     folder = Path(folder)
     rows: list[TrainingExample] = []
+    asking: list[TrainingExample] = []
     single: list[TrainingExample] = []
     listing: list[TrainingExample] = []
     multi: list[TrainingExample] = []
     truth: dict[str, Any] = {}
     for n in range(n_scenes):
+        first_row = len(rows)
         rng = np.random.default_rng([seed, 10, n])
         k = int(rng.choice(4, p=K_WEIGHTS)) + 1
         sample = make_sample(k, rng, "train", generic=0.6, hard=0.3)
@@ -130,7 +147,10 @@ def write_training(folder: str | Path, n_scenes: int = 2000, seed: int = 0) -> d
             rows.append(_vlt_row(scene, truth[scene]["objects"], rng))
         if n % 4 == 2:
             rows.append(_oct_row(folder, f"{n:05d}_pair", "train", rng))
+        asked = training_questions(references, truth[scene], _others(references, seed, n), random.Random(n))
+        asking += [replace(rows[first_row], questions=asked), *rows[first_row + 1 :]]
     write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder / "rows_questions.jsonl", asking)
     write_rows(folder / "captions_single.jsonl", single)
     write_rows(folder / "captions_listing.jsonl", listing)
     write_rows(folder / "captions_multi.jsonl", multi)

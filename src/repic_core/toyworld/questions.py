@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.concept import Concept
-from repic_core.evaluation.questions import NOT_SAID, Question
+from repic_core.data.rows import RowQuestion
+from repic_core.evaluation.questions import Question
+from repic_core.tasks import NOT_SAID
 from repic_core.toyworld.draw import BACKGROUNDS, PLACES
 from repic_core.toyworld.scoring import stated_places
 
@@ -54,6 +56,23 @@ def heldout_questions(
     queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))[label][:limit]
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     return [q for row in queries for q in scene_questions(row, truth[row["query"]], database, rng)]
+
+
+def training_questions(
+    references: Sequence[Concept], truth: dict[str, Any], others: Iterable[Concept], rng: random.Random
+) -> tuple[RowQuestion, ...]:
+    """Questions about a training scene, for `training.question_reward`: `scene_questions`, and the negatives.
+
+    A negative asks for the place of a concept that is in the prompt (one of `references`) and not in the scene.
+
+    Args:
+        others: give further wrong names.
+    """
+    tags, shown = [concept.tag for concept in references], [thing["tag"] for thing in truth["objects"]]
+    row = {"query": "scene", "references": tags, "shown": shown}
+    asked = [RowQuestion(q.text, q.options, q.answer) for q in scene_questions(row, truth, others, rng)]
+    absent = [WHERE_QUESTION.format(tag=tag) for tag in tags if tag not in shown]
+    return (*asked, *(RowQuestion(text, PLACES, NOT_SAID) for text in absent))
 
 
 class CaptionReader:

@@ -19,6 +19,7 @@ from repic_core.training.command import exit_in_a_line, run_command
 from repic_core.training.failures import checked_reward
 from repic_core.training.fluency import fluency_reward, with_reference_log_probs
 from repic_core.training.prompt_lengths import check_prompts, stored_photos
+from repic_core.training.question_reward import load_reader, make_question_reward
 from repic_core.training.recipe import (
     TuneArguments,
     need_packages,
@@ -117,15 +118,13 @@ def _run(
         raise ValueError(
             "fsdp: FSDP2 can't generate from inside a PEFT model: captions must come from vLLM (use_vllm)"
         )
-    if tune.fluency_weight:
-        if not config.beta:
-            raise ValueError("fluency_weight: needs the reference model, so beta must be above 0")
-        rewards = [*rewards, (fluency_reward, tune.fluency_weight)]
+    given = rewards  # the record names these; the others follow from its settings
+    rewards = [*given, *_optional_rewards(tune, config, dataset)]
     adapter = prepare_tuning(model, processor, tune)
     limit = tune.max_prompt_tokens or _context_length(model) - config.max_completion_length
     check_prompts(dataset, processor, limit, tune.published_resize)
     _check_row_count(dataset, config)
-    record = run_record.begin("grpo", model, processor, dataset, (tune, config), rewards, **source)
+    record = run_record.begin("grpo", model, processor, dataset, (tune, config), given, **source)
     config.remove_unused_columns = False  # the rewards read the other columns
     if config.reward_weights is None:
         config.reward_weights = [1.0, *(weight for _, weight in rewards)]
@@ -160,6 +159,21 @@ def _run(
         trainer.add_callback(best)
     run_training(trainer, resume, record, best)
     return trainer
+
+
+def _optional_rewards(tune: TuneArguments, config: Any, dataset: Any) -> list[tuple[Any, float]]:
+    """The rewards that the recipe turns on by a weight, with their weights."""
+    rewards = []
+    if tune.fluency_weight:
+        if not config.beta:
+            raise ValueError("fluency_weight: needs the reference model, so beta must be above 0")
+        rewards.append((fluency_reward, tune.fluency_weight))
+    if tune.question_weight:
+        if "questions" not in dataset.column_names:
+            raise ValueError("question_weight: no row has questions; give rows with the field 'questions'")
+        choose = load_reader(tune.question_reader)
+        rewards.append((make_question_reward(choose, config.max_completion_length), tune.question_weight))
+    return rewards
 
 
 def _context_length(model: Any) -> int:

@@ -47,6 +47,17 @@ class TuneArguments:
     fluency_weight: float = field(
         default=0.0, metadata={"help": "weight of `fluency.fluency_reward`; needs beta above 0 (GRPO only)"}
     )
+    question_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of `question_reward.question_reward`, for rows with questions (GRPO only)"},
+    )
+    question_reader: str = field(
+        default="",
+        metadata={
+            "help": "who answers these questions, as MODULE:CLASS, such as "
+            "repic_core.toyworld.questions:CaptionReader (GRPO only)"
+        },
+    )
     max_prompt_tokens: int | None = field(
         default=None,
         metadata={"help": "prompts with more tokens (texts and photos) are refused; None: the model's limit"},
