@@ -233,6 +233,28 @@ def with_task_suffix(problem: str, method: str, rng: random.Random) -> str:
     return f"{problem} {suffix}".rstrip() if suffix else problem
 
 
+def redrawn_suffix(
+    messages: Sequence[dict[str, Any]], method: str, rng: random.Random
+) -> list[dict[str, Any]]:
+    """Messages of `task_messages` with another draw of the ICT suffix; those of other methods as they are.
+
+    >>> asked = [{"role": "user", "content": [{"type": "text", "text": "Who is it?"}]}]
+    >>> redrawn_suffix(asked, "yes_no_name", random.Random(0))[0]["content"]
+    [{'type': 'text', 'text': 'Who is it?'}]
+    >>> redrawn_suffix(asked, "yes_no_name", random.Random(1))[0]["content"]
+    [{'type': 'text', 'text': 'Who is it? Output the final answer including its name.'}]
+    """
+    if method not in ICT:
+        return list(messages)
+    *earlier, last = messages
+    content = list(last["content"])
+    text = content.pop()["text"] if content[-1]["type"] == "text" else ""
+    for suffix, _ in ICT_SUFFIXES:
+        text = text.removesuffix(f" {suffix}") if suffix else text
+    text = with_task_suffix(text, method, rng)
+    return [*earlier, {**last, "content": [*content, *([_text(text)] if text else [])]}]
+
+
 def task_messages(
     images: Sequence[Any], problem: str, method: str, rng: random.Random
 ) -> list[dict[str, Any]]:

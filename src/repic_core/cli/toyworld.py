@@ -91,14 +91,14 @@ def add_toyworld(parser: Parser) -> None:
         out = Path("runs") / name
         command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
         add_flags(command, "--base", "--seeds")
-    for command, arms in ((miniature, ARMS), (ablate, ablations.ARMS)):
+    for command, arms, more in ((miniature, ARMS, {}), (ablate, ablations.ARMS, ablations.SUFFIX_ARMS)):
         command.add_argument(
             "--arms",
             nargs="+",
-            choices=arms,
+            choices=[*arms, *more],
             default=list(arms),
             metavar="ARM",
-            help=f"{', '.join(arms)} (default: all)",
+            help=f"{', '.join(arms)} (default: all)" + (f"; besides: {'; '.join(more)}" if more else ""),
         )
     budgets = list(ablations.BUDGETS)
     ablate.add_argument(

@@ -48,6 +48,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "KL 0.2": {"beta": 0.2},
     "KL 1": {"beta": 1.0},
 }
+# When the suffix of an ICT prompt is drawn (`training.suffixes`), against `full` and `8 scenes`, which draw it
+# once a row. 2,000 scenes are too many for a row to be seen twice. Trained only where `--arms` names them.
+SUFFIX_ARMS: dict[str, dict[str, Any]] = {
+    "suffix per completion": {"ict_suffix": "completion"},
+    "8 scenes, suffix per group": {"scenes": 8, "ict_suffix": "group"},
+    "8 scenes, suffix per completion": {"scenes": 8, "ict_suffix": "completion"},
+}
 # F1 at 4 references of `full` on validation, seed 0. With the rate of the recipe (1e-3): .20, .94, 1.00 and 1.00
 # after 6, 8, 10 and 14 steps (its warm-up takes 10), so no number of steps is well in between. With 1e-4: .00, .15,
 # .22, .45, .70, .81 and 1.00 after 10, 20, 22, 25, 28, 30 and 40.
@@ -134,7 +141,7 @@ def run(
     out = Path(out)
     settings: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        settings[arm] = {} if arm == "base" else {**budget, **ARMS[arm]}
+        settings[arm] = {} if arm == "base" else {**budget, **(ARMS | SUFFIX_ARMS)[arm]}
     check_settings(base, out, settings, n_scenes=n_scenes, photos=photos)
     train, heldout = out / "data" / "train", out / "data" / split
     if not (train / "truth.json").exists():
@@ -164,12 +171,13 @@ def run(
 
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of `SCORES` under `folder`: a row for each arm, ordered as `ARMS`."""
+    """Mean and standard deviation over seeds of `SCORES` under `folder`: a row for each arm, ordered as `ARMS` and
+    `SUFFIX_ARMS`."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).glob("*/scores.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(row["arm"], []).append(row)
-    arms = [arm for arm in ARMS if arm in found]
+    arms = [arm for arm in (*ARMS, *SUFFIX_ARMS) if arm in found]
     return [{"arm": arm, "seeds": len(found[arm]), **over_seeds(found[arm], SCORES)} for arm in arms]
 
 

@@ -28,6 +28,7 @@ from repic_core.training.recipe import (
     recipe_values,
 )
 from repic_core.training.run import metrics_callback, run_training
+from repic_core.training.suffixes import with_redrawn_suffixes
 from repic_core.training.validation import Validation, validation_callback
 
 
@@ -131,6 +132,8 @@ def _run(
     trainer_class = SharedPrefixGRPOTrainer if tune.shared_prefix else GRPOTrainer
     if tune.fluency_weight:
         trainer_class = with_reference_log_probs(trainer_class)
+    if tune.ict_suffix != "row":
+        trainer_class = with_redrawn_suffixes(trainer_class, tune.ict_suffix)
     trainer = trainer_class(
         model=model,
         reward_funcs=[
@@ -164,6 +167,8 @@ def _run(
 def _optional_rewards(tune: TuneArguments, config: Any, dataset: Any) -> list[tuple[Any, float]]:
     """The rewards that the recipe turns on by a weight, with their weights."""
     rewards = []
+    if tune.ict_suffix == "completion" and config.use_vllm:
+        raise ValueError("ict_suffix: vLLM is given one prompt a group; use ict_suffix: group (or row)")
     if tune.fluency_weight:
         if not config.beta:
             raise ValueError("fluency_weight: needs the reference model, so beta must be above 0")

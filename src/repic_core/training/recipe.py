@@ -12,6 +12,7 @@ from repic_core.io.extras import need
 from repic_core.io.files import read_text
 from repic_core.models.known_warnings import hide_known_warnings
 from repic_core.models.loading import limit_pixels
+from repic_core.training.suffixes import TIMES
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
 # trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the head's own weight.
@@ -70,8 +71,15 @@ class TuneArguments:
         metadata={"help": "compute each prompt once per group; False: TRL's own trainer (GRPO only)"},
     )
 
+    ict_suffix: str = field(
+        default="row",
+        metadata={
+            "help": "when an ICT prompt's suffix is drawn: for each 'row', 'group' or 'completion' (GRPO)"
+        },
+    )
+
     def __post_init__(self) -> None:
-        choices = {"tune": ("lora", "full"), "reward_profile": ("paper", "strict")}
+        choices = {"tune": ("lora", "full"), "reward_profile": ("paper", "strict"), "ict_suffix": TIMES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
