@@ -112,6 +112,17 @@ def test_vlt(completion, paper, strict):
     assert vlt_reward(completion, [10, 10, 50, 50], "strict") == strict
 
 
+def test_covip_wants_boxes_under_their_name():
+    right = [10, 10, 50, 50]
+    assert vlt_reward('[{"bbox_2d" : [ 10, 10 ,50, 50 ]}]', right, "covip") == 1
+    assert vlt_reward("[10, 10, 50, 50]", right, "covip") == 0
+    assert vlt_reward('[1, 1, 2, 2] {"bbox_2d": [10, 10, 50, 50]}', right, "covip") == 1
+    assert vlt_reward('{"bbox_2d": [1, 1, 2, 2]} {"bbox_2d": [10, 10, 50, 50]}', right, "covip") == 0
+    assert oct_reward("Yesterday it rained", "yes", "covip") == 1
+    short = personalization_reward(["<bo>!"], ["<bo>"], ["yes_no_name"], profile="covip", min_length=0)
+    assert short == [1.0]
+
+
 def test_paper_iou_by_hand():
     # overlap 5..9 x 0..9 inclusive = 5 * 10; areas 100 + 100; union 150
     assert paper_iou([0, 0, 10, 10], [5, 0, 15, 10]) == 50 / 150

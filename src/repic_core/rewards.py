@@ -1,7 +1,8 @@
 """Verifiable rewards of the three tasks, in TRL's form: completions in, a list of floats out.
 
 ``profile="paper"`` is upstream's arithmetic to the letter (`grpo_multitask_multi_img_no_format.py`; paper,
-section 3.2). ``profile="strict"`` closes its holes:
+section 3.2). ``covip`` is the same with boxes under ``"bbox_2d"`` only, as in CoViP's reward for RePIC
+(`qwen_module_repic.py` of github.com/oyt9306/CoViP at commit 0804834). ``strict`` closes its holes:
 
 =====================  =============================================  =======  ==========================
 task                   completion                                     paper    strict
@@ -57,7 +58,13 @@ from repic_core.tasks import ICT, MULTI_ICT, OCT, SINGLE_ICT, TASKS, VLT, read_s
 
 PAPER_MIN_LENGTH = 100  # characters; upstream's MIN_CONTENT_LEN
 IOU_THRESHOLD = 0.5
-_PAPER_BOX = re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]")
+PROFILES = ("paper", "covip", "strict")
+_NUMBERS = r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]"
+# The first box of integers counts.
+_BOXES = {
+    "paper": re.compile(r"\[(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\]"),
+    "covip": re.compile(rf'"bbox_2d"\s*:\s*{_NUMBERS}'),
+}
 WORDS_PER_NAME = 2  # with fewer distinct other words per name, a caption is only a list of names
 COPY_WORDS = 6  # a run of this many words of an info is a copy, and so is a whole info of at least 4 words
 # Beside the character itself.
@@ -74,7 +81,7 @@ def oct_reward(completion: str, solution: str, profile: str = "strict") -> float
     >>> [oct_reward(text, "yes", p) for text in ("I know, yes.", "yes or no") for p in ("strict", "paper")]
     [1.0, 0.0, 0.0, 1.0]
     """
-    if profile == "paper":
+    if profile != "strict":
         said, right = (re.search("yes|no", text.lower(), re.IGNORECASE) for text in (completion, solution))
         return float(bool(said and right) and said.group() == right.group())
     said, right = verdict(completion), verdict(solution)
@@ -84,16 +91,17 @@ def oct_reward(completion: str, solution: str, profile: str = "strict") -> float
 def vlt_reward(completion: str, solution: Sequence[float], profile: str = "strict") -> float:
     """1 if the answer's box has an IoU of at least 0.5 with the solution's (same frame).
 
-    `paper`: the first box of integers counts, with upstream's IoU of inclusive pixels (`paper_iou`). `strict`: the
-    answer must hold exactly one box that is not empty, in the form of any family (`models.boxes.stated_box`).
+    `paper`: the first box of integers counts, with upstream's IoU of inclusive pixels (`paper_iou`). `covip`: the
+    first one under ``"bbox_2d"``. `strict`: the answer must hold exactly one box that is not empty, in the form of
+    any family (`models.boxes.stated_box`).
 
     >>> vlt_reward('[{"bbox_2d": [0, 0, 10, 10]}]', [0, 0, 10, 12])
     1.0
     """
     if len(solution) != 4:
         return 0.0
-    if profile == "paper":
-        found = _PAPER_BOX.search(completion)
+    if profile in _BOXES:
+        found = _BOXES[profile].search(completion)
         box = [v.lstrip("0") or "0" for v in found.groups()] if found else []
         if not box or max(map(len, box)) > 18:  # too long for a coordinate, and int() refuses the longest
             return 0.0
@@ -235,7 +243,7 @@ def personalization_reward(
         completions: plain texts, or conversational (``[{"role": "assistant", "content": ...}]``).
         solution: per row: text, a list, or the JSON of a list.
         accu_reward_method: per row: ``yes_no``, ``iou``, ``yes_no_name`` or ``yes_no_name_multi``.
-        profile: ``paper`` or ``strict``.
+        profile: one of `PROFILES`.
         min_length: characters below which ICT gets 0 (`strict`: at most 0); by default 100, as in the paper.
         candidates, infos: per row, for `strict` (`ict_reward`); empty or None for a row without them.
         penalty: of a wrong name or a repeat, for `strict`.
@@ -246,8 +254,8 @@ def personalization_reward(
     Raises:
         ValueError: an unknown profile.
     """
-    if profile not in ("paper", "strict"):
-        raise ValueError(f"profile {profile!r}: use 'paper' or 'strict'")
+    if profile not in PROFILES:
+        raise ValueError(f"profile {profile!r}: use one of {', '.join(PROFILES)}")
     floor = PAPER_MIN_LENGTH if min_length is None else min_length
     rewards: list[float | None] = []
     none: list[Sequence[str]] = [()] * len(completions)

@@ -55,6 +55,7 @@ def test_the_recipes_that_the_readme_names_exist():
         "3b-1gpu",
         "7b-multinode",
         "qwen3-vl-8b",
+        "covip",
         "paper-gspo",
         "paper-dr-grpo",
         "paper-dapo",
@@ -66,7 +67,7 @@ def test_recipes_are_parsed_and_say_what_they_change(name):
     own = yaml.safe_load(recipe_path(name).read_text())
     base = own.pop("base", None)
     values = recipe_values(name)
-    assert base == (None if name == "paper" else "paper")
+    assert base == {"paper": None, "covip": "qwen3-vl-8b"}.get(name, "paper")
     if base:
         assert not {key for key in own if own[key] == recipe_values(base).get(key)}, "repeats its base"
     known = set(GRPOConfig.__dataclass_fields__) | set(ScriptArguments.__dataclass_fields__)
@@ -76,8 +77,9 @@ def test_recipes_are_parsed_and_say_what_they_change(name):
         if key != "report_to":  # which becomes a list
             assert getattr(config if hasattr(config, key) else tune, key) == own[key]
     # as upstream's sampler: 1 completion x 8 GPUs x 2 passes, which are 2 prompts x 8, an optimizer step
-    a_pass = values["per_device_train_batch_size"] * GPUS.get(name, 1)
-    assert values["num_generations"] == 8 and a_pass * values["gradient_accumulation_steps"] == 2 * 8
+    a_pass, group = values["per_device_train_batch_size"] * GPUS.get(name, 1), values["num_generations"]
+    assert group == (4 if name == "covip" else 8)
+    assert a_pass * values["gradient_accumulation_steps"] == 2 * group
     pixels = values["published_resize"], values["max_pixels"] == 12845056
     assert pixels == (name.startswith("paper"),) * 2  # grpo_trainer.py, lines 215 and 516 to 540
     first = recipe_path(name).read_text().splitlines()[:12]
@@ -87,9 +89,9 @@ def test_recipes_are_parsed_and_say_what_they_change(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps_with_the_tiny_model(name, data, tmp_path):
-    family = "qwen3_vl" if "qwen3" in name else "qwen2_5_vl"
-    model, processor = load_model(save_family(family, tmp_path / "base"))
     values = recipe_values(name)
+    family = "qwen3_vl" if "Qwen3" in values.get("model", "") else "qwen2_5_vl"
+    model, processor = load_model(save_family(family, tmp_path / "base"))
     trainer = grpo.train(
         model,
         processor,

@@ -12,6 +12,7 @@ from repic_core.io.extras import need
 from repic_core.io.files import read_text
 from repic_core.models.known_warnings import hide_known_warnings
 from repic_core.models.loading import limit_pixels
+from repic_core.rewards import PROFILES
 from repic_core.training.suffixes import TIMES
 
 # All linear layers of the language model's blocks and none of the vision tower (paper, appendix B.1). Upstream's
@@ -43,7 +44,9 @@ class TuneArguments:
             "help": "first resize photos as in the authors' training (`images.training_size`; GRPO only)"
         },
     )
-    reward_profile: str = field(default="strict", metadata={"help": "'paper' or 'strict' (GRPO only)"})
+    reward_profile: str = field(
+        default="strict", metadata={"help": "'paper', 'covip' or 'strict' (GRPO only)"}
+    )
     reward_min_length: int = field(default=100, metadata={"help": "characters (GRPO only)"})
     fluency_weight: float = field(
         default=0.0, metadata={"help": "weight of `fluency.fluency_reward`; needs beta above 0 (GRPO only)"}
@@ -79,7 +82,7 @@ class TuneArguments:
     )
 
     def __post_init__(self) -> None:
-        choices = {"tune": ("lora", "full"), "reward_profile": ("paper", "strict"), "ict_suffix": TIMES}
+        choices = {"tune": ("lora", "full"), "reward_profile": PROFILES, "ict_suffix": TIMES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
