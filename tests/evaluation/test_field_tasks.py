@@ -168,7 +168,7 @@ def test_recognition_as_in_training_and_text_without_photos(toys, tmp_path, caps
         ),
         (
             ["--task", "vqa", "--questions", "a", "--database", "d", "--zero-shot"],
-            "--zero-shot is for the paper",
+            "--suffix is for the paper",
         ),
         (["--task", "vqa", "--questions", "a.json", "--database", "d.json"], "a.json: can't be read"),
     ],

@@ -52,8 +52,9 @@ def check_task_flags(options: argparse.Namespace) -> None:
             raise ValueError(f"--task {options.task} needs --{name}")
     for name, default in (
         ("settings", list(SETS)),
-        ("zero_shot", False),
-        ("retrieval", False),
+        ("suffix", "none"),
+        ("caption_questions", "single"),
+        ("retrieval", None),
         ("side", None),
     ):
         if getattr(options, name) != default:
