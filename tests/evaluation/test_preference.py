@@ -313,3 +313,33 @@ def test_photos_are_found_as_another_system_writes_them(root):
     assert prefer(Longer(), first, second, root).wins == 1
     with pytest.raises(ValueError, match="lies outside the root"):
         prefer(Longer(), *(rows(text, photos=["..\\b.png"]) for text in "xy"), root / "in")
+
+
+def test_the_layout_of_the_authors_gpt_script(root, database):
+    """Part by part as `GPT_eval_multi.py` builds it, but for captions in quotes, which it writes as ``Ans: ...``."""
+    judge = Longer()
+    prefer(judge, FIRST[:1], SECOND[:1], root, database, references=True, layout="gpt")
+    system, user = judge.asked[0]
+    assert system["content"] == (
+        "You are an evaluation expert. Your task is to determine which answer best describes the given image "
+        "accurately. Carefully analyze the options and select the most appropriate one as your final choice."
+    )
+    kinds = [part["type"] for part in user["content"]]
+    assert kinds == ["text", "text", "image_url", "text", "image_url", "text", "image_url", "text", "text"]
+    texts = [part["text"] for part in user["content"] if part["type"] == "text"]
+    info = {"<bo>": "a dog", "<mia>": ""}
+    string1, string2 = '"long caption"', '"short"'
+    assert texts == [
+        "The preferable caption is one that is not merely a duplication of the given information but provides a "
+        "meaningful and accurate description of the image.",
+        *(f"This is the image of {tag} with the given Info: {line}." for tag, line in info.items()),
+        "This is the query image.",
+        "Which one is more preferable caption to the query image?",
+        f"Options: \n A: {string1} \n B: {string2} \nOutput the final answer by choosing one of the options with a "
+        "single alphabet.",
+    ]
+    assert len(judge.asked) == 2  # both orders
+    with pytest.raises(ValueError, match="layout gpt shows references"):
+        prefer(judge, FIRST, SECOND, root, layout="gpt")
+    with pytest.raises(ValueError, match="layout 'claude'"):
+        prefer(judge, FIRST, SECOND, root, layout="claude")

@@ -220,6 +220,12 @@ def add_prefer(parser: Parser) -> None:
         action="store_true",
         help="show the judge the concepts' photos and lines of information",
     )
+    parser.add_argument(
+        "--layout",
+        choices=("gemini", "gpt"),
+        default="gemini",
+        help="of the question with references: that of the authors' Gemini or GPT script (default: %(default)s)",
+    )
     parser.add_argument("--base-url", metavar="URL", help="the endpoint (default: OpenAI's)")
     parser.add_argument(
         "--key-variable",
@@ -259,7 +265,8 @@ def _prefer(options: argparse.Namespace) -> None:
     database = ConceptDatabase.load(options.database, options.root) if options.database else None
     captions = load_captions(options.first), load_captions(options.second)
     progress = not options.quiet
-    found = prefer(judge, *captions, options.root, database, options.references, progress=progress)
+    asked = {"references": options.references, "layout": options.layout}
+    found = prefer(judge, *captions, options.root, database, progress=progress, **asked)
     if found.unparsed:
         answers = 2 * len(found.outcomes)
         note(options, f"{found.unparsed} of {answers} answers choose no caption; their rows count as ties")

@@ -1,7 +1,8 @@
 """Which of two caption files a judge prefers, photo by photo, asked as in the paper.
 
-The instruction is the authors' (RePIC, ``evaluation/GPT_eval_single.py`` without references, and
-``evaluation/gemini_eval_multi.py`` with them). This differs from their scripts:
+The instruction is the authors' (RePIC, ``evaluation/GPT_eval_single.py`` without references; with them
+``evaluation/gemini_eval_multi.py``, or ``evaluation/GPT_eval_multi.py`` in the layout ``gpt``). This differs from
+their scripts:
 
 - Both orders are asked. A caption wins if it is chosen as A and as B; everything else is a tie. The scripts ask
   once, with their own captions always as B.
@@ -46,6 +47,13 @@ CRITERION_WITH_REFERENCES = (
 )
 FINAL = "output the final answer by choosing one of the options with a single alphabet."
 ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+# Of the layout "gpt" (`GPT_eval_multi.py`, lines 76 to 102): each line before its photo, the query last.
+CRITERION_GPT = (
+    "The preferable caption is one that is not merely a duplication of the given information but provides a "
+    "meaningful and accurate description of the image."
+)
+QUESTION_GPT = "Which one is more preferable caption to the query image?"
+LAYOUTS = ("gemini", "gpt")  # with references
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
@@ -92,6 +100,7 @@ def prefer(
     references: bool = False,
     seed: int = 0,
     progress: bool = False,
+    layout: str = "gemini",
 ) -> Preference:
     """Ask `judge` twice about each photo: which of the two captions is preferable?
 
@@ -102,15 +111,22 @@ def prefer(
         database: the source of the references.
         references: also show the judge the photos and infos of each row's tags.
         seed: of the bootstrap.
+        layout: one of `LAYOUTS`, of the question with references.
 
     Raises:
-        ValueError: before anything is asked: the files do not have the same rows, or a photo or concept is missing.
+        ValueError: before anything is asked: the files do not have the same rows, a photo or concept is missing, or
+            a layout is unknown or has no references.
         JudgeError: the judge gave no answer, or none that chooses one of the captions.
     """
     from tqdm import tqdm
 
     if references and database is None:
         raise ValueError("references are asked for, but there is no database to take them from")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r}: use one of {', '.join(LAYOUTS)}")
+    if layout == "gpt" and not references:
+        raise ValueError("the layout gpt shows references: ask for them, too (--references)")
+    ask = gpt_messages if layout == "gpt" else preference_messages
     first, second = records_of(first), records_of(second)
     pairs = list(_pairs(first, second))
     photos = _checked_photos(first, Path(root))
@@ -121,7 +137,7 @@ def prefer(
     for (one, two), shown in zip(tqdm(pairs, disable=not progress, unit="photo"), concepts, strict=True):
         chosen = []
         for options in ((one, two), (two, one)):
-            messages = preference_messages(photos[one.query], *(row.caption for row in options), shown)
+            messages = ask(photos[one.query], *(row.caption for row in options), shown)
             said = record.ask(messages).text
             letter = parse_choice(said)
             choices[letter] += 1
@@ -175,6 +191,18 @@ def preference_messages(
         photos = [photo, *(concept.images[0] for concept in references)]
         content = [text_part(text), *map(image_part, photos)]
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def gpt_messages(photo: Any, first: str, second: str, references: Sequence[Concept]) -> list[dict[str, Any]]:
+    """The question of `preference_messages` with references, in the layout of the authors' GPT script."""
+    content = [text_part(CRITERION_GPT)]
+    for concept in references:
+        content.append(text_part(f"This is the image of {concept.tag} with the given Info: {concept.info}."))
+        content.append(image_part(concept.images[0]))
+    content += [text_part("This is the query image."), image_part(photo), text_part(QUESTION_GPT)]
+    content.append(text_part(f"Options: \n A: {quoted(first)} \n B: {quoted(second)} \n{FINAL.capitalize()}"))
+    system = {"role": "system", "content": SYSTEM.format(image="image")}
+    return [system, {"role": "user", "content": content}]
 
 
 def table(found: Preference, name: str = "") -> str:
