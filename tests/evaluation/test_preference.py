@@ -316,7 +316,7 @@ def test_photos_are_found_as_another_system_writes_them(root):
 
 
 def test_the_layout_of_the_authors_gpt_script(root, database):
-    """Part by part as `GPT_eval_multi.py` builds it, but for captions in quotes, which it writes as ``Ans: ...``."""
+    """Part by part as `GPT_eval_multi.py` builds it; only the captions are in quotes."""
     judge = Longer()
     prefer(judge, FIRST[:1], SECOND[:1], root, database, references=True, layout="gpt")
     system, user = judge.asked[0]

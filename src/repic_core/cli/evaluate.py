@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repic_core.cli.evaluate_figures import draw_figures
 from repic_core.cli.evaluate_task import add_task_flags, check_task_flags, evaluate_task
 from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
 from repic_core.cli.output import note, print_json
@@ -46,6 +47,11 @@ def add_evaluate(parser: Parser) -> None:
         default=list(SETS),
         metavar="S",
         help=f"{', '.join(SETS)} (default: all)",
+    )
+    parser.add_argument(
+        "--figures",
+        action="store_true",
+        help="instead of the tables, draw the examples of Figures 1, A.1 and A.2, with their published answers",
     )
     add_flags(parser, "--model", help="a name on the hub or a folder (default: none, only make the tables)")
     add_flags(parser, "--adapter")
@@ -131,6 +137,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     method = _method(options)
     if options.task:
         evaluate_task(options, method)
+        return
+    if options.figures:
+        draw_figures(options, method)
         return
     captions = options.out / "captions"
     asked = found_settings(
