@@ -21,6 +21,8 @@ def draw_figures(options: argparse.Namespace, method: str) -> None:
     )
     from repic_core.evaluation.paper_settings import SettingError
 
+    if method == PUBLISHED:
+        raise ValueError(f"--method {method}: is the name of the authors' answers; give another")
     items = figure_examples(options.root, lambda line: note(options, line))
     if not items:
         raise SettingError(f"{options.root}: holds no example of the figures")
