@@ -258,3 +258,24 @@ def test_recipes_of_other_systems(tmp_path, coding):
 def test_the_published_resize_needs_the_kits_trainer():
     with pytest.raises(ValueError, match="published_resize: needs shared_prefix: true"):
         read_recipe("paper", GRPOConfig, {"output_dir": "x", "shared_prefix": False, "bf16": False})
+
+
+def test_rows_come_in_the_order_of_upstreams_sampler():
+    """Restated from `grpo_trainer.py`, lines 68 to 115 and 829 to 843: chunks of (completions / G) of a seeded
+    permutation, each row G times in a row; a chunk that is not full is left out."""
+    from trl.trainer.utils import RepeatSampler
+
+    rows, group, completions = 2001, 8, 1 * 8 * 2
+    chunk = completions // group
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(42)).tolist()
+    chunks = [order[start : start + chunk] for start in range(0, rows - rows % chunk, chunk)]
+    theirs = [row for some in chunks for row in some for _ in range(group)]
+    values = recipe_values("paper")
+    ours = RepeatSampler(
+        range(rows),
+        mini_repeat_count=values["num_generations"],
+        batch_size=chunk,
+        seed=values["seed"],
+        shuffle=values["shuffle_dataset"],
+    )
+    assert list(ours) == theirs and len(theirs) // completions == 1000
