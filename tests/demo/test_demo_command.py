@@ -68,7 +68,8 @@ def test_live_loads_with_the_published_image_limit(folder, monkeypatch, options,
     monkeypatch.setattr("repic_core.models.loading.load_model", load)
     monkeypatch.setattr("repic_core.demo.launch", lambda app, **settings: launched.append(settings))
     assert run("live", "--model", "m", "--database", folder / "database.json", *options) == 0
-    assert loaded == {"name": "m", "adapter": None, "max_pixels": limit, "device": "auto"}
+    limits = {"min_pixels": None, "max_pixels": limit}
+    assert loaded == {"name": "m", "adapter": None, "device": "auto", **limits}
     assert launched == [{"server_port": None}]
 
 
