@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.evaluate_figures import draw_figures
+from repic_core.cli.evaluate_figures import draw_figures, paper_captioner
 from repic_core.cli.evaluate_task import add_task_flags, check_task_flags, evaluate_task
-from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
+from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe
 from repic_core.cli.output import note, print_json
 
 
@@ -176,7 +176,6 @@ def _method(options: argparse.Namespace) -> str:
 
 
 def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -> None:
-    from repic_core.captioner.captioner import Captioner
     from repic_core.evaluation.paper_tables import caption_setting
     from repic_core.retrieval.embedders import PretrainedEmbedder, TowerEmbedder
     from repic_core.retrieval.upstream import CLIP
@@ -188,22 +187,13 @@ def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -
     for setting in settings.values():
         if (options.detector or published) and not any(concept.category for concept in setting.database):
             raise ValueError(f"{setting.name}: a detector needs categories, and its database has none")
-    found = chosen(options, "evaluation")
-    model, processor = load_chosen(found, options.adapter, options.device)
-    captioner = Captioner(
-        model,
-        processor,
-        system=found.system,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        resized_by="qwen-vl-utils",
-        reference_style=found.reference_style,
-    )
+    captioner = paper_captioner(options, "evaluation")
+    model, processor = captioner.model, captioner.processor
     embedder: Any = None
     if options.embedder or published:
         embedder = PretrainedEmbedder(options.embedder or CLIP, device=str(model.device))
     elif options.retrieval:
-        embedder = TowerEmbedder(model, processor, found.side)
+        embedder = TowerEmbedder(model, processor, chosen(options, "evaluation").side)
     how = (embedder, options.detector, options.threshold, published, options.verify, not options.quiet)
     for setting in settings.values():
         caption_setting(setting, captioner, out, *how)

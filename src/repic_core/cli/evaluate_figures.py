@@ -29,7 +29,7 @@ def draw_figures(options: argparse.Namespace, method: str) -> None:
     captions = {PUBLISHED: published_answers(options.root)}
     if options.model:
         file = options.out / "captions" / method / "figures.json"
-        _captioner(options).caption_many(items, file, progress=not options.quiet)
+        paper_captioner(options, "inference-2025").caption_many(items, file, progress=not options.quiet)
         captions[method] = {record.query: record.caption for record in load_captions(file)}
     rows = figure_rows(items, captions)
     if not rows:
@@ -40,10 +40,15 @@ def draw_figures(options: argparse.Namespace, method: str) -> None:
     print(f"{options.out / 'figures.png'}: {len(rows)} of the six examples")
 
 
-def _captioner(options: argparse.Namespace) -> Any:
+def paper_captioner(options: argparse.Namespace, published: str) -> Any:
+    """The captioner that `options` ask for, with photos and prompts as the authors give them.
+
+    Args:
+        published: as in `options.defaults_for`.
+    """
     from repic_core.captioner.captioner import Captioner
 
-    found = chosen(options, "inference-2025")
+    found = chosen(options, published)
     model, processor = load_chosen(found, options.adapter, options.device)
     return Captioner(
         model,
