@@ -26,9 +26,8 @@ from repic_core.training.monitor import undisturbed
 
 logger = logging.getLogger(__name__)
 
-FOLDER = (
-    "validation"  # in the output folder: scores.json, and best.safetensors with the weights of the best step
-)
+# In the output folder: scores.json, and best.safetensors with the weights of the best step.
+FOLDER = "validation"
 
 
 @dataclass(frozen=True)
