@@ -272,6 +272,7 @@ def test_paper_profile_with_a_local_model(tmp_path, official_root, name):
         assert [list(row)[-1] for row in found["published_rows"]] == ["this run"] * 3
         want = published_caption(official_root, found["published_rows"][0]["RePIC"], "evaluation")
         assert found["published_rows"][0]["this run"] == want
+        assert found["figure_rows"] and all(row["this run"] for row in found["figure_rows"])
     else:
         assert found["live_steps"] >= 1
 

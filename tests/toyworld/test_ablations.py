@@ -195,7 +195,7 @@ def test_summary_by_hand(tmp_path):
     assert full["f1_4_sd"] == pytest.approx(0.13**0.5)  # squares .09, .01, .16 over n - 1 = 2
     assert (full["kl"], full["kl_sd"]) == pytest.approx((0.2, 0.02**0.5))
     lines = markdown([base, full]).splitlines()
-    assert lines[2] == "| base | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 80.0 | - |"
+    assert lines[2] == "| base | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 0.0 | 80.0 | - |"
     assert lines[3].startswith("| full | 50.0 ± 36.1 |") and lines[3].endswith(
         "| 80.0 ± 0.0 | 0.200 ± 0.141 |"
     )

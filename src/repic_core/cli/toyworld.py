@@ -91,7 +91,7 @@ def add_toyworld(parser: Parser) -> None:
         out = Path("runs") / name
         command.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"default: {out}")
         add_flags(command, "--base", "--seeds")
-    for command, arms, more in ((miniature, ARMS, {}), (ablate, ablations.ARMS, ablations.SUFFIX_ARMS)):
+    for command, arms, more in ((miniature, ARMS, {}), (ablate, ablations.ARMS, ablations.MORE_ARMS)):
         command.add_argument(
             "--arms",
             nargs="+",

@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repic_core.concepts.database import ConceptDatabase
 from repic_core.data.rows import TrainingExample, read_rows
+from repic_core.evaluation.questions import answer_questions
 from repic_core.evaluation.task_scores import score_tasks
 from repic_core.io.files import write_json_atomic
 from repic_core.models.loading import load_model
@@ -26,6 +28,7 @@ from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT, VLT
 from repic_core.toyworld.arms import cell, check_settings, over_seeds
 from repic_core.toyworld.dataset import write_heldout, write_heldout_tasks, write_training
 from repic_core.toyworld.miniature import evaluate_model
+from repic_core.toyworld.questions import CaptionReader, heldout_questions
 from repic_core.training import grpo
 
 # `without`: methods whose rows are left out; `scenes`: only rows of this many scenes. The rest goes to the recipe.
@@ -55,6 +58,15 @@ SUFFIX_ARMS: dict[str, dict[str, Any]] = {
     "8 scenes, suffix per group": {"scenes": 8, "ict_suffix": "group"},
     "8 scenes, suffix per completion": {"scenes": 8, "ict_suffix": "completion"},
 }
+# `full` with the question reward, its rows with questions, and the reader that goes by rule.
+QUESTION_ARMS: dict[str, dict[str, Any]] = {
+    "question reward": {
+        "rows": "rows_questions.jsonl",
+        "question_weight": 0.5,
+        "question_reader": "repic_core.toyworld.questions:CaptionReader",
+    }
+}
+MORE_ARMS = SUFFIX_ARMS | QUESTION_ARMS
 # F1 at 4 references of `full` on validation, seed 0. With the rate of the recipe (1e-3): .20, .94, 1.00 and 1.00
 # after 6, 8, 10 and 14 steps (its warm-up takes 10), so no number of steps is well in between. With 1e-4: .00, .15,
 # .22, .45, .70, .81 and 1.00 after 10, 20, 22, 25, 28, 30 and 40.
@@ -63,7 +75,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "long": {"max_steps": 40, "learning_rate": 1e-3},
 }
 SETS = ("1", "2", "4")
-SCORES = ("f1_1", "f1_2", "f1_4", "oct", "vlt_iou", "vlt_hit", "length", "kl")
+SCORES = ("f1_1", "f1_2", "f1_4", "questions", "oct", "vlt_iou", "vlt_hit", "length", "kl")
 
 
 def select_rows(
@@ -81,7 +93,7 @@ def train_arm(
 ) -> Path:
     """GRPO (recipe `toy`) from `base` with the settings of one arm; returns the adapter's folder."""
     recipe = {**settings, **overrides}
-    rows = read_rows(Path(data) / "rows.jsonl", check_images=False)
+    rows = read_rows(Path(data) / recipe.pop("rows", "rows.jsonl"), check_images=False)
     rows = select_rows(rows, recipe.pop("without", ()), recipe.pop("scenes", None))
     grpo.train(*load_model(base), rows, out, "toy", root=data, **recipe)
     return Path(out)
@@ -92,11 +104,16 @@ def score_arm(
 ) -> dict[str, float | None]:
     """`SCORES` of a model on a held-out split.
 
-    They are F1 of names by number of references, the scores of the tasks, the length of captions of four references
-    (characters), and the last logged KL to the base (nats per token; None if there is none).
+    They are F1 of names by number of references, the questions that captions of four references answer rightly by
+    rule, the scores of the tasks, the length of those captions (characters), and the last logged KL to the base
+    (nats per token; None if there is none).
     """
     captions = evaluate_model(base, heldout, out, arm, SETS, adapter=adapter)
     scores = {f"f1_{row['k']}": row["f1"] for row in captions}
+    database = ConceptDatabase.load(heldout / "database.json", root=heldout)
+    questions = heldout_questions(heldout, database, SETS[-1])
+    answers = answer_questions(CaptionReader(), Path(out) / f"{SETS[-1]}.json", questions)
+    scores["questions"] = round(answers.accuracy.value, 4)
     model, processor = load_model(base, adapter)
     rows = read_rows(heldout / "tasks.jsonl", check_images=False)
     tasks = score_tasks(model, processor, rows, heldout, batch_size=50, max_new_tokens=32)
@@ -141,7 +158,7 @@ def run(
     out = Path(out)
     settings: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        settings[arm] = {} if arm == "base" else {**budget, **(ARMS | SUFFIX_ARMS)[arm]}
+        settings[arm] = {} if arm == "base" else {**budget, **(ARMS | MORE_ARMS)[arm]}
     check_settings(base, out, settings, n_scenes=n_scenes, photos=photos)
     train, heldout = out / "data" / "train", out / "data" / split
     if not (train / "truth.json").exists():
@@ -172,18 +189,18 @@ def run(
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
     """Mean and standard deviation over seeds of `SCORES` under `folder`: a row for each arm, ordered as `ARMS` and
-    `SUFFIX_ARMS`."""
+    `MORE_ARMS`."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(Path(folder).glob("*/scores.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(row["arm"], []).append(row)
-    arms = [arm for arm in (*ARMS, *SUFFIX_ARMS) if arm in found]
+    arms = [arm for arm in (*ARMS, *MORE_ARMS) if arm in found]
     return [{"arm": arm, "seeds": len(found[arm]), **over_seeds(found[arm], SCORES)} for arm in arms]
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The table as Markdown: mean ± standard deviation, in percent (length: characters, KL: nats per token)."""
-    titles = ("F1, 1", "F1, 2", "F1, 4", "OCT", "VLT IoU", "VLT IoU ≥ 0.5", "length", "KL")
+    titles = ("F1, 1", "F1, 2", "F1, 4", "questions", "OCT", "VLT IoU", "VLT IoU ≥ 0.5", "length", "KL")
     lines = [f"| arm | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for row in table:
         cells = [cell(row, key) for key in SCORES[:-2]]

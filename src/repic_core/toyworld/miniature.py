@@ -1,6 +1,6 @@
 """The miniature of the paper's claim: ``repic toyworld miniature``.
 
-Seven arms, from one base and the same training scenes:
+Six arms, from one base and the same training scenes:
 
 - ``base``: as shipped;
 - ``sft_single``: supervised on captions of single concepts, about their subject ("This is <bo>. On a ..."), which
@@ -8,8 +8,7 @@ Seven arms, from one base and the same training scenes:
 - ``sft_listing``: on the same photos, but with captions in the form in which the base lists a scene;
 - ``grpo``: OCT, VLT, single and multi ICT with verifiable rewards, without a single caption;
 - ``sft_multi``: the control, supervised on perfect captions of several concepts, which are costly to get;
-- ``grpo_fluency``: as ``grpo``, with the fluency term (`training.fluency`);
-- ``grpo_questions``: as ``grpo``, with the question reward (`training.question_reward`) and the rule reader.
+- ``grpo_fluency``: as ``grpo``, with the fluency term (`training.fluency`).
 
 Settings were chosen on the validation split and fixed here before the test split was run.
 """
@@ -43,13 +42,6 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 # The weight was not tuned: a caption of word salad keeps half of its reward.
 ARMS["grpo_fluency"] = {**ARMS["grpo"], "fluency_weight": 0.5}
-# Nor was this one.
-ARMS["grpo_questions"] = {
-    **ARMS["grpo"],
-    "rows": "rows_questions.jsonl",
-    "question_weight": 0.5,
-    "question_reader": "repic_core.toyworld.questions:CaptionReader",
-}
 SCORES = ("precision", "recall", "f1", "coverage", "placed", "background", "length")
 
 
@@ -109,7 +101,7 @@ def run(
     out = Path(out)
     check_settings(base, out, {arm: ARMS[arm] for arm in arms}, n_scenes=n_scenes)
     train, heldout = out / "data" / "train", out / "data" / split
-    if not (train / "rows_questions.jsonl").exists():
+    if not (train / "truth.json").exists():
         write_training(train, n_scenes)
     if not (heldout / "truth.json").exists():
         write_heldout(heldout, split)
