@@ -16,7 +16,8 @@ from repic_core.rewards import PROFILES
 from repic_core.training.suffixes import TIMES
 
 # All linear layers of the language model's blocks and none of the vision tower (the paper, appendix C.2, tunes the
-# language model alone). Upstream's trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the head's own weight.
+# language model alone). Upstream's trainer also adapts `lm_head`; TRL can't, because its log-probabilities use the
+# head's own weight.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
