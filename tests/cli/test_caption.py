@@ -14,6 +14,7 @@ from repic_core.evaluation.task_scores import locate
 from repic_core.retrieval.embedders import TowerEmbedder
 from repic_core.retrieval.find import ConceptIndex, find_concepts
 from repic_core.retrieval.regions import tiles
+from repic_core.retrieval.verify import Verifier
 from repic_core.toyworld.dataset import write_heldout
 
 QUESTION = "Give a personalized caption of this image."
@@ -156,6 +157,26 @@ def test_retrieved_references_are_the_nearest(toys, toy, loaded, capsys):
         hits = find_concepts(scene, index, embedder, tiles, 3)
         assert answer["concepts"] == [hit.tag for hit in hits] and len(hits) == 3
         assert answer["caption"] == expected(toy, database, scene, answer["concepts"])
+
+
+def test_retrieved_references_are_confirmed_by_the_model(toys, toy, loaded, capsys):
+    folder, scenes, _ = toys
+    database = ConceptDatabase.load(folder / "database.json")
+    embedder = TowerEmbedder(*toy, 40)
+    index = ConceptIndex.build(database, embedder)
+    wanted = ("--database", folder / "database.json", "--retrieve", 4, "--json", "--verify")
+    for least in (0.0, 1.0, 1e6):
+        assert caption(*scenes, *wanted, *([least] if least else [])) == 0
+        for answer, scene in zip(json.loads(capsys.readouterr().out), scenes, strict=True):
+            found = find_concepts(scene, index, embedder, tiles, 4, confirm=Verifier(*toy, database, least))
+            assert answer["concepts"] == [hit.tag for hit in found]
+            assert len(found) < 4 and (least < 1e6 or not found)
+
+
+def test_verify_needs_retrieve(toys, capsys):
+    folder, scenes, _ = toys
+    assert caption(scenes[0], "--database", folder / "database.json", "--verify") == 2
+    assert "give --retrieve K as well" in capsys.readouterr().err
 
 
 def test_many_reference_photos_are_told(toys, capsys):

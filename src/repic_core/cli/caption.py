@@ -38,6 +38,7 @@ def add_caption(parser: Parser) -> None:
         help="the concepts to look for, such as: bo mira (default: all)",
     )
     add_flags(which, "--retrieve")
+    add_flags(parser, "--verify")
     parser.add_argument("--question", default=DEFAULT_QUESTION, metavar="Q", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write a caption file; continues one")
     parser.add_argument(
@@ -55,6 +56,8 @@ def _caption(options: argparse.Namespace) -> None:
     from repic_core.captioner.captioner import Captioner
     from repic_core.io.images import image_fault
 
+    if options.verify is not None and not options.retrieve:
+        raise ValueError("--verify: confirms retrieved concepts; give --retrieve K as well")
     for photo in options.photos:
         fault = image_fault(Path(photo))
         if fault:
@@ -104,14 +107,21 @@ def _database(options: argparse.Namespace) -> Any:
 def _retrieved(
     options: argparse.Namespace, database: Any, model: Any, processor: Any, side: int
 ) -> dict[str, list[Any]]:
-    """The concepts that are nearest to quarters of each photo."""
+    """The concepts that are nearest to quarters of each photo and, with ``--verify``, that the model confirms."""
     from repic_core.retrieval.embedders import TowerEmbedder
     from repic_core.retrieval.find import ConceptIndex, find_concepts
     from repic_core.retrieval.regions import tiles
+    from repic_core.retrieval.verify import Verifier
 
+    confirm = None
+    if options.verify is not None:
+        confirm = Verifier(model, processor, database, options.verify)
     embedder = TowerEmbedder(model, processor, side)
     index = ConceptIndex.build(database, embedder)
-    hits = {photo: find_concepts(photo, index, embedder, tiles, options.retrieve) for photo in options.photos}
+    hits = {
+        photo: find_concepts(photo, index, embedder, tiles, options.retrieve, confirm=confirm)
+        for photo in options.photos
+    }
     return {photo: database.select(*(hit.tag for hit in found)) for photo, found in hits.items()}
 
 

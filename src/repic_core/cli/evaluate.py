@@ -90,15 +90,7 @@ def add_evaluate(parser: Parser) -> None:
         help="retrieve the references instead of giving them: ours (default), or published, as the authors do it, "
         "with YOLO-World and CLIP",
     )
-    parser.add_argument(
-        "--verify",
-        nargs="?",
-        type=float,
-        const=0.0,
-        metavar="LEAST",
-        help="only keep retrieved concepts of which the model says that the photo shows the same object, with "
-        "log-odds of at least LEAST (default: 0, a plain yes)",
-    )
+    add_flags(parser, "--verify")
     parser.add_argument(
         "--embedder",
         metavar="M",

@@ -85,6 +85,14 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "K",
         "help": "find the K concepts of the database that are nearest to each photo",
     },
+    "--verify": {
+        "nargs": "?",
+        "type": float,
+        "const": 0.0,
+        "metavar": "LEAST",
+        "help": "only keep retrieved concepts of which the model says that the photo shows the same object, with "
+        "log-odds of at least LEAST (default: 0, a plain yes)",
+    },
     "--side": {
         "type": at_least(1),
         "metavar": "N",
