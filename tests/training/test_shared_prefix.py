@@ -14,7 +14,7 @@ from helpers.places import ROOT
 from helpers.stock import batch_of, log_probs, make
 from repic_core.data.rows import read_rows, to_dataset
 from repic_core.models.loading import load_model
-from repic_core.training import shared_prefix
+from repic_core.training import rollout, shared_prefix
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -88,9 +88,10 @@ def test_half_precision_is_as_good_as_stocks(bases, data, tmp_path):
     assert 0 < errors[1] < 1.5 * errors[0]
 
 
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_rollouts_are_generates(bases, data, family):
-    """Token for token, for prompts of mixed length and photos, whether photos or their features are given."""
+def test_rollouts_are_generates(bases, data, family, sampled):
+    """Token for token, greedy and sampled, for prompts of mixed length and photos, given as photos or features."""
     toy = ROOT / "assets" / "toy-base"  # a random one says the same of every photo
     model, processor = load_model(toy if family == "qwen2_5_vl" else bases[family])
     rows = [to_dataset(read_rows(data / "rows.jsonl"), data, 0)[i] for i in (0, 1, 5, 9)]
@@ -108,22 +109,31 @@ def test_greedy_rollouts_are_generates(bases, data, family):
     )
     banned = [model.config.image_token_id, model.config.video_token_id]
     config = GenerationConfig(
-        max_new_tokens=12,
-        do_sample=False,
+        max_new_tokens=24,
+        do_sample=sampled,
+        temperature=1.5 if sampled else None,
         suppress_tokens=banned,
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
+    torch.manual_seed(3)
     stock = model.generate(**every, generation_config=config)
+    drawn = torch.rand(1)
     features = shared_prefix.image_features(model, once["pixel_values"], once["image_grid_thw"])
     given = {name: once[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
     for chosen in (None, features):
-        with shared_prefix.shared_generate(model, index, chosen):
+        torch.manual_seed(3)
+        with rollout.shared_generate(model, index, chosen):
             shared = model.generate(
                 input_ids=every["input_ids"],
                 attention_mask=every["attention_mask"],
                 generation_config=config,
                 **given,
             )
-        assert torch.equal(shared, stock)
-    assert len({tuple(row.tolist()) for row in stock[:, every["input_ids"].shape[1] :]}) == len(set(index))
+        assert torch.equal(shared, stock) and torch.equal(torch.rand(1), drawn)
+    completions = stock[:, every["input_ids"].shape[1] :]
+    if sampled and family == "qwen2_5_vl":
+        ends = (completions == processor.tokenizer.eos_token_id).int().argmax(1)
+        assert len(set(ends.tolist())) > 3  # they leave the batch at different times
+    if not sampled:
+        assert len({tuple(row.tolist()) for row in completions}) == len(set(index))

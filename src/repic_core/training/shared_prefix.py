@@ -1,4 +1,4 @@
-"""A group's prompt computed once: the packed forward pass, and the rollout that expands one prefilled cache.
+"""A group's prompt computed once: the packed forward pass (the rollout is `rollout`).
 
 A GRPO group is one prompt with G completions. Here all groups of a batch are packed into one row:
 
@@ -12,14 +12,12 @@ except the rows of the attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import MethodType
 from typing import Any
 
-from repic_core.models.parts import conditional_model, rope_positions
+from repic_core.models.parts import conditional_model
 
 GROUPED = "grouped_"  # put before the name of a model's own attention
 
@@ -144,7 +142,8 @@ def group_attention(query: Any, key: Any, value: Any, layout: GroupLayout, scali
 
 
 def use_group_attention(language_model: Any) -> None:
-    """Let the attention of `language_model` take ``group_layout=``; calls without it stay as they were.
+    """Let the attention of `language_model` take ``group_layout=``, a `GroupLayout` or `rollout.Decoding`; calls
+    without it stay as they were.
 
     The new name stays in the configuration until the training ends (`run.make_ready`), because checkpointing calls
     the layers again in the backward pass.
@@ -169,6 +168,8 @@ def use_group_attention(language_model: Any) -> None:
                 return stock(module, query, key, value, mask, **kwargs)
             finally:
                 module.config._attn_implementation = GROUPED + own
+        if not isinstance(group_layout, GroupLayout):
+            return group_layout.attention(module.layer_idx, query, key, value, kwargs["scaling"]), None
         return group_attention(query, key, value, group_layout, kwargs["scaling"]), None
 
     AttentionInterface.register(GROUPED + own, attention)
@@ -242,55 +243,3 @@ def packed_log_probs(model: Any, packed: Packed, images: dict[str, Any]) -> tupl
     finally:
         hook.remove()
     return output.log_probs[0], None if output.entropy is None else output.entropy[0]
-
-
-@contextmanager
-def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = None) -> Iterator[None]:
-    """Context manager in which ``model.generate`` prefills each prompt once and continues from the expanded cache.
-
-    Args:
-        model: what `generate` is called on (a model or its PEFT wrapper).
-        prompt_index: the prompt of each row of ``input_ids``; the image fields (``pixel_values``,
-            ``image_grid_thw``, ``mm_token_type_ids``) hold each prompt once.
-        features: the images' features, instead of ``pixel_values``.
-
-    The result is that of the stock call: the same greedy tokens, and as many draws of random numbers.
-    """
-    import torch
-
-    generate = model.generate
-    index = torch.tensor(prompt_index)
-    first = torch.tensor(first_of_each(prompt_index))
-
-    def expanded(
-        self: Any, input_ids: Any, attention_mask: Any, generation_config: Any, **fields: Any
-    ) -> Any:
-        whole = conditional_model(self)
-        ids, mask = input_ids[first], attention_mask[first]
-        positions, deltas = rope_positions(whole, ids, mask, fields)
-        images: dict[str, Any] = {"mm_encoder_outputs": {"image": features}}
-        if features is None:
-            images = {k: fields[k] for k in ("pixel_values", "image_grid_thw") if k in fields}
-        cache = whole(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=positions[..., :-1],
-            use_cache=True,
-            logits_to_keep=1,
-            **images,
-        ).past_key_values
-        rows = index.to(ids.device)
-        cache.batch_select_indices(rows)
-        whole.model.rope_deltas = deltas[rows]
-        return generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            generation_config=generation_config,
-        )
-
-    model.generate = MethodType(expanded, model)
-    try:
-        yield
-    finally:
-        del model.generate
