@@ -160,14 +160,41 @@ def sample(
     return input_ids
 
 
-def _in_step(model: Any) -> bool:
-    """Do all processes take part in each forward pass, as `generate` decides it (FSDP, ZeRO-3)?"""
-    import torch
+def _is_split(model: Any) -> bool:
+    """Is the model split over processes (FSDP, ZeRO-3), so that all take part in each forward pass?"""
     from transformers.distributed.fsdp import is_fsdp_managed_module
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-    split = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    return split and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+
+
+@contextmanager
+def adapter_merged(model: Any) -> Iterator[None]:
+    """Context manager in which an adapter's change is part of the weights: one product a layer instead of three.
+
+    Afterwards the weights are what they were, to the bit. Only in float32, since a bfloat16 weight loses most of a
+    small change, and without dropout, which would be drawn for each token; else nothing happens.
+    """
+    import torch
+    from peft.tuners.lora import Linear
+
+    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    kept = [layer.get_base_layer().weight for layer in layers]
+    dropouts = [dropout for layer in layers for dropout in layer.lora_dropout.values()]
+    exact = all(weight.dtype == torch.float32 for weight in kept)
+    if _is_split(model) or not exact or not all(isinstance(one, torch.nn.Identity) for one in dropouts):
+        yield
+        return
+    values = [weight.data for weight in kept]
+    try:
+        for layer, weight in zip(layers, kept, strict=True):
+            weight.data = weight.data.clone()
+            layer.merge()
+        yield
+    finally:
+        for layer, weight, value in zip(layers, kept, values, strict=True):
+            layer.merged_adapters.clear()
+            weight.data = value
 
 
 @contextmanager
@@ -224,7 +251,7 @@ def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = Non
                 logits_processor,
                 stopping_criteria,
                 generation_config,
-                _in_step(whole),
+                _is_split(whole),
             )
 
         use_group_attention(whole.base_model.language_model)
@@ -237,6 +264,7 @@ def shared_generate(model: Any, prompt_index: Sequence[int], features: Any = Non
 
     model.generate = MethodType(expanded, model)
     try:
-        yield
+        with adapter_merged(model):
+            yield
     finally:
         del model.generate
