@@ -1,4 +1,5 @@
-"""A stand-in for a Qdrant server: the REST requests of the client, answered by its own embedded mode.
+"""A stand-in for a Qdrant server: the REST requests of the client, answered by its own embedded mode
+or another store with the same methods.
 
 What crosses the wire is checked with the client's own models, which forbid fields that the API does not have. As
 the real server it refuses requests of more than 32 MB, and a collection that exists already.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +18,6 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import QdrantClient, models
 
-VERSION = "1.20.0"
 LARGEST = 32 * 2**20
 
 
@@ -34,9 +35,13 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, store: Any) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.store, self.lock, self.stopped = QdrantClient(":memory:"), threading.Lock(), threading.Event()
+        self.store, self.lock, self.stopped = (
+            store or QdrantClient(":memory:"),
+            threading.Lock(),
+            threading.Event(),
+        )
         self.requests: list[tuple[str, str, Any]] = []
         self.broken: dict[str, int] = {}
         self.indexed: dict[str, dict[str, Any]] = {}
@@ -59,12 +64,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             if broken:
-                raise Refused(broken, "out of disk space")
+                raise Refused(broken, "out of\ndisk space")
             if length > LARGEST:
                 raise Refused(413, "payload too large")
             with self.server.lock:
                 result = answer(self.server, self.command, path, given)
-            self._send(200, {"version": VERSION} if path == "/" else {"result": result, "status": "ok"})
+            self._send(200, {"result": result, "status": "ok"})
         except Refused as error:
             self._send(error.status, {"status": {"error": str(error)}})
         except ValidationError as error:
@@ -86,8 +91,6 @@ class Handler(BaseHTTPRequestHandler):
 
 def answer(server: Server, method: str, path: str, body: Any) -> Any:
     """The result of one request."""
-    if path == "/":
-        return None
     store, (_, name, *rest) = server.store, path.strip("/").split("/")
     what = f"{method} {'/'.join(rest)}".strip()
     exists = store.collection_exists(name)
@@ -108,6 +111,9 @@ def answer(server: Server, method: str, path: str, body: Any) -> Any:
     if what == "PUT index":
         index = models.CreateFieldIndex.model_validate(body)
         server.indexed[name][index.field_name] = body["field_schema"]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant")
+            store.create_payload_index(name, index.field_name, field_schema=index.field_schema)
     elif what == "PUT points":
         store.upsert(name, models.PointsList.model_validate(body).points)
     elif what == "POST points/delete":
@@ -141,9 +147,9 @@ def plain(model: BaseModel) -> Any:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(store: Any = None) -> Iterator[Server]:
     """A running stand-in, empty, on a free port of this machine."""
-    server = Server()
+    server = Server(store)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server

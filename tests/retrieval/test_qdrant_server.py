@@ -1,4 +1,4 @@
-"""The index over HTTP: on a stand-in for the server, and on a real one where REPIC_QDRANT_URL names it."""
+"""The index over HTTP: on a stand-in for the server, and on a real one if REPIC_QDRANT_URL names it."""
 
 from __future__ import annotations
 
@@ -28,28 +28,36 @@ def server():
 
 @pytest.fixture
 def client(server):
-    client = QdrantClient(url=server.url, timeout=60)
+    client = QdrantClient(url=server.url, timeout=60, check_compatibility=False)
     yield client
     client.close()
 
 
-@pytest.fixture(params=["stand-in", "real"])
-def either(request):
-    """A client of the stand-in or of the real server."""
+@pytest.fixture(params=["stand-in", "engine", "server"])
+def any_client(request):
+    """A client of the stand-in, of the stand-in with Qdrant's own engine, or of a real server."""
     if request.param == "stand-in":
         yield request.getfixturevalue("client")
-        return
-    if not os.environ.get("REPIC_QDRANT_URL"):
+    elif request.param == "engine":
+        pytest.importorskip("qdrant_edge", reason="Qdrant's own engine: pip install qdrant-edge-py")
+        from helpers.qdrant_engine import Engine
+
+        with serving(Engine()) as server:
+            client = QdrantClient(url=server.url, timeout=60, check_compatibility=False)
+            yield client
+            client.close()
+    elif not (url := os.environ.get("REPIC_QDRANT_URL")):
         pytest.skip(
-            "no Qdrant server: docker run -p 6333:6333 qdrant/qdrant, and set REPIC_QDRANT_URL=http://localhost:6333"
+            "no server: docker run -p 6333:6333 qdrant/qdrant, REPIC_QDRANT_URL=http://localhost:6333"
         )
-    client = QdrantClient(url=os.environ["REPIC_QDRANT_URL"], api_key=os.environ.get("REPIC_QDRANT_KEY"))
-    before = {one.name for one in client.get_collections().collections}
-    yield client
-    for one in client.get_collections().collections:
-        if one.name not in before:
-            client.delete_collection(one.name)
-    client.close()
+    else:
+        client = QdrantClient(url=url, api_key=os.environ.get("REPIC_QDRANT_KEY"))
+        before = {one.name for one in client.get_collections().collections}
+        yield client
+        for one in client.get_collections().collections:
+            if one.name not in before:
+                client.delete_collection(one.name)
+        client.close()
 
 
 def same(stored, exact, queries, k, threshold=None):
@@ -59,9 +67,9 @@ def same(stored, exact, queries, k, threshold=None):
     assert similarities == pytest.approx([hit.similarity for hits in expected for hit in hits], abs=1e-5)
 
 
-def test_the_hits_are_those_of_faiss_also_after_edits(either):
+def test_the_hits_are_those_of_faiss_also_after_edits(any_client):
     rng, name = np.random.default_rng(0), f"random {uuid.uuid4()}"
-    exact, stored = ConceptIndex(name), QdrantConceptIndex(either, "ann", name, 6)
+    exact, stored = ConceptIndex(name), QdrantConceptIndex(any_client, "ann", name, 6)
     queries = rng.normal(size=(5, 6))
     for one, seed in ((exact, 1), (stored, 1)):
         rng = np.random.default_rng(seed)
@@ -80,9 +88,9 @@ def test_the_hits_are_those_of_faiss_also_after_edits(either):
     assert stored.fit_threshold(queries, labels, 0.4) == pytest.approx(expected, abs=1e-5)
 
 
-def test_ties_are_ordered_as_by_faiss(either):
+def test_ties_are_ordered_as_by_faiss(any_client):
     name = f"ties {uuid.uuid4()}"
-    exact, stored = ConceptIndex(name), QdrantConceptIndex(either, "ann", name, 4)
+    exact, stored = ConceptIndex(name), QdrantConceptIndex(any_client, "ann", name, 4)
     for one in (exact, stored):
         for tag in ("<d>", "<b>", "<far>", "<a>", "<c>", "<e>"):
             one.add(tag, [[1, 0, 0, 1] if tag == "<far>" else [1, 0, 0, 0]] * 3)
@@ -91,11 +99,11 @@ def test_ties_are_ordered_as_by_faiss(either):
     assert [hit.tag for hit in stored.search([[1, 0, 0, 0]], 3)[0]] == ["<a>", "<b>", "<c>"]
 
 
-def test_photos_are_built_updated_and_paged(either, tmp_path, monkeypatch):
+def test_photos_are_built_updated_and_paged(any_client, tmp_path, monkeypatch):
     monkeypatch.setattr(qdrant_index, "PAGE", 2)
     embedder = Colors(f"colours {uuid.uuid4()}")
     known = colours(tmp_path, **{f"c{index}": (20 * index, 250 - 20 * index, 9) for index in range(7)})
-    index = QdrantConceptIndex.build(known, embedder, either, "ann")
+    index = QdrantConceptIndex.build(known, embedder, any_client, "ann")
     assert len(index) == 7 and index.update(known, embedder).added == 0
     for number in range(5):
         known.remove(f"<c{number}>")

@@ -32,8 +32,9 @@ def ask(client: Any, what: str, collection: str, *args: Any, **options: Any) -> 
 
 
 def _reason(error: Any) -> str:
-    """What a server says of a request that it refused."""
+    """What a server says of a request that it refused, on one line."""
     try:
-        return str(error.structured()["status"]["error"])
+        reason = str(error.structured()["status"]["error"])
     except (ValueError, TypeError, KeyError):
-        return error.reason_phrase or "no reason given"
+        reason = error.reason_phrase or "no reason given"
+    return " ".join(reason.split())[:200]
