@@ -156,14 +156,18 @@ def test_every_request_on_photos_names_its_user_alone(server, client, tmp_path):
     assert kinds == {("PUT", ""), ("POST", "/delete"), ("POST", "/payload")} | reads
 
 
-def test_no_request_is_larger_than_a_server_takes(server, client):
+def test_no_request_is_larger_than_a_server_takes(server, client, monkeypatch):
     index = QdrantConceptIndex(client, "ann", "large", 3584)
-    index.add("<many>", np.random.default_rng(0).normal(size=(600, 3584)))
-    assert len(index) == 600 and index.search(np.ones((1, 3584)), 1)[0][0].tag == "<many>"
+    index.add("<many>", np.random.default_rng(0).normal(size=(450, 3584)))
     sent = [
-        len(body["points"]) for method, path, body in server.requests if method == "PUT" and "points" in path
+        len(body["points"]) for method, path, body in server.requests if path.endswith("/points?wait=true")
     ]
-    assert len(sent) == 3
+    assert sent == [279, 171] and len(index) == 450
+    monkeypatch.setattr(qdrant_index, "NUMBERS", 4 * 3584)
+    found = index.search(np.ones((10, 3584)), 1)
+    assert [hit.tag for hits in found for hit in hits] == ["<many>"] * 10
+    searches = [len(body["searches"]) for _, path, body in server.requests if "query" in path]
+    assert searches[:3] == [4, 4, 2] and max(searches) == 4
 
 
 def test_errors_are_one_sentence_and_lose_nothing(server, client, tmp_path):

@@ -1,9 +1,9 @@
 """What the memory of an index of many vectors would be: an estimate, and what it was checked with.
 
 For faiss it counts what is kept of each vector: `tests/benchmarks/test_index_memory.py` compares that with the
-sizes of small indexes, and assets/results/large-index.md with what up to a million vectors took. For Qdrant it is the
-rule of its documentation (capacity planning): vectors * dimensions * 4 bytes * 1.5, for metadata, the graph and
-segments that are being rewritten; with int8 copies a quarter of that in memory, and the vectors themselves on disk.
+sizes of small indexes, and assets/results/large-index.md with what up to a million vectors took. For Qdrant it is
+the rule of its documentation (capacity planning): vectors * dimensions * 4 bytes * 1.5, for metadata, the graph and
+segments that are being rewritten; with int8 copies a quarter of that in memory, the vectors themselves on disk.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from repic_core.concepts.database import ConceptDatabase
@@ -32,8 +32,8 @@ from repic_core.retrieval.photos import Changes, embedded, photos_of, warn_of_sk
 from repic_core.retrieval.qdrant_errors import QdrantError, ask
 from repic_core.retrieval.threshold import check_search, fitted_threshold
 
-PAGE = 1000  # points read or written at a time
-# Numbers written in one request: a server refuses more than 32 MB, and a number takes some 20 bytes in JSON.
+PAGE, SEARCHES = 1000, 100  # points read or written, and searches, in one request
+# Numbers sent in one request: a server refuses more than 32 MB, and a number takes some 20 bytes in JSON.
 NUMBERS = 1_000_000
 
 
@@ -152,8 +152,6 @@ class QdrantConceptIndex:
 
     def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
         """As `ConceptIndex.search`: of equally similar concepts those whose tags sort first."""
-        models = _qdrant_models()
-
         threshold = self.threshold if threshold is None else threshold
         check_search(k, threshold)
         if not len(vectors):
@@ -165,21 +163,13 @@ class QdrantConceptIndex:
         waiting, fetch, photos = list(range(len(vectors))), k + 1, len(self)
         while waiting and photos:
             fetch = min(fetch, photos)
-            requests = [
-                models.QueryRequest(
-                    query=vectors[number].tolist(),
-                    filter=self._mine(),
-                    limit=fetch,
-                    score_threshold=threshold,
-                    with_payload=["tag"],
-                )
-                for number in waiting
-            ]
             still = []
-            for number, reply in zip(waiting, self._ask("query_batch_points", requests), strict=True):
-                hits = found[number] = _hits(reply.points)
-                all_seen = fetch == photos or len(reply.points) < fetch
-                if not all_seen and (len(hits) < k or reply.points[-1].score >= hits[k - 1].similarity):
+            for number, points in zip(
+                waiting, self._nearest(vectors[waiting], fetch, threshold), strict=True
+            ):
+                hits = found[number] = _hits(points)
+                all_seen = fetch == photos or len(points) < fetch
+                if not all_seen and (len(hits) < k or points[-1].score >= hits[k - 1].similarity):
                     still.append(number)
             waiting, fetch = still, fetch * 4
         return [hits[:k] for hits in found]
@@ -215,6 +205,22 @@ class QdrantConceptIndex:
             ]
         )
 
+    def _nearest(self, vectors: Any, limit: int, threshold: float | None) -> Iterator[list[Any]]:
+        """The photos nearest to each vector."""
+        models = _qdrant_models()
+
+        wanted = {
+            "filter": self._mine(),
+            "limit": limit,
+            "score_threshold": threshold,
+            "with_payload": ["tag"],
+        }
+        page = min(SEARCHES, self._page)
+        for start in range(0, len(vectors), page):
+            queries = vectors[start : start + page].tolist()
+            requests = [models.QueryRequest(query=query, **wanted) for query in queries]
+            yield from (reply.points for reply in self._ask("query_batch_points", requests))
+
     def _points(self) -> Any:
         offset = None
         while True:
@@ -222,6 +228,11 @@ class QdrantConceptIndex:
             yield from points
             if offset is None:
                 return
+
+    @property
+    def _page(self) -> int:
+        """How many vectors one request may have."""
+        return max(1, min(PAGE, NUMBERS // self._dimensions))
 
     def _check_dimensions(self, vectors: Any) -> None:
         if vectors.shape[1] != self._dimensions:
@@ -233,7 +244,7 @@ class QdrantConceptIndex:
         if len(rows) != len(vectors):
             raise ValueError(f"{len(rows)} photos, but {len(vectors)} vectors: give one each")
         self._check_dimensions(vectors)
-        page = max(1, min(PAGE, NUMBERS // self._dimensions))
+        page = self._page
         for start in range(0, len(rows), page):
             points = [
                 models.PointStruct(
