@@ -6,34 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repic_core.concepts.concept import Concept
-from repic_core.concepts.database import ConceptDatabase
-from repic_core.retrieval.embedders import unit
+from helpers.colours import Colors, colours
 from repic_core.retrieval.find import ConceptIndex, find_concepts
 from repic_core.retrieval.qdrant_index import QdrantConceptIndex
 from repic_core.retrieval.upstream import UPSTREAM
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
-
-
-class Colors:
-    """An embedder by mean colour."""
-
-    name = "mean colour"
-    seen = 0
-
-    def images(self, photos):
-        self.seen += len(photos)
-        return unit([np.asarray(photo, np.float32).mean((0, 1)) + 1 for photo in photos])
-
-
-def colours(folder, **named):
-    concepts = []
-    folder.mkdir(exist_ok=True)
-    for name, rgb in named.items():
-        Image.new("RGB", (8, 8), rgb).save(folder / f"{name}.png")
-        concepts.append(Concept(name=name, image=str(folder / f"{name}.png")))
-    return ConceptDatabase(concepts, root=folder)
 
 
 @pytest.fixture
@@ -105,10 +83,8 @@ def test_only_what_changed_is_embedded_and_it_outlives_the_client(client, tmp_pa
     again = QdrantConceptIndex(QdrantClient(path=str(tmp_path / "store")), "ann", embedder.name, 3)
     assert again.update(known, embedder).added == 0 and again.tags == ["<red>"] and embedder.seen == 4
     again.client.close()
-    other = Colors()
-    other.name = "another"
     with pytest.raises(ValueError, match="not of another: build another"):
-        again.update(known, other)
+        again.update(known, Colors("another"))
 
 
 def test_an_unreadable_first_photo_a_threshold_and_two_spellings(client, tmp_path):
@@ -131,14 +107,11 @@ def test_queries_of_another_embedder_are_refused(client, tmp_path):
     photo = Image.new("RGB", (9, 9), "red")
     assert find_concepts(photo, index, Colors(), k=1)[0].tag == "<red>"
 
-    class Stranger(Colors):
-        name = "a stranger"
-
     with pytest.raises(ValueError, match="the index is of mean colour, not of a stranger"):
-        find_concepts(photo, index, Stranger())
+        find_concepts(photo, index, Colors("a stranger"))
     of_upstream = QdrantConceptIndex(client, "ann", UPSTREAM, 3)
     with pytest.raises(ValueError, match="does not say what made its vectors"):
-        find_concepts(photo, of_upstream, Stranger())
+        find_concepts(photo, of_upstream, Colors("a stranger"))
 
 
 def test_vectors_of_another_size_are_refused(client):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from repic_core.benchmarks import index_memory
 from repic_core.benchmarks.training_step import machine, peak_rss
 from repic_core.io.tables import markdown
 from repic_core.retrieval.index import ConceptIndex
@@ -24,6 +25,7 @@ from repic_core.retrieval.index import ConceptIndex
 DIMENSIONS, LATENT, CATEGORIES = 768, 64, 2000
 PHOTO_NOISE, COMMON = 0.35, 12.0
 SIZES = (1_000, 100_000, 1_000_000)
+ESTIMATED = 10_000_000
 KINDS = ("spread", "categories")
 QUERIES, K, EDITS = 500, 10, 200
 CHUNK = 20_000
@@ -168,9 +170,9 @@ def run(
 
 
 def report(measured: dict[str, Any]) -> str:
-    """The machine, and a Markdown table."""
+    """The machine, a Markdown table, and an estimate of the memory for `ESTIMATED` vectors."""
     where = ", ".join(f"{name} {value}" for name, value in measured["machine"].items())
-    return f"{where}\n\n{table(measured['found'])}"
+    return f"{where}\n\n{table(measured['found'])}\n\n{index_memory.table(ESTIMATED, DIMENSIONS)}"
 
 
 def table(found: list[dict[str, Any]]) -> str:

@@ -155,7 +155,8 @@ class ConceptIndex:
             self._rows[number] = (new, self._rows[number][1])
 
     def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
-        """The up to `k` nearest concepts of each vector, nearest first.
+        """The up to `k` nearest concepts of each vector, nearest first; of equally similar ones those whose tags
+        sort first.
 
         Args:
             vectors: (n, dimensions), of any length. If the embedder can embed texts, they may be of texts.
@@ -170,14 +171,17 @@ class ConceptIndex:
         self._check_dimensions(vectors)
         wanted = min(k, len(self._of_tag))
         least = -1.0 if threshold is None else threshold
-        # Several vectors may belong to one concept, or be removed; then more are fetched.
-        fetch = k
+        # Several vectors may belong to one concept, be equally similar or be removed; then more are fetched.
+        fetch = k + 1
         while True:
             fetch = min(fetch, self._faiss.ntotal)
             similarities, numbers = search_faiss(self._faiss, vectors, fetch)
             found = [self._hits(*row, threshold) for row in zip(similarities, numbers, strict=True)]
             enough = [
-                len(hits) >= wanted or row[-1] < least or last[-1] < 0
+                len(hits) == len(self._of_tag)
+                or (len(hits) >= wanted and row[-1] < hits[wanted - 1].similarity)
+                or row[-1] < least
+                or last[-1] < 0
                 for hits, row, last in zip(found, similarities, numbers, strict=True)
             ]
             if fetch == self._faiss.ntotal or all(enough):

@@ -11,13 +11,15 @@ too, but its embedded one is a separate package that is not made for Windows.
 
 Needs the extra ``qdrant``. Without a server (``QdrantClient(path=...)``) a search compares with every vector in
 Python; use it for trials only.
+
+A server that does not answer, or refuses, raises `QdrantError`. What was written before is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from repic_core.concepts.database import ConceptDatabase
@@ -27,9 +29,12 @@ from repic_core.io.images import open_image
 from repic_core.retrieval.embedders import unit
 from repic_core.retrieval.index import Hit
 from repic_core.retrieval.photos import Changes, embedded, photos_of, warn_of_skipped
+from repic_core.retrieval.qdrant_errors import QdrantError, ask
 from repic_core.retrieval.threshold import check_search, fitted_threshold
 
-PAGE = 1000  # points read or written at a time
+PAGE, SEARCHES = 1000, 100  # points read or written, and searches, in one request
+# Numbers sent in one request: a server refuses more than 32 MB, and a number takes some 20 bytes in JSON.
+NUMBERS = 1_000_000
 
 
 class QdrantConceptIndex:
@@ -45,6 +50,7 @@ class QdrantConceptIndex:
 
     Raises:
         ValueError: the user is empty, or the embedder's collection has vectors of another size.
+        QdrantError: the server did not answer, or refused; every method may raise it.
     """
 
     def __init__(
@@ -63,17 +69,15 @@ class QdrantConceptIndex:
             raise ValueError("user is empty: concepts must belong to somebody")
         self.client, self.user, self.embedder_name, self.threshold = client, user, embedder_name, threshold
         self.collection = f"concepts-{hashlib.sha256(embedder_name.encode()).hexdigest()[:16]}"
-        if not client.collection_exists(self.collection):
-            client.create_collection(
-                self.collection,
-                vectors_config=models.VectorParams(size=dimensions, distance=models.Distance.COSINE),
-                shard_number=shards,
-                replication_factor=replicas,
-            )
-            tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-            client.create_payload_index(self.collection, "user", field_schema=tenant)
-            client.create_payload_index(self.collection, "key", models.PayloadSchemaType.KEYWORD)
-        self._dimensions = client.get_collection(self.collection).config.params.vectors.size
+        if not self._ask("collection_exists"):
+            self._create(dimensions, shards, replicas)
+        about = self._ask("get_collection")
+        # A process that stopped here may have left a collection without them.
+        tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+        for name, schema in (("user", tenant), ("key", models.PayloadSchemaType.KEYWORD)):
+            if name not in about.payload_schema:
+                self._ask("create_payload_index", name, field_schema=schema)
+        self._dimensions = about.config.params.vectors.size
         if self._dimensions != dimensions:
             raise ValueError(
                 f"{embedder_name}: vectors of {dimensions} dimensions, but those of its collection "
@@ -108,12 +112,14 @@ class QdrantConceptIndex:
         for point in self._points():
             if missing.pop((point.payload["tag"], point.payload["photo"]), None) is None:
                 gone.append(point.id)
-        for start in range(0, len(gone), PAGE):
-            self.client.delete(self.collection, models.PointIdsList(points=gone[start : start + PAGE]))
+        # First what is new: an update that fails leaves no concept without photos, and the next one goes on.
         added = 0
         for rows, vectors in embedded(missing, embedder, skipped):
             self._add(rows, vectors)
             added += len(rows)
+        for start in range(0, len(gone), PAGE):
+            these = models.HasIdCondition(has_id=gone[start : start + PAGE])
+            self._ask("delete", models.Filter(must=[*self._mine().must, these]))
         warn_of_skipped(skipped)
         return Changes(added, len(gone), tuple(skipped))
 
@@ -122,14 +128,15 @@ class QdrantConceptIndex:
         self.add_many([tag] * len(vectors), vectors)
 
     def add_many(self, tags: Sequence[str], vectors: Any) -> None:
-        """As `ConceptIndex.add_many`."""
+        """As `ConceptIndex.add_many`. After a `QdrantError` some of the photos may be there already: to add them
+        again does no harm, or `remove` the concepts first."""
         self._add([(tag, uuid.uuid4().hex) for tag in tags], unit(vectors))
 
     def remove(self, tag: str) -> None:
         """As `ConceptIndex.remove`."""
         if tag not in self:
             raise KeyError(tag)
-        self.client.delete(self.collection, self._mine(tag))
+        self._ask("delete", self._mine(tag))
 
     def rename(self, tag: str, new: str) -> None:
         """As `ConceptIndex.rename`."""
@@ -137,33 +144,35 @@ class QdrantConceptIndex:
             raise KeyError(tag)
         if new in self and key(new) != key(tag):
             raise ValueError(f"the tag {new} is taken already: choose another for {tag}")
-        self.client.set_payload(self.collection, {"tag": new, "key": key(new)}, points=self._mine(tag))
+        self._ask("set_payload", {"tag": new, "key": key(new)}, points=self._mine(tag))
 
     def forget(self) -> None:
         """Remove everything that belongs to this user."""
-        self.client.delete(self.collection, self._mine())
+        self._ask("delete", self._mine())
 
     def search(self, vectors: Any, k: int, threshold: float | None = None) -> list[list[Hit]]:
-        """As `ConceptIndex.search`."""
+        """As `ConceptIndex.search`: of equally similar concepts those whose tags sort first."""
         threshold = self.threshold if threshold is None else threshold
         check_search(k, threshold)
-        found = []
-        if len(vectors):
-            self._check_dimensions(vectors := unit(vectors))
-        for vector in vectors:
-            groups = self.client.query_points_groups(
-                self.collection,
-                group_by="key",
-                query=vector,
-                query_filter=self._mine(),
-                limit=k,
-                group_size=1,
-                score_threshold=threshold,
-            ).groups
-            best = [group.hits[0] for group in groups]
-            hits = [Hit(point.payload["tag"], min(1.0, max(-1.0, point.score))) for point in best]
-            found.append(sorted(hits, key=lambda hit: (-hit.similarity, hit.tag)))
-        return found
+        if not len(vectors):
+            return []
+        self._check_dimensions(vectors := unit(vectors))
+        found: list[list[Hit]] = [[] for _ in vectors]
+        # Several photos may belong to one concept, or be equally similar; then more are fetched. (A server that is
+        # asked for groups stops looking for them after five rounds, and may return too few.)
+        waiting, fetch, photos = list(range(len(vectors))), k + 1, len(self)
+        while waiting and photos:
+            fetch = min(fetch, photos)
+            still = []
+            for number, points in zip(
+                waiting, self._nearest(vectors[waiting], fetch, threshold), strict=True
+            ):
+                hits = found[number] = _hits(points)
+                all_seen = fetch == photos or len(points) < fetch
+                if not all_seen and (len(hits) < k or points[-1].score >= hits[k - 1].similarity):
+                    still.append(number)
+            waiting, fetch = still, fetch * 4
+        return [hits[:k] for hits in found]
 
     def fit_threshold(self, vectors: Any, tags: Sequence[str | None], false_accepts: float = 0.05) -> float:
         """As `ConceptIndex.fit_threshold`."""
@@ -177,10 +186,10 @@ class QdrantConceptIndex:
 
     def __len__(self) -> int:
         """Number of the user's photos."""
-        return self.client.count(self.collection, count_filter=self._mine()).count
+        return self._ask("count", self._mine()).count
 
     def __contains__(self, tag: object) -> bool:
-        return isinstance(tag, str) and self.client.count(self.collection, self._mine(tag)).count > 0
+        return isinstance(tag, str) and self._ask("count", self._mine(tag)).count > 0
 
     def __repr__(self) -> str:
         return f"QdrantConceptIndex({self.user!r}, {len(self)} photos, {self.embedder_name})"
@@ -196,13 +205,34 @@ class QdrantConceptIndex:
             ]
         )
 
+    def _nearest(self, vectors: Any, limit: int, threshold: float | None) -> Iterator[list[Any]]:
+        """The photos nearest to each vector."""
+        models = _qdrant_models()
+
+        wanted = {
+            "filter": self._mine(),
+            "limit": limit,
+            "score_threshold": threshold,
+            "with_payload": ["tag"],
+        }
+        page = min(SEARCHES, self._page)
+        for start in range(0, len(vectors), page):
+            queries = vectors[start : start + page].tolist()
+            requests = [models.QueryRequest(query=query, **wanted) for query in queries]
+            yield from (reply.points for reply in self._ask("query_batch_points", requests))
+
     def _points(self) -> Any:
         offset = None
         while True:
-            points, offset = self.client.scroll(self.collection, self._mine(), limit=PAGE, offset=offset)
+            points, offset = self._ask("scroll", self._mine(), limit=PAGE, offset=offset)
             yield from points
             if offset is None:
                 return
+
+    @property
+    def _page(self) -> int:
+        """How many vectors one request may have."""
+        return max(1, min(PAGE, NUMBERS // self._dimensions))
 
     def _check_dimensions(self, vectors: Any) -> None:
         if vectors.shape[1] != self._dimensions:
@@ -211,18 +241,49 @@ class QdrantConceptIndex:
     def _add(self, rows: Sequence[tuple[str, str]], vectors: Any) -> None:
         models = _qdrant_models()
 
+        if len(rows) != len(vectors):
+            raise ValueError(f"{len(rows)} photos, but {len(vectors)} vectors: give one each")
         self._check_dimensions(vectors)
+        page = self._page
+        for start in range(0, len(rows), page):
+            points = [
+                models.PointStruct(
+                    id=str(uuid.uuid4()),
+                    vector=vector.tolist(),
+                    payload={"user": self.user, "tag": tag, "key": key(tag), "photo": photo},
+                )
+                for (tag, photo), vector in zip(
+                    rows[start : start + page], vectors[start : start + page], strict=True
+                )
+            ]
+            self._ask("upsert", points)
 
-        points = [
-            models.PointStruct(
-                id=str(uuid.uuid4()),
-                vector=vector.tolist(),
-                payload={"user": self.user, "tag": tag, "key": key(tag), "photo": photo},
+    def _create(self, dimensions: int, shards: int | None, replicas: int | None) -> None:
+        models = _qdrant_models()
+
+        try:
+            self._ask(
+                "create_collection",
+                vectors_config=models.VectorParams(size=dimensions, distance=models.Distance.COSINE),
+                shard_number=shards,
+                replication_factor=replicas,
             )
-            for (tag, photo), vector in zip(rows, vectors, strict=True)
-        ]
-        for start in range(0, len(points), PAGE):
-            self.client.upsert(self.collection, points[start : start + PAGE])
+        except QdrantError:
+            # Another process may have been first.
+            if not self._ask("collection_exists"):
+                raise
+
+    def _ask(self, what: str, *args: Any, **options: Any) -> Any:
+        return ask(self.client, what, self.collection, *args, **options)
+
+
+def _hits(points: Sequence[Any]) -> list[Hit]:
+    """The concepts of these photos, each with its nearest one's similarity, nearest first."""
+    best: dict[str, Hit] = {}
+    for point in points:
+        tag, similarity = point.payload["tag"], min(1.0, max(-1.0, point.score))
+        best.setdefault(key(tag), Hit(tag, similarity))
+    return sorted(best.values(), key=lambda hit: (-hit.similarity, hit.tag))
 
 
 def _qdrant_models() -> Any:
