@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from helpers.sharded import (
     sessions,
 )
 from repic_core.data.rows import read_rows, write_rows
-from repic_core.training import checkpoints
+from repic_core.training import checkpoints, run
 
 KINDS = ("ddp", "fsdp2")
 LIMIT = 300  # seconds; nodes that take longer hang
@@ -72,7 +73,7 @@ def test_fsdp2_trains_what_whole_copies_do(out, statuses):
 
 def nodes(rows, folders):
     """(exit status, all that was printed) of two nodes on this machine that resume, each with its output folder."""
-    run = case(rows, out="{FOLDER}", **PAPER, resume="true")["arguments"]
+    given = case(rows, out="{FOLDER}", **PAPER, resume="true")["arguments"]
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{found.getsockname()[1]}"
@@ -80,8 +81,8 @@ def nodes(rows, folders):
     launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint, "--local_addr", "127.0.0.1"]
     started = []
     for rank, folder in enumerate(folders):
-        given = [argument.replace("{FOLDER}", str(folder)) for argument in run]
-        command = [*launch, "--node_rank", str(rank), "-m", "repic_core.training.grpo", *given]
+        own = [argument.replace("{FOLDER}", str(folder)) for argument in given]
+        command = [*launch, "--node_rank", str(rank), "-m", "repic_core.training.grpo", *own]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         started.append(
             subprocess.Popen(
@@ -131,3 +132,13 @@ def test_nodes_with_folders_of_their_own_resume_copies(data, out, statuses, tmp_
     done = nodes(data / "rows.jsonl", folders)
     assert [status for status, _ in done] == [0, 0], done[0][1][-3000:]
     assert same_as_unbroken(out, folders[0]) and not (folders[1] / "adapter_config.json").exists()
+
+
+def test_a_process_without_its_random_state_says_so(tmp_path, caplog):
+    """As on a node whose copy of the checkpoint was whole but not its own."""
+    (tmp_path / "rng_state_0.pth").touch()
+    for process in range(2):
+        run._check_same_checkpoint(SimpleNamespace(world_size=2, process_index=process), tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: has no rng_state_1.pth, so process 1 draws other captions than in an unbroken run"
+    ]
