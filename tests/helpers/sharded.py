@@ -120,7 +120,7 @@ def check_raised(out, name, statuses):
 
 
 def check_same(out, name, reference):
-    """Two ways to spread a run reach the same: logs within 1e-3, what was learned within 2% of its length."""
+    """Two ways to spread a run reach the same: what is logged, and what was learned, within 1e-3 (measured: 6e-5)."""
     for step, values in steps(out / reference).items():
         for value, other in zip(values, steps(out / name)[step], strict=True):
             assert abs(value - other) < 1e-4 + 1e-3 * abs(value), (step, values, steps(out / name)[step])
@@ -128,4 +128,4 @@ def check_same(out, name, reference):
     for key, value in one.items():
         if "lora_B" in key:  # 0 at the start
             error = (other[key] - value).norm() / value.norm()
-            assert error <= 0.02, (key, error)
+            assert error <= 1e-3, (key, error)
