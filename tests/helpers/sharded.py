@@ -120,7 +120,7 @@ def check_raised(out, name, statuses):
 
 
 def check_same(out, name, reference):
-    """Two ways to spread a run reach the same: what is logged, and what was learned, within 1e-3 (measured: 6e-5)."""
+    """Two ways to spread a run reach the same: logs, and what was learned, within 1e-3 (measured: 6e-5)."""
     for step, values in steps(out / reference).items():
         for value, other in zip(values, steps(out / name)[step], strict=True):
             assert abs(value - other) < 1e-4 + 1e-3 * abs(value), (step, values, steps(out / name)[step])
