@@ -146,14 +146,20 @@ def test_unknown_argument_shows_the_usage(tmp_path):
 
 
 def run_ci(
-    folder: Path, said: str, status: int = 0, pythons: tuple[str, ...] = ()
+    folder: Path, said: str, status: int = 0, pythons: tuple[str, ...] = (), deepspeed: int = 0
 ) -> subprocess.CompletedProcess:
-    """.ci/run where ``setup.sh test`` says `said`; Pythons on the PATH and uv write down how they are called."""
+    """.ci/run where ``setup.sh test`` says `said` and ``setup.sh --with deepspeed`` ends with status `deepspeed`.
+
+    Pythons on the PATH and uv write down how they are called; that of .venv prints it.
+    """
     (folder / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
     (folder / "said").write_text(said)
-    (folder / "setup.sh").write_text(f'[ "$*" = test ] && cat said; exit {status}\n')
-    fake_python(folder / ".venv" / "bin" / "python", 11)
+    (folder / "setup.sh").write_text(
+        f'[ "$*" = test ] && cat said && exit {status}\n[ "$*" = "--with deepspeed" ] && exit {deepspeed}\nexit 1\n'
+    )
+    python = fake_python(folder / ".venv" / "bin" / "python", 11)
+    python.write_text(python.read_text().replace("|| exit 1", '|| { echo "python $*"; exit; }'))
     for tool in (
         "bash",
         "dirname",
@@ -201,6 +207,16 @@ def test_ci_fails_where_a_browser_test_was_skipped(tmp_path):
 
 def test_ci_fails_where_the_tests_do(tmp_path):
     assert run_ci(tmp_path, "1 failed in 1s\n", status=1).returncode == 1
+
+
+def test_ci_runs_deepspeeds_tests_where_it_can_be_installed(tmp_path):
+    tests = "python -m pytest -q tests/training/test_deepspeed.py"
+    for status in (0, 1):
+        (tmp_path / str(status)).mkdir()
+        result = run_ci(tmp_path / str(status), "9 passed in 2s\n", deepspeed=status)
+        assert result.returncode == 0, result.stderr
+        assert (tests in result.stdout) == (status == 0)
+        assert ("CI: DeepSpeed could not be installed" in result.stdout) == (status == 1)
 
 
 def test_ci_runs_the_fast_tests_on_a_second_python(tmp_path):

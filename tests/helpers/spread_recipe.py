@@ -15,7 +15,6 @@ from repic_core.training import grpo
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 ANSWERS = ("yes", "no", "yes it is", "no it is not", "perhaps", "yes yes", "no no no", "it is")
-PROCESS = int(os.environ.get("RANK", 0))
 
 
 def made_up(self, prompt_ids, *_, **__):
@@ -40,7 +39,7 @@ def fail(kind, step):
         reward = make_reward(*settings)
 
         def personalization(completions, trainer_state=None, **columns):
-            if PROCESS == 1 and trainer_state.global_step == step:
+            if os.environ.get("RANK") == "1" and trainer_state.global_step == step:
                 if kind == "raise":
                     raise ZeroDivisionError("on one process")
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -18,7 +18,7 @@ from repic_core.training.checkpoints import (
     save_result,
     set_aside,
 )
-from repic_core.training.failures import RunEnded, explained_failures
+from repic_core.training.failures import RunEnded, TrainingError, explained_failures
 from repic_core.training.run_record import complete_record, write_record
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def run_training(
         logger.warning(
             "%s: no whole checkpoint to resume from; the run starts from the beginning", args.output_dir
         )
+    _check_same_checkpoint(args, checkpoint)
     if args.should_save:
         set_aside(args.output_dir, torn_only=resume)
     if record is not None and args.should_save:
@@ -102,6 +103,33 @@ def run_training(
         make_ready(trainer)
     trainer.remove_callback(keeper)
     args.save_total_limit = keeper.limit
+
+
+def _check_same_checkpoint(args: Any, checkpoint: Path | None) -> None:
+    """`TrainingError` unless all processes found the same checkpoint; nodes may have output folders of their own.
+
+    Such nodes train, and the first has the result; but only its process writes whole checkpoints.
+    """
+    from accelerate.utils import gather_object
+
+    if args.world_size == 1:
+        return
+    found = gather_object([checkpoint.name if checkpoint else "no whole checkpoint"])
+    for process, name in enumerate(found):
+        if name != found[0]:
+            raise TrainingError(
+                f"resume: process 0 finds {found[0]} in its output folder, process {process} finds {name} in its "
+                "own: give all nodes one output folder that they share, or copy the checkpoint into the folder "
+                "of each"
+            )
+    random_state = f"rng_state_{args.process_index}.pth"
+    if checkpoint and not (checkpoint / random_state).is_file():
+        logger.warning(
+            "%s: has no %s, so process %d draws other captions than in an unbroken run",
+            checkpoint,
+            random_state,
+            args.process_index,
+        )
 
 
 def make_ready(trainer: Any) -> None:
