@@ -158,11 +158,10 @@ def test_the_cache_and_the_masks_by_hand():
     # long completions, so that decoding is the rollout's peak
     step = dataclasses.replace(SMALL, generations=8, completion=300)
     terms = peaks(build(toy_config(), LORA, False), step)
-    # the last token's own entry is not needed; one layer's old keys or values are there while the new are made
-    each = 4 * 2 * text.num_key_value_heads * head * 8
-    layers = text.num_hidden_layers
-    whole = each * layers * (60 + 300 - 1)
-    assert whole <= terms["rollout"][CACHE] <= whole + each * (60 + 300)
+    # the prompt once, without its last token, and all completions
+    each = 4 * 2 * text.num_key_value_heads * head
+    tokens = 60 - 1 + 8 * 300
+    assert terms["rollout"][CACHE] == each * text.num_hidden_layers * tokens
     # 8 rows of 300 x (59 + 300) booleans; the row's indices and positions are small beside it
     mask = 8 * 300 * (59 + 300)
     assert mask < terms["policy"][MASKS] < 1.2 * mask

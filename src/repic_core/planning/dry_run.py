@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,10 +22,18 @@ from repic_core.models.parts import conditional_model
 from repic_core.planning.live_bytes import LiveBytes
 from repic_core.planning.settings import Step
 from repic_core.training.recipe import TuneArguments, prepare_tuning
-from repic_core.training.shared_prefix import GroupLayout, Packed, pack, packed_log_probs
+from repic_core.training.rollout import Decoding, adapter_merged
+from repic_core.training.shared_prefix import (
+    GroupLayout,
+    Packed,
+    pack,
+    packed_log_probs,
+    use_group_attention,
+)
 
 KEPT = "kept for the backward pass"
 GRADIENTS, CACHE, MASKS = "gradients", "KV cache", "masks of the packed row"
+MERGED = "weights with the adapter"
 PHOTOS, FEATURES, TOWER = "photos' patches", "photos' features", "tower's checkpoints"
 FEATURES_OF_PASS = FEATURES + " of the pass"
 # How often the photos' patches are held: photos, those selected for the tower; reference, the batch's and the
@@ -64,14 +73,14 @@ def peaks(model: Any, step: Step) -> dict[str, dict[str, int]]:
     model: from `build`; its parameters become fake tensors.
     """
     mode = FakeTensorMode()
-    packed = _packed(mode, step)
+    packed, decoding = _packed(mode, step), _decoding(mode, step)
     found = {}
     with mode, _no_scratch() if step.gpu else nullcontext():
         _make_fake(model)
         if step.photos:
             found["photos"] = _photos(model, step)
         if step.rollout:
-            found["rollout"] = _rollout(model, step)
+            found["rollout"] = _rollout(model, step, decoding)
         if step.reference:
             found["reference"] = _reference(model, step, packed)
         found["policy"] = _policy(model, step, packed)
@@ -117,41 +126,42 @@ def _tower_attention(attention: Any, rows: int, hidden: Any, position_embeddings
     return attention.proj(out.transpose(1, 2).reshape(n, -1)[index])
 
 
-def _rollout(model: Any, step: Step) -> dict[str, int]:
-    """The prompts' prefill, the cache expanded to all rows, and the last of the decoding steps."""
+def _rollout(model: Any, step: Step, decoding: Decoding) -> dict[str, int]:
+    """The prompts' prefill, and the last of the decoding steps with all completions."""
     whole = conditional_model(model)
+    use_group_attention(whole.base_model.language_model)
     prompts, length = step.rollout_prompts, step.prompt - 1
-    rows = step.prompts * step.generations * step.rounds
-    before_last = step.prompt + step.completion - 2
+    rows = len(decoding.prompt_index)
 
-    def forward(rows: int, tokens: int, seen: int, cache: Any) -> Any:
+    def forward(rows: int, tokens: int, masked: bool, **how: Any) -> Any:
         # a mask of four dimensions is taken as it is; one prompt alone has no padding, and then none is made
-        mask = torch.empty(rows, 1, tokens, seen, dtype=torch.bool) if prompts > 1 else None
+        mask = torch.empty(rows, 1, tokens, tokens, dtype=torch.bool) if masked else None
         return whole(
             input_ids=torch.empty(rows, tokens, dtype=torch.long),
             attention_mask=mask,
             position_ids=torch.empty(3, rows, tokens, dtype=torch.long),
-            past_key_values=cache,
-            use_cache=True,
             logits_to_keep=1,
+            **how,
         )
 
-    with _counted(model) as live, torch.no_grad():
-        cache = forward(prompts, length, length, None).past_key_values
-        for layer in cache.layers:
-            live.see(layer.keys, CACHE)
-            live.see(layer.values, CACHE)
+    with _counted(model) as live, torch.no_grad(), ExitStack() as stack:
+        with live.under(MERGED):
+            stack.enter_context(adapter_merged(model))
+        cache = forward(prompts, length, prompts > 1, use_cache=True).past_key_values
+        decoding.prompts = [(layer.keys, layer.values) for layer in cache.layers]
+        for tensor in (tensor for pair in decoding.prompts for tensor in pair):
+            live.see(tensor, CACHE)
         with live.under(CACHE):
-            cache.batch_select_indices(torch.empty(rows, dtype=torch.long))
-            for layer in cache.layers:  # as long as the cache is before the last token
-                shape = rows, layer.keys.shape[1], before_last, layer.keys.shape[3]
-                layer.keys = layer.values = None
-                layer.keys = torch.empty(shape, dtype=whole.dtype)
-                layer.values = torch.empty(shape, dtype=whole.dtype)
-        cache.update = live.under(CACHE)(cache.update)
-        logits = forward(rows, 1, before_last + 1, cache).logits[:, -1].to(copy=True, dtype=torch.float32)
+            for layer in cache.layers:
+                shape = rows, layer.keys.shape[1], decoding.length, layer.keys.shape[3]
+                decoding.own.append(
+                    (torch.empty(shape, dtype=whole.dtype), torch.empty(shape, dtype=whole.dtype))
+                )
+        logits = forward(rows, 1, True, use_cache=False, group_layout=decoding).logits[:, -1].float()
         scores = torch.where(logits > 0, logits, -torch.inf)  # suppressed tokens, top-k
-        torch.softmax(scores, dim=-1)
+        every = torch.ones_like(scores)
+        every += scores.softmax(-1)
+        torch.empty_like(every)  # what `multinomial` draws
     return live.at_peak
 
 
@@ -210,6 +220,18 @@ def _counted(model: Any) -> LiveBytes:
 
 def _autocast(step: Step) -> Any:
     return torch.autocast("cpu", torch.bfloat16, enabled=step.bf16)
+
+
+def _decoding(mode: FakeTensorMode, step: Step) -> Decoding:
+    """A rollout before its last step, whose keys and values are still to be made."""
+    prompts, rows = step.rollout_prompts, step.prompts * step.generations * step.rounds
+    in_prompt = torch.ones(prompts, step.prompt - 1, dtype=torch.bool)
+    index = torch.arange(rows) // -(-rows // prompts)
+    found = Decoding(SimpleNamespace(layers=[]), in_prompt, index, step.completion)
+    for name in ("in_prompt", "prompt_index", "places", "slots"):
+        setattr(found, name, mode.from_tensor(getattr(found, name)))
+    found.step = step.completion - 1
+    return found
 
 
 def _packed(mode: FakeTensorMode, step: Step) -> Packed:
