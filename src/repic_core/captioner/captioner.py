@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,15 @@ from typing import Any
 from repic_core.captioner.caption_files import (
     DEFAULT_QUESTION,
     CaptionItem,
-    caption_row,
-    finished_rows,
     item_hashes,
-    settings_path,
     text_hash,
 )
+from repic_core.captioner.caption_run import run_items
 from repic_core.concepts.concept import Concept
-from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
 from repic_core.models.parts import eval_mode, hash_weights
 from repic_core.prompts import caption_messages, check_reference_style, system_text
 
-SAVE_SECONDS = 5  # between two writes of a growing caption file
 RESIZERS = ("processor", "qwen-vl-utils")
 
 
@@ -88,8 +83,8 @@ class Captioner:
     ) -> list[list[Any]]:
         """Rows ``[query path, tags, caption, question]`` of all items, in order.
 
-        With `out`, the rows are written there during the run: atomically, every `SAVE_SECONDS` and at the end, even
-        if the run ends early. If the file exists, it is resumed. What the captions depend on (`_settings`) is
+        With `out`, the rows are written there during the run, as `caption_run.run_items` says, even if the run
+        ends early. If the file exists, it is resumed. What the captions depend on (`_settings`) is
         written beside it, to `caption_files.settings_path`. With ``resume=False`` the first new rows replace an old
         file.
 
@@ -98,38 +93,24 @@ class Captioner:
                 settings (delete it or change `out`); or an image can't be read (the rows before its batch are
                 kept). The message names the file.
         """
-        from tqdm import tqdm
+        return run_items(
+            items,
+            lambda places: self._captions(items, places, **generation),
+            lambda: self._settings(items, generation),
+            out,
+            resume,
+            progress,
+        )
 
-        out = None if out is None else Path(out)
-        settings = None if out is None else self._settings(items, generation)
-        rows = finished_rows(items, out, settings) if out is not None and resume and out.exists() else []
-        finished = saved = len(rows)
-
-        def save() -> None:
-            nonlocal saved
-            if out is None or len(rows) == saved:
-                return
-            if saved == finished:  # the first time: old rows must never be found beside new settings
-                if not finished:
-                    out.unlink(missing_ok=True)
-                write_json_atomic(settings_path(out), settings)
-            write_json_atomic(out, rows, indent=None)
-            saved = len(rows)
-
-        written = time.monotonic()
-        with tqdm(total=len(items), initial=len(rows), disable=not progress, unit="photo") as bar:
-            try:
-                while len(rows) < len(items):
-                    batch = items[len(rows) : len(rows) + self.batch_size]
-                    captions = self._generate(batch, **generation)
-                    rows += [caption_row(*pair) for pair in zip(batch, captions, strict=True)]
-                    bar.update(len(batch))
-                    if time.monotonic() - written > SAVE_SECONDS:
-                        save()
-                        written = time.monotonic()
-            finally:  # keeps what was finished before an unreadable photo or an interrupt
-                save()
-        return rows
+    def _captions(
+        self, items: Sequence[CaptionItem], places: Sequence[int], **generation: Any
+    ) -> Iterator[tuple[int, str]]:
+        """The captions of the items at these places, each with its place, in batches."""
+        for start in range(0, len(places), self.batch_size):
+            batch = places[start : start + self.batch_size]
+            yield from zip(
+                batch, self._generate([items[place] for place in batch], **generation), strict=True
+            )
 
     def stream(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
