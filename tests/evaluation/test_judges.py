@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers.served import served_toy
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.evaluation.judges import (
     LONGEST_SIDE,
@@ -423,13 +422,6 @@ def test_the_import_is_light():
 
 
 # The toy base behind a real server
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The address of ``transformers serve`` with the toy base."""
-    with served_toy(tmp_path_factory.mktemp("serve")) as address:
-        yield address
 
 
 def test_a_served_model(served, tmp_path):
