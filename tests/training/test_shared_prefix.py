@@ -14,6 +14,7 @@ from helpers.places import ROOT
 from helpers.stock import batch_of, log_probs, make
 from repic_core.data.rows import read_rows, to_dataset
 from repic_core.models.loading import load_model
+from repic_core.models.vision import image_features
 from repic_core.training import shared_prefix
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
@@ -115,7 +116,7 @@ def test_greedy_rollouts_are_generates(bases, data, family):
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     stock = model.generate(**every, generation_config=config)
-    features = shared_prefix.image_features(model, once["pixel_values"], once["image_grid_thw"])
+    features = image_features(model, once["pixel_values"], once["image_grid_thw"])
     given = {name: once[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
     for chosen in (None, features):
         with shared_prefix.shared_generate(model, index, chosen):

@@ -16,6 +16,7 @@ from repic_core.captioner.caption_files import (
     text_hash,
 )
 from repic_core.captioner.caption_run import run_items
+from repic_core.captioner.photos_once import PhotosOnce
 from repic_core.concepts.concept import Concept
 from repic_core.io.images import open_image
 from repic_core.models.parts import eval_mode, hash_weights
@@ -40,6 +41,8 @@ class Captioner:
             upright; here they always are). Sizes are the same for photos within the processor's limit.
         reference_style: how the references' lines are written, ``tag`` or ``numbered`` (as in the authors'
             evaluation): `prompts.reference_text`.
+        photos_once: `caption_many` opens and encodes each photo once, and keeps the features of the latest
+            `photos_once.KEPT_TOKENS` image tokens to its end.
 
     Raises:
         ValueError: an unknown `resized_by` or `reference_style`; or as `prompts.system_text`.
@@ -54,6 +57,7 @@ class Captioner:
         max_new_tokens: int = 1024,
         resized_by: str = "processor",
         reference_style: str = "tag",
+        photos_once: bool = True,
     ) -> None:
         if resized_by not in RESIZERS:
             raise ValueError(f"resized_by {resized_by!r}: use one of {', '.join(RESIZERS)}")
@@ -61,7 +65,8 @@ class Captioner:
         check_reference_style(reference_style)
         self.model, self.processor, self.system = model, processor, system
         self.batch_size, self.max_new_tokens, self.resized_by = batch_size, max_new_tokens, resized_by
-        self.reference_style = reference_style
+        self.reference_style, self.photos_once = reference_style, photos_once
+        self._photos: PhotosOnce | None = None
 
     def caption(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
@@ -106,11 +111,14 @@ class Captioner:
         self, items: Sequence[CaptionItem], places: Sequence[int], **generation: Any
     ) -> Iterator[tuple[int, str]]:
         """The captions of the items at these places, each with its place, in batches."""
-        for start in range(0, len(places), self.batch_size):
-            batch = places[start : start + self.batch_size]
-            yield from zip(
-                batch, self._generate([items[place] for place in batch], **generation), strict=True
-            )
+        self._photos = PhotosOnce(self.model, self.processor, self._resized) if self.photos_once else None
+        try:
+            for start in range(0, len(places), self.batch_size):
+                batch = places[start : start + self.batch_size]
+                captions = self._generate([items[place] for place in batch], **generation)
+                yield from zip(batch, captions, strict=True)
+        finally:
+            self._photos = None
 
     def stream(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
@@ -160,9 +168,13 @@ class Captioner:
 
     def messages(self, item: CaptionItem) -> list[dict[str, Any]]:
         """The chat messages of one item, with opened photos."""
+        opened = open_image if self._photos is None else self._photos.opened
         return caption_messages(
-            None if item.query is None else open_image(item.query),
-            [_opened(concept) for concept in item.references],
+            None if item.query is None else opened(item.query),
+            [
+                replace(concept, image=[opened(image) for image in concept.images])
+                for concept in item.references
+            ],
             item.question,
             self.system,
             item.reference_photos,
@@ -198,17 +210,18 @@ class Captioner:
             self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             for messages in conversations
         ]
-        images = [
-            self._resized(
-                [
-                    block["image"]
-                    for message in messages
-                    for block in message["content"]
-                    if block["type"] == "image"
-                ]
-            )
+        photos = [
+            [
+                block["image"]
+                for message in messages
+                for block in message["content"]
+                if block["type"] == "image"
+            ]
             for messages in conversations
         ]
+        if self._photos is not None and any(photos):
+            return self._photos.inputs(texts, photos)
+        images = [self._resized(some) for some in photos]
         shown = images if any(images) else None  # the processor takes no batch without any photo
         inputs = self.processor(text=texts, images=shown, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
@@ -269,10 +282,6 @@ class Captioner:
             "items": item_hashes(items, self.reference_style),
         }
         return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
-
-
-def _opened(concept: Concept) -> Concept:
-    return replace(concept, image=[open_image(image) for image in concept.images])
 
 
 def _opened_block(block: dict[str, Any]) -> dict[str, Any]:
