@@ -47,16 +47,12 @@ class PhotosOnce:
     Args:
         resized: makes of opened photos what goes to the processor.
         keep: how many image tokens are kept.
-
-    Attributes:
-        encoded: how many photos went through the vision tower so far.
     """
 
     def __init__(
         self, model: Any, processor: Any, resized: Callable[[list[Any]], list[Any]], keep: int = KEPT_TOKENS
     ) -> None:
         self.model, self.processor, self.resized, self.keep = model, processor, resized, keep
-        self.encoded = 0
         self._lock = threading.Lock()
         self._paths: dict[str, str] = {}
         self._kept: OrderedDict[str, _Encoded] = OrderedDict()
@@ -114,7 +110,6 @@ class PhotosOnce:
     def _features(self, photos: list[Any]) -> list[_Encoded]:
         import torch
 
-        self.encoded += len(photos)
         fields = self.processor.image_processor(self.resized(photos), return_tensors="pt")
         grids, device = fields["image_grid_thw"], self.model.device
         with eval_mode(self.model), torch.inference_mode():
