@@ -30,7 +30,7 @@ def served_toy(folder):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     try:
-        for _ in range(600):
+        for _ in range(1500):
             if process.poll() is not None:
                 raise RuntimeError(f"the server stopped: {log.read_text()}")
             try:
