@@ -93,3 +93,12 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """The address of ``transformers serve`` with the toy base, started once."""
+    from helpers.served import served_toy
+
+    with served_toy(tmp_path_factory.mktemp("serve")) as address:
+        yield address

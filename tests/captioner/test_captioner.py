@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import repic_core.captioner.captioner
+import repic_core.captioner.caption_run
 from helpers.families import save_family
 from repic_core.captioner.caption_files import CaptionItem, load_captions, settings_path
 from repic_core.captioner.captioner import Captioner
@@ -234,19 +234,19 @@ def test_an_unreadable_photo_keeps_what_was_done(captioner, items, tmp_path, mon
 
 def test_writes_while_it_runs_but_not_too_often(captioner, items, tmp_path, monkeypatch):
     sizes = []
-    write = repic_core.captioner.captioner.write_json_atomic
+    write = repic_core.captioner.caption_run.write_json_atomic
 
     def counting(path, rows, **options):
         if Path(path).suffixes == [".json"]:  # not the settings file beside it
             sizes.append(len(rows))
         return write(path, rows, **options)
 
-    monkeypatch.setattr(repic_core.captioner.captioner, "write_json_atomic", counting)
+    monkeypatch.setattr(repic_core.captioner.caption_run, "write_json_atomic", counting)
     monkeypatch.setattr(captioner, "batch_size", 1)
     captioner.caption_many(items, tmp_path / "a.json", progress=False, max_new_tokens=1)
     assert sizes == [4]
     sizes.clear()
-    monkeypatch.setattr(repic_core.captioner.captioner, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(repic_core.captioner.caption_run, "SAVE_SECONDS", 0)
     captioner.caption_many(items, tmp_path / "b.json", progress=False, max_new_tokens=1)
     assert sizes[:3] == [1, 2, 3] and sizes[-1] == 4
 
@@ -439,14 +439,14 @@ def test_old_captions_stay_until_there_are_new_ones(captioner, items, begun, tmp
 
 def test_a_crash_between_the_two_files_leaves_no_wrong_pair(captioner, items, begun, monkeypatch):
     """Old rows are never found beside new settings: at a new start, the rows are deleted first."""
-    write = repic_core.captioner.captioner.write_json_atomic
+    write = repic_core.captioner.caption_run.write_json_atomic
 
     def crashes(path, value, **options):
         if Path(path) == begun:
             raise OSError("disk full")
         return write(path, value, **options)
 
-    monkeypatch.setattr(repic_core.captioner.captioner, "write_json_atomic", crashes)
+    monkeypatch.setattr(repic_core.captioner.caption_run, "write_json_atomic", crashes)
     with pytest.raises(OSError, match="disk full"):
         captioner.caption_many(items, begun, resume=False, progress=False, max_new_tokens=3)
     assert not begun.exists()

@@ -28,6 +28,7 @@ def test_the_authors_model_as_they_run_it_is_the_fallback():
     assert defaults_for("Qwen/Qwen2.5-VL-7B-Instruct") == Chosen(
         "Qwen/Qwen2.5-VL-7B-Instruct", "inference", PAPER_MAX_PIXELS, TOWER_SIDE
     )
+    assert defaults_for("Qwen/Q", published=None) == Chosen("Qwen/Q", None, PAPER_MAX_PIXELS, TOWER_SIDE)
     assert PAPER_MAX_PIXELS == 802816 and TOWER_SIDE == 448  # as `--help` says
     assert SIDE == 40
 

@@ -9,18 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import unicodedata
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers.places import ROOT
 from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.evaluation.judges import (
     LONGEST_SIDE,
@@ -426,39 +422,6 @@ def test_the_import_is_light():
 
 
 # The toy base behind a real server
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The address of ``transformers serve`` with the toy base."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [Path(sys.executable).parent / "transformers", "serve", "assets/toy-base", "--device", "cpu"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail(f"the server did not start: {log.read_text()}")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_served_model(served, tmp_path):

@@ -82,7 +82,7 @@ def test_whatever_is_imported_is_asked_for_first():
     assert set(calls) == set(OPTIONAL.items())
     # An instance that exists was made by a function that asked.
     late = [(file, f.name, name) for file, f, name, first in imports if not first]
-    assert late == [("judges.py", "ask", "openai")]
+    assert late == [("endpoint.py", "ask", "openai")]
 
 
 def test_qdrant(without):

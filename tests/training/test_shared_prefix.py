@@ -14,7 +14,8 @@ from helpers.places import ROOT
 from helpers.stock import batch_of, log_probs, make
 from repic_core.data.rows import read_rows, to_dataset
 from repic_core.models.loading import load_model
-from repic_core.training import rollout, shared_prefix
+from repic_core.models.vision import image_features
+from repic_core.training import rollout
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -119,7 +120,7 @@ def test_rollouts_are_generates(bases, data, family, sampled):
     torch.manual_seed(3)
     stock = model.generate(**every, generation_config=config)
     drawn = torch.rand(1)
-    features = shared_prefix.image_features(model, once["pixel_values"], once["image_grid_thw"])
+    features = image_features(model, once["pixel_values"], once["image_grid_thw"])
     given = {name: once[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
     for chosen in (None, features):
         torch.manual_seed(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,16 @@ from typing import Any
 from repic_core.captioner.caption_files import (
     DEFAULT_QUESTION,
     CaptionItem,
-    caption_row,
-    finished_rows,
     item_hashes,
-    settings_path,
     text_hash,
 )
+from repic_core.captioner.caption_run import run_items
+from repic_core.captioner.photos_once import PhotosOnce
 from repic_core.concepts.concept import Concept
-from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
 from repic_core.models.parts import eval_mode, hash_weights
 from repic_core.prompts import caption_messages, check_reference_style, system_text
 
-SAVE_SECONDS = 5  # between two writes of a growing caption file
 RESIZERS = ("processor", "qwen-vl-utils")
 
 
@@ -45,6 +41,8 @@ class Captioner:
             upright; here they always are). Sizes are the same for photos within the processor's limit.
         reference_style: how the references' lines are written, ``tag`` or ``numbered`` (as in the authors'
             evaluation): `prompts.reference_text`.
+        photos_once: `caption_many` opens and encodes each photo once, and keeps the features of the latest
+            `photos_once.KEPT_TOKENS` image tokens to its end.
 
     Raises:
         ValueError: an unknown `resized_by` or `reference_style`; or as `prompts.system_text`.
@@ -59,6 +57,7 @@ class Captioner:
         max_new_tokens: int = 1024,
         resized_by: str = "processor",
         reference_style: str = "tag",
+        photos_once: bool = True,
     ) -> None:
         if resized_by not in RESIZERS:
             raise ValueError(f"resized_by {resized_by!r}: use one of {', '.join(RESIZERS)}")
@@ -66,7 +65,8 @@ class Captioner:
         check_reference_style(reference_style)
         self.model, self.processor, self.system = model, processor, system
         self.batch_size, self.max_new_tokens, self.resized_by = batch_size, max_new_tokens, resized_by
-        self.reference_style = reference_style
+        self.reference_style, self.photos_once = reference_style, photos_once
+        self._photos: PhotosOnce | None = None
 
     def caption(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
@@ -88,8 +88,8 @@ class Captioner:
     ) -> list[list[Any]]:
         """Rows ``[query path, tags, caption, question]`` of all items, in order.
 
-        With `out`, the rows are written there during the run: atomically, every `SAVE_SECONDS` and at the end, even
-        if the run ends early. If the file exists, it is resumed. What the captions depend on (`_settings`) is
+        With `out`, the rows are written there during the run, as `caption_run.run_items` says, even if the run
+        ends early. If the file exists, it is resumed. What the captions depend on (`_settings`) is
         written beside it, to `caption_files.settings_path`. With ``resume=False`` the first new rows replace an old
         file.
 
@@ -98,38 +98,27 @@ class Captioner:
                 settings (delete it or change `out`); or an image can't be read (the rows before its batch are
                 kept). The message names the file.
         """
-        from tqdm import tqdm
+        return run_items(
+            items,
+            lambda places: self._captions(items, places, **generation),
+            lambda: self._settings(items, generation),
+            out,
+            resume,
+            progress,
+        )
 
-        out = None if out is None else Path(out)
-        settings = None if out is None else self._settings(items, generation)
-        rows = finished_rows(items, out, settings) if out is not None and resume and out.exists() else []
-        finished = saved = len(rows)
-
-        def save() -> None:
-            nonlocal saved
-            if out is None or len(rows) == saved:
-                return
-            if saved == finished:  # the first time: old rows must never be found beside new settings
-                if not finished:
-                    out.unlink(missing_ok=True)
-                write_json_atomic(settings_path(out), settings)
-            write_json_atomic(out, rows, indent=None)
-            saved = len(rows)
-
-        written = time.monotonic()
-        with tqdm(total=len(items), initial=len(rows), disable=not progress, unit="photo") as bar:
-            try:
-                while len(rows) < len(items):
-                    batch = items[len(rows) : len(rows) + self.batch_size]
-                    captions = self._generate(batch, **generation)
-                    rows += [caption_row(*pair) for pair in zip(batch, captions, strict=True)]
-                    bar.update(len(batch))
-                    if time.monotonic() - written > SAVE_SECONDS:
-                        save()
-                        written = time.monotonic()
-            finally:  # keeps what was finished before an unreadable photo or an interrupt
-                save()
-        return rows
+    def _captions(
+        self, items: Sequence[CaptionItem], places: Sequence[int], **generation: Any
+    ) -> Iterator[tuple[int, str]]:
+        """The captions of the items at these places, each with its place, in batches."""
+        self._photos = PhotosOnce(self.model, self.processor, self._resized) if self.photos_once else None
+        try:
+            for start in range(0, len(places), self.batch_size):
+                batch = places[start : start + self.batch_size]
+                captions = self._generate([items[place] for place in batch], **generation)
+                yield from zip(batch, captions, strict=True)
+        finally:
+            self._photos = None
 
     def stream(
         self, query: Any, references: Sequence[Concept], question: str = DEFAULT_QUESTION, **generation: Any
@@ -179,9 +168,13 @@ class Captioner:
 
     def messages(self, item: CaptionItem) -> list[dict[str, Any]]:
         """The chat messages of one item, with opened photos."""
+        opened = open_image if self._photos is None else self._photos.opened
         return caption_messages(
-            None if item.query is None else open_image(item.query),
-            [_opened(concept) for concept in item.references],
+            None if item.query is None else opened(item.query),
+            [
+                replace(concept, image=[opened(image) for image in concept.images])
+                for concept in item.references
+            ],
             item.question,
             self.system,
             item.reference_photos,
@@ -217,17 +210,18 @@ class Captioner:
             self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             for messages in conversations
         ]
-        images = [
-            self._resized(
-                [
-                    block["image"]
-                    for message in messages
-                    for block in message["content"]
-                    if block["type"] == "image"
-                ]
-            )
+        photos = [
+            [
+                block["image"]
+                for message in messages
+                for block in message["content"]
+                if block["type"] == "image"
+            ]
             for messages in conversations
         ]
+        if self._photos is not None and any(photos):
+            return self._photos.inputs(texts, photos)
+        images = [self._resized(some) for some in photos]
         shown = images if any(images) else None  # the processor takes no batch without any photo
         inputs = self.processor(text=texts, images=shown, padding=True, return_tensors="pt")
         return inputs.to(self.model.device)
@@ -288,10 +282,6 @@ class Captioner:
             "items": item_hashes(items, self.reference_style),
         }
         return json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
-
-
-def _opened(concept: Concept) -> Concept:
-    return replace(concept, image=[open_image(image) for image in concept.images])
 
 
 def _opened_block(block: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``repic benchmark training-step|kept-references|large-index|page-load|merge-drift``."""
+"""``repic benchmark training-step|captions|kept-references|large-index|page-load|merge-drift``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ OF_PRESET = ("prompts", "generations", "completion", "references")  # what flags
 def add_benchmark(parser: Parser) -> None:
     commands = add_commands(parser)
     _add_training_step(commands)
+    _add_captions(commands)
     _add_kept_references(commands)
     _add_large_index(commands)
     _add_page_load(commands)
@@ -30,6 +31,26 @@ def _add_training_step(commands: Any) -> None:
         parser.add_argument(f"--{name}", type=at_least(1), metavar="N", help="default: the preset's")
     line = "instead: cost by references and group size, as a figure (.png, .pdf)"
     parser.add_argument("--figure", metavar="FILE", help=line)
+    _add_answer(parser)
+
+
+def _add_captions(commands: Any) -> None:
+    from repic_core.benchmarks.captions import ROWS
+
+    line = "captions a second: each row on its own, each photo once, kept references, a server"
+    parser = add_command(commands, "captions", _captions, line, "repic benchmark captions --preset cpu")
+    _add_preset(parser, repeats=3)
+    for name, default, of in (
+        ("rows", ROWS, "about four photos"),
+        ("references", 4, "of a row"),
+        ("tokens", 64, "of a caption"),
+        ("batch-size", 8, "rows captioned together"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=at_least(1), default=default, metavar="N", help=f"{of} ({DEFAULT})"
+        )
+    parser.add_argument("--server", metavar="URL", help="also measure this server of the preset's model")
+    add_flags(parser, "--model", help="the server's name of the model, such as assets/toy-base")
     _add_answer(parser)
 
 
@@ -115,6 +136,16 @@ def _training_step(options: argparse.Namespace) -> None:
     changes = {name: getattr(options, name) for name in OF_PRESET if getattr(options, name) is not None}
     found = training_step.run(options.preset, options.repeats, **changes)
     _answer(options, found, training_step.report(found))
+
+
+def _captions(options: argparse.Namespace) -> None:
+    from repic_core.benchmarks import captions
+
+    if bool(options.server) != bool(options.model):
+        raise ValueError("--server and --model go together")
+    sizes = options.rows, options.references, options.tokens, options.batch_size
+    found = captions.run(options.preset, options.repeats, *sizes, options.server, options.model)
+    _answer(options, found, captions.report(found))
 
 
 def _kept_references(options: argparse.Namespace) -> None:

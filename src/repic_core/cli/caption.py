@@ -9,6 +9,7 @@ from typing import Any
 
 from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
 from repic_core.cli.output import note, print_json
+from repic_core.cli.server import add_server_flags, check_server_flags, server_captioner, tell_tokens
 
 MANY_PHOTOS = 8  # in one prompt
 
@@ -49,13 +50,14 @@ def add_caption(parser: Parser) -> None:
     add_flags(parser, "--model", "--adapter", "--max-pixels", "--min-pixels", "--max-new-tokens")
     add_system_flags(parser)
     add_flags(parser, "--reference-style", "--batch-size", "--side", "--root", "--device", "--json")
+    add_server_flags(parser)
 
 
 def _caption(options: argparse.Namespace) -> None:
     from repic_core.captioner.caption_files import CaptionItem
-    from repic_core.captioner.captioner import Captioner
     from repic_core.io.images import image_fault
 
+    check_server_flags(options, "adapter", "retrieve", "boxes")
     if options.verify is not None and not options.retrieve:
         raise ValueError("--verify: confirms retrieved concepts; give --retrieve K as well")
     for photo in options.photos:
@@ -68,19 +70,14 @@ def _caption(options: argparse.Namespace) -> None:
     if not options.retrieve and shown > MANY_PHOTOS:
         note(options, f"each prompt holds {shown} reference photos; --retrieve K or --concepts takes fewer")
     found = chosen(options)
-    model, processor = load_chosen(found, options.adapter, options.device)
+    model, processor = None, None
+    if not options.server:
+        model, processor = load_chosen(found, options.adapter, options.device)
     given = {photo: references for photo in options.photos}
     if options.retrieve:
         given = _retrieved(options, database, model, processor, found.side)
     items = [CaptionItem(photo, given[photo], options.question) for photo in options.photos]
-    captioner = Captioner(
-        model,
-        processor,
-        system=found.system,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        reference_style=found.reference_style,
-    )
+    captioner = _captioner(options, found, model, processor)
     progress = len(items) > 1 and not options.quiet
     captions = [row[2] for row in captioner.caption_many(items, options.out, progress=progress)]
     boxes = [_boxes(model, processor, item) if options.boxes else {} for item in items]
@@ -90,6 +87,22 @@ def _caption(options: argparse.Namespace) -> None:
         print(_lines(items, captions, boxes))
     if options.out:
         note(options, f"captions written to {options.out}")
+    tell_tokens(options, captioner)
+
+
+def _captioner(options: argparse.Namespace, found: Any, model: Any, processor: Any) -> Any:
+    from repic_core.captioner.captioner import Captioner
+
+    if options.server:
+        return server_captioner(options, found)
+    return Captioner(
+        model,
+        processor,
+        system=found.system,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        reference_style=found.reference_style,
+    )
 
 
 def _database(options: argparse.Namespace) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from repic_core.cli.options import (
     load_chosen,
     named_file,
 )
+from repic_core.cli.server import add_server_flags, check_server_flags, server_captioner
 
 EXAMPLES = 8  # that the live page offers at most
 
@@ -53,6 +55,7 @@ def add_demo(parser: Parser) -> None:
     )
     add_system_flags(live)
     add_flags(live, "--max-pixels", "--min-pixels", "--retrieve", "--side", "--device")
+    add_server_flags(live)
     for command in (viewer, live):
         command.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860")
 
@@ -82,6 +85,7 @@ def _live(options: argparse.Namespace) -> None:
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.demo import launch, live
 
+    check_server_flags(options, "adapter", "compare_adapter", "retrieve")
     database, shelves = None, None
     if options.database:
         database = ConceptDatabase.load(options.database, options.root)
@@ -106,6 +110,9 @@ def _models(options: argparse.Namespace) -> dict[str, Any]:
     models = {}
     for name, (model, adapter) in zip(names, wanted, strict=True):
         one = chosen(argparse.Namespace(**{**vars(options), "model": model}), "evaluation")
+        if options.server:
+            models[name] = server_captioner(options, replace(one, reference_style="tag"))
+            continue
         loaded = load_chosen(one, adapter, options.device)
         models[name] = PrefixCaptioner(*loaded, system=one.system)
     return models

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,13 @@ from repic_core.cli.evaluate_figures import draw_figures, paper_captioner
 from repic_core.cli.evaluate_task import add_task_flags, check_task_flags, evaluate_task
 from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe
 from repic_core.cli.output import note, print_json
+from repic_core.cli.server import (
+    add_request_flags,
+    add_server_flags,
+    check_server_flags,
+    parameters,
+    tell_tokens,
+)
 
 
 def add_evaluate(parser: Parser) -> None:
@@ -117,6 +122,7 @@ def add_evaluate(parser: Parser) -> None:
     add_flags(parser, "--reference-style", "--max-pixels", "--min-pixels", "--max-new-tokens")
     add_flags(parser, "--batch-size", "--device", "--json")
     add_task_flags(parser)
+    add_server_flags(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -155,6 +161,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _method(options: argparse.Namespace) -> str:
     """The method's name, after a look at whether the flags go together."""
     check_task_flags(options)
+    check_server_flags(options, "adapter", "retrieval")
     if not options.model and (options.adapter or options.retrieval):
         raise ValueError("--adapter and --retrieval need a --model")
     for name in ("embedder", "detector", "threshold", "verify"):
@@ -180,15 +187,16 @@ def _caption(options: argparse.Namespace, settings: dict[str, Any], out: Path) -
         if (options.detector or published) and not any(concept.category for concept in setting.database):
             raise ValueError(f"{setting.name}: a detector needs categories, and its database has none")
     captioner = paper_captioner(options, "evaluation")
-    model, processor = captioner.model, captioner.processor
     embedder: Any = None
     if options.embedder or published:
-        embedder = PretrainedEmbedder(options.embedder or CLIP, device=str(model.device))
+        embedder = PretrainedEmbedder(options.embedder or CLIP, device=str(captioner.model.device))
     elif options.retrieval:
-        embedder = TowerEmbedder(model, processor, chosen(options, "evaluation").side)
+        side = chosen(options, "evaluation").side
+        embedder = TowerEmbedder(captioner.model, captioner.processor, side)
     how = (embedder, options.detector, options.threshold, published, options.verify, not options.quiet)
     for setting in settings.values():
         caption_setting(setting, captioner, out, *how)
+    tell_tokens(options, captioner)
 
 
 def add_prefer(parser: Parser) -> None:
@@ -224,22 +232,7 @@ def add_prefer(parser: Parser) -> None:
         metavar="NAME",
         help="environment variable with the key (default: %(default)s)",
     )
-    parser.add_argument(
-        "--request",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="parameters of the request, such as max_tokens=4096 or reasoning_effort=low; null leaves one out,"
-        " such as temperature=null (default: temperature=0 max_tokens=256)",
-    )
-    parser.add_argument(
-        "--prices",
-        nargs=2,
-        type=float,
-        default=(0.0, 0.0),
-        metavar=("PROMPT", "COMPLETION"),
-        help="of a million tokens, to say what it cost",
-    )
+    add_request_flags(parser, "256")
     add_flags(parser, "--json")
 
 
@@ -251,7 +244,7 @@ def _prefer(options: argparse.Namespace) -> None:
 
     prices = tuple(options.prices)
     where = (options.base_url, options.key_variable)
-    endpoint = EndpointJudge(options.model, *where, prices, request=_parameters(options.request))
+    endpoint = EndpointJudge(options.model, *where, prices, request=parameters(options.request))
     judge = RecordedJudge(endpoint, options.out)
     database = ConceptDatabase.load(options.database, options.root) if options.database else None
     captions = load_captions(options.first), load_captions(options.second)
@@ -265,17 +258,3 @@ def _prefer(options: argparse.Namespace) -> None:
         print_json(asdict(found))
     else:
         print(table(found, f"{Path(options.first).stem} over {Path(options.second).stem}"))
-
-
-def _parameters(texts: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` as parameters of a request; values are JSON where they can be, else text."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals or name in found:
-            raise ValueError(f"--request {text!r}: write each parameter once, as NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found

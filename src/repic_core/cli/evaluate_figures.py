@@ -7,6 +7,7 @@ from typing import Any
 
 from repic_core.cli.options import chosen, load_chosen
 from repic_core.cli.output import note
+from repic_core.cli.server import server_captioner, tell_tokens
 
 
 def draw_figures(options: argparse.Namespace, method: str) -> None:
@@ -29,7 +30,9 @@ def draw_figures(options: argparse.Namespace, method: str) -> None:
     captions = {PUBLISHED: published_answers(options.root)}
     if options.model:
         file = options.out / "captions" / method / "figures.json"
-        paper_captioner(options, "inference-2025").caption_many(items, file, progress=not options.quiet)
+        captioner = paper_captioner(options, "inference-2025")
+        captioner.caption_many(items, file, progress=not options.quiet)
+        tell_tokens(options, captioner)
         captions[method] = {record.query: record.caption for record in load_captions(file)}
     rows = figure_rows(items, captions)
     if not rows:
@@ -49,6 +52,8 @@ def paper_captioner(options: argparse.Namespace, published: str) -> Any:
     from repic_core.captioner.captioner import Captioner
 
     found = chosen(options, published)
+    if options.server:
+        return server_captioner(options, found)
     model, processor = load_chosen(found, options.adapter, options.device)
     return Captioner(
         model,

@@ -8,6 +8,7 @@ from typing import Any
 
 from repic_core.cli.options import Parser, add_flags, chosen, load_chosen
 from repic_core.cli.output import note, print_json
+from repic_core.cli.server import server_captioner, tell_tokens
 
 NEEDED = ("questions", "database")
 
@@ -90,7 +91,7 @@ def _ask(options: argparse.Namespace, questions: Any, folder: Path) -> None:
     from repic_core.captioner.captioner import Captioner
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.evaluation.field_tables import ask_task
-    from repic_core.evaluation.field_tasks import AS_OCT, PLAIN, OctCaptioner, items_of
+    from repic_core.evaluation.field_tasks import AS_OCT, PLAIN, OctCaptioner, OctEndpointCaptioner, items_of
 
     database = ConceptDatabase.load(options.database, options.root)
     # The photos of a folder are named from there.
@@ -98,13 +99,16 @@ def _ask(options: argparse.Namespace, questions: Any, folder: Path) -> None:
     way = options.ask or PLAIN
     items_of(questions, database, root, way)  # what is missing is told before a model is loaded
     found = chosen(options, None)  # the published system prompts ask for captions
-    model, processor = load_chosen(found, options.adapter, options.device)
-    kind = OctCaptioner if way == AS_OCT else Captioner
-    captioner = kind(
-        model,
-        processor,
-        system=found.system,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-    )
+    if options.server:
+        captioner = server_captioner(options, found, OctEndpointCaptioner if way == AS_OCT else None)
+    else:
+        model, processor = load_chosen(found, options.adapter, options.device)
+        captioner = (OctCaptioner if way == AS_OCT else Captioner)(
+            model,
+            processor,
+            system=found.system,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+        )
     ask_task(captioner, options.task, questions, database, root, way, folder, not options.quiet)
+    tell_tokens(options, captioner)

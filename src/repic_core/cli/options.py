@@ -225,7 +225,7 @@ def defaults_for(
         from repic_core.toyworld.retrieval import SIDE
 
         return Chosen(model, None, None, SIDE)
-    return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE, PUBLISHED_STYLES[published])
+    return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE, PUBLISHED_STYLES.get(published, "tag"))
 
 
 def chosen(options: argparse.Namespace, published: str | None = "inference") -> Chosen:

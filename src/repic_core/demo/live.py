@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repic_core.captioner.endpoint import EndpointCaptioner
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.messages import handler, local_choices, message
@@ -131,7 +132,8 @@ class LivePage:
                         self.stop_button = gr.Button("Stop")
                     with gr.Row():
                         self.find_button = gr.Button("Find the concepts", visible=self.search is not None)
-                        self.where_button = gr.Button("Where are they?")
+                        here = not any(isinstance(one, EndpointCaptioner) for one in self.models.values())
+                        self.where_button = gr.Button("Where are they?", visible=here)
                     self.shown = local_choices(gr.Dropdown(known, label="Shows", visible=False, **several))
                 with gr.Column():
                     self.output = gr.HTML(WAITING, apply_default_css=False, elem_id="repic-caption")
@@ -251,6 +253,8 @@ class LivePage:
         if query is None or not tags:
             raise message("Add a photo, and choose concepts to look for.")
         model = self.models[chosen[0] if chosen else next(iter(self.models))]
+        if isinstance(model, EndpointCaptioner):  # whose processor is not known here
+            raise message("A model on a server is not asked for boxes.")
         with self._busy:
             boxes = locate(model.model, model.processor, query, self._references(tags, request))
         # A small photo is enlarged; otherwise the lines would hide what is in the box.

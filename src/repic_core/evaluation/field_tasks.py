@@ -21,6 +21,7 @@ from typing import Any
 
 from repic_core.captioner.caption_files import CaptionItem, load_captions
 from repic_core.captioner.captioner import Captioner
+from repic_core.captioner.endpoint import EndpointCaptioner
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.tags import fold
 from repic_core.evaluation.choices import parse_choice
@@ -42,13 +43,21 @@ _NEGATION = re.compile(r"\b(?:not|no|none|never|neither|nor|cannot|without)\b|n[
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-class OctCaptioner(Captioner):
+class OctMessages:
     """Asks whether a concept's first photo and the query show the same object, worded as in training."""
 
     def messages(self, item: CaptionItem) -> list[dict[str, Any]]:
         photos = [item.references[0].images[0], *([] if item.query is None else [item.query])]
         rng = random.Random(0)  # this task's suffix is not drawn
         return task_messages([open_image(photo) for photo in photos], item.question, OCT_METHOD, rng)
+
+
+class OctCaptioner(OctMessages, Captioner):
+    """`OctMessages` to a model that is loaded here."""
+
+
+class OctEndpointCaptioner(OctMessages, EndpointCaptioner):
+    """`OctMessages` to a model on a server."""
 
 
 @dataclass(frozen=True)

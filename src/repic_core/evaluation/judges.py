@@ -12,41 +12,24 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from repic_core.captioner.caption_files import whole
 from repic_core.concepts.concept import ConceptError, check_no_control_tokens
 from repic_core.evaluation.choices import parse_choice as parse_choice  # for those who use a judge
-from repic_core.io.extras import need
+from repic_core.io.endpoint import Answer, Endpoint, EndpointError, Messages
 from repic_core.io.images import open_image
 
 LONGEST_SIDE = 1024  # pixels; larger photos are shrunk before they are sent
 JPEG_QUALITY = 90
 MAX_TOKENS = 256  # of an answer: enough for a judge that gives reasons before its letter
-OWN = (
-    "model",
-    "messages",
-    "stream",
-    "n",
-)  # not parameters: they are what a judge is, or change the form of answers
-NO_KEY = "no-key"  # sent to an endpoint that needs no key
-Messages = Sequence[dict[str, Any]]
 
 
-class JudgeError(ValueError):
+class JudgeError(EndpointError):
     """A judge that can't be asked, or a record of answers that can't be used; the message says how to fix it."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a judge said, with the tokens that the endpoint counted (0 if it does not count them)."""
-
-    text: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class Judge(Protocol):
@@ -55,28 +38,21 @@ class Judge(Protocol):
     def ask(self, messages: Messages) -> Answer: ...
 
 
-class EndpointJudge:
-    """A model behind an OpenAI-compatible endpoint, asked with temperature 0.
+class EndpointJudge(Endpoint):
+    """A model behind an OpenAI-compatible endpoint, asked with temperature 0; arguments as of `Endpoint`.
 
     >>> EndpointJudge("toy-base", "http://localhost:8000/v1").ask([...])  # doctest: +SKIP
     >>> EndpointJudge("o4-mini", request={"temperature": None, "max_completion_tokens": 4096})  # doctest: +SKIP
 
     Args:
-        base_url: by default OpenAI's (or the environment variable ``OPENAI_BASE_URL``).
-        key_variable: the environment variable with the key, which is sent to `base_url`. It may be unset if
-            `base_url` is given: local servers need no key.
         prices: of a million prompt tokens and of a million completion tokens, in any currency.
-        max_tokens: of an answer.
-        retries: after failed connections and HTTP 408, 409, 429 and 5xx; this is the `max_retries` of the openai
-            client, which waits 0.5 to 8 s, growing exponentially, or as the endpoint's ``Retry-After`` says.
-        request: further parameters of the request, any that the endpoint knows; None leaves out one that is sent
-            by default (``temperature``, ``max_tokens``). With ``max_completion_tokens``, which newer models want
-            instead, ``max_tokens`` is left out.
 
     Raises:
-        JudgeError: there is neither a key nor a `base_url`; `request` holds one of `OWN`.
+        JudgeError: where `Endpoint` raises `EndpointError`.
         MissingExtra: the package ``openai`` is not installed.
     """
+
+    role, fault = "the judge", JudgeError
 
     def __init__(
         self,
@@ -88,59 +64,8 @@ class EndpointJudge:
         retries: int = 5,
         request: Mapping[str, Any] | None = None,
     ) -> None:
-        key = os.environ.get(key_variable, "").strip()
-        if not key and not base_url:
-            raise JudgeError(
-                f"no endpoint for the judge {model}: set {key_variable} to a key, or give the base_url of a server "
-                "such as http://localhost:8000/v1"
-            )
-        self.request = dict(request or {})
-        self._body = _body(max_tokens, self.request)
-        need("openai", extra="judges")
-        from openai import OpenAI
-
-        self.model, self.prices = model, prices
-        self._key = key or NO_KEY
-        self._client = OpenAI(api_key=self._key, base_url=base_url or None, max_retries=retries)
-
-    def ask(self, messages: Messages) -> Answer:
-        """The answer to chat messages.
-
-        Raises:
-            JudgeError: no answer after the retries; names the endpoint, the model and the cause.
-        """
-        from openai import OpenAIError
-
-        where = f"{self._client.base_url}, model {self.model}"
-        try:
-            completion = self._client.chat.completions.create(
-                model=self.model, messages=list(messages), extra_body=self._body
-            )
-        except (OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
-            cause = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-            cause = " ".join(cause.replace(self._key, "***").split())[:500]
-            raise JudgeError(f"{where}: no answer: {type(error).__name__}: {cause}") from None
-        if not getattr(completion, "choices", None):
-            raise JudgeError(
-                f"{where}: no answer: the endpoint sent no chat completion; is its address right?"
-            )
-        usage = completion.usage
-        return Answer(
-            completion.choices[0].message.content or "",
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-        )
-
-
-def _body(max_tokens: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What is sent beside the model and the messages: temperature 0 and `max_tokens`, changed as `wanted` says."""
-    own = next((name for name in wanted if name in OWN), None)
-    if own:
-        raise JudgeError(f"request, {own!r}: is not a parameter of the request: leave it out")
-    found = {"temperature": 0, "max_tokens": max_tokens}
-    if "max_completion_tokens" in wanted:
-        del found["max_tokens"]
-    return {name: value for name, value in {**found, **wanted}.items() if value is not None}
+        super().__init__(model, base_url, key_variable, max_tokens, retries, request)
+        self.prices = prices
 
 
 def check_readable(judge: Any, unread: int, asked: int, example: str = "") -> None:

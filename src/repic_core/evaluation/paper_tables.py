@@ -68,6 +68,7 @@ def caption_setting(
     """Caption `setting` into the folder `out`; returns the caption file.
 
     Args:
+        captioner: one with a model that is loaded here if references are retrieved; else also one of a server.
         embedder: if given, the references are retrieved with it. The index is kept in ``out/index-SETTING`` and
             brought up to date with the database.
         detector: a zero-shot object detector that looks for the database's categories; by default the whole photo

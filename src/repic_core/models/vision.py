@@ -8,6 +8,7 @@ whose stride equals its kernel, becomes one matrix product. The results are the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -84,3 +85,20 @@ def use_batched_vision(model: Any) -> Any:
         elif isinstance(module, embeddings):
             module.forward = MethodType(_patch_embed_forward, module)
     return model
+
+
+def image_features(model: Any, pixel_values: Any, image_grid_thw: Any) -> Any:
+    """The vision tower's output for all images, as the model's ``mm_encoder_outputs["image"]`` takes it."""
+    import torch
+
+    with torch.no_grad():
+        return model.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+
+
+def select_features(features: Any, images: Sequence[int]) -> Any:
+    """The features of these images, in this order."""
+    chosen = type(features)(pooler_output=tuple(features.pooler_output[i] for i in images))
+    layers = getattr(features, "deepstack_features", None)
+    if layers is not None:  # Qwen3-VL
+        chosen.deepstack_features = [tuple(layer[i] for i in images) for layer in layers]
+    return chosen

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from repic_core.models.vision import select_features
 from repic_core.training.photos import photo_key
-from repic_core.training.shared_prefix import select_features, select_patches
+from repic_core.training.shared_prefix import select_patches
 
 IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
 

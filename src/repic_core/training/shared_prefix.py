@@ -177,14 +177,6 @@ def use_group_attention(language_model: Any) -> None:
     config._attn_implementation = GROUPED + own
 
 
-def image_features(model: Any, pixel_values: Any, image_grid_thw: Any) -> Any:
-    """The vision tower's output for all images, as the model's ``mm_encoder_outputs["image"]`` takes it."""
-    import torch
-
-    with torch.no_grad():
-        return model.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
-
-
 def first_of_each(index: Sequence[int]) -> list[int]:
     """The first position of each of the numbers 0, 1, ... in `index`.
 
@@ -200,15 +192,6 @@ def select_patches(pixel_values: Any, image_grid_thw: Any, images: Sequence[int]
 
     patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
     return torch.cat([patches[i] for i in images])
-
-
-def select_features(features: Any, images: Sequence[int]) -> Any:
-    """The features of these images, in this order."""
-    chosen = type(features)(pooler_output=tuple(features.pooler_output[i] for i in images))
-    layers = getattr(features, "deepstack_features", None)
-    if layers is not None:  # Qwen3-VL
-        chosen.deepstack_features = [tuple(layer[i] for i in images) for layer in layers]
-    return chosen
 
 
 def packed_log_probs(model: Any, packed: Packed, images: dict[str, Any]) -> tuple[Any, Any]:

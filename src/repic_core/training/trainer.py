@@ -22,15 +22,14 @@ from trl import GRPOTrainer
 
 from repic_core.models.families import FAMILIES
 from repic_core.models.parts import conditional_model, rope_positions
+from repic_core.models.vision import image_features, select_features
 from repic_core.training.groups import IMAGE_FIELDS, find_groups, split_by_group
 from repic_core.training.photos import EachPhotoOnce, decoded_once, undecoded
 from repic_core.training.rollout import shared_generate
 from repic_core.training.shared_prefix import (
     first_of_each,
-    image_features,
     pack,
     packed_log_probs,
-    select_features,
     select_patches,
 )
 
