@@ -15,7 +15,7 @@ from helpers.stock import batch_of, log_probs, make
 from repic_core.data.rows import read_rows, to_dataset
 from repic_core.models.loading import load_model
 from repic_core.models.vision import image_features
-from repic_core.training import rollout
+from repic_core.training import rollout, shared_prefix
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
