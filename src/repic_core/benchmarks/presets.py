@@ -131,8 +131,9 @@ def build_trainer(preset: str, contender: str, dataset: Any, tune: Any, config: 
     }
     trainer_class = trainers[contender]
     model, processor = build_model(preset)
-    if tune.tune == "full":
-        model, processor = _from_files(model, processor, Path(config.output_dir) / "model")
+    if tune.tune == "full" or tune.load_in_4bit:
+        folder = Path(config.output_dir) / "model"
+        model, processor = _from_files(model, processor, folder, tune.load_in_4bit)
     if contender != "stock":
         use_batched_vision(model)
     if contender == "prefix_grouper":
@@ -155,13 +156,14 @@ def _alternating(completions: Sequence[Any], **_: Any) -> list[float]:
     return [float(i % 2) for i in range(len(completions))]
 
 
-def _from_files(model: Any, processor: Any, folder: Path) -> tuple[Any, Any]:
-    """The same model and processor, loaded from `folder`: full tuning reads its reference model from there."""
+def _from_files(model: Any, processor: Any, folder: Path, load_in_4bit: bool = False) -> tuple[Any, Any]:
+    """The same model and processor, loaded from `folder`: full tuning reads its reference model from there, and
+    what is quantised is quantised while it is loaded."""
     from repic_core.models.loading import load_model
 
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    model, processor = load_model(folder)
+    model, processor = load_model(folder, load_in_4bit=load_in_4bit)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model, processor
 

@@ -1,4 +1,4 @@
-"""``repic benchmark training-step|captions|kept-references|large-index|page-load|merge-drift``."""
+"""``repic benchmark training-step|captions|kept-references|large-index|page-load|merge-drift|gpu``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add_benchmark(parser: Parser) -> None:
     _add_large_index(commands)
     _add_page_load(commands)
     _add_merge_drift(commands)
+    _add_gpu(commands)
 
 
 def _add_training_step(commands: Any) -> None:
@@ -100,6 +101,20 @@ def _add_merge_drift(commands: Any) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="held-out toys, such as runs/tiny/data/test")
 
 
+def _add_gpu(commands: Any) -> None:
+    from repic_core.benchmarks.presets import PRESETS
+
+    line = "all that waits for a GPU, in under 25 minutes: steps, attention, plan, captions, half precision, 4 bits"
+    resumes = "the same command continues from the parts that are done"
+    parser = add_command(commands, "gpu", _gpu, line, "repic benchmark gpu --out assets/results", resumes)
+    parser.add_argument(
+        "--out", default="assets/results", metavar="FOLDER", help=f"for gpu.json and gpu.md ({DEFAULT})"
+    )
+    parser.add_argument("--preset", choices=PRESETS, help="for all parts, such as cpu to try them on a CPU")
+    parser.add_argument("--fresh", action="store_true", help="repeat the parts that are done")
+    parser.add_argument("--quick", action="store_true", help="a trial with small prompts; measures nothing")
+
+
 def _add_preset(parser: argparse.ArgumentParser, repeats: int) -> None:
     from repic_core.benchmarks.presets import PRESETS
 
@@ -175,3 +190,14 @@ def _merge_drift(options: argparse.Namespace) -> None:
     if bool(options.adapter) != bool(options.data):
         raise ValueError("--adapter and --data go together")
     print(merge_drift.report(options.base, options.adapter, options.data))
+
+
+def _gpu(options: argparse.Namespace) -> None:
+    import torch
+
+    from repic_core.benchmarks import gpu
+
+    if not options.preset and not torch.cuda.is_available():
+        raise ValueError("no GPU is seen here; --preset cpu tries all parts on this machine's CPU")
+    gpu.run(options.out, options.preset, options.fresh, options.quick, lambda line: note(options, line))
+    print(f"{options.out}/gpu.md")
