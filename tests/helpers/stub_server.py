@@ -28,7 +28,7 @@ class Stub:
         self.model.eval()
         self.calls = Counter()
         self.announced, self.requests, self.photos = [], [], []
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # torch has one random generator for all threads
 
     def answer(self, path, body):
         with self.lock:
@@ -68,10 +68,14 @@ class Stub:
         parts = [part["image_url"]["url"] for part in body["messages"][0]["content"]]
         photos = [Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))) for url in parts]
         self.photos.append(photos)
-        places = [{"offset": 0, "length": 1} for _ in photos]  # of the server's own prompt
+        grids = self.processor.image_processor(photos, return_tensors="pt")["image_grid_thw"]
+        # Offsets are those of the server's own prompt.
+        lengths = (grids.prod(-1) // self.processor.image_processor.merge_size**2).tolist()
+        places = [{"offset": 0, "length": length} for length in lengths]
         return {"features": {"number": len(self.photos) - 1, "mm_placeholders": {"image": places}}}
 
     @torch.no_grad()
+    @torch.random.fork_rng()
     def inference_v1_generate(self, body):
         self.requests.append(body)
         ids, sampling, features = body["token_ids"], body["sampling_params"], body["features"]
@@ -80,6 +84,7 @@ class Stub:
         assert [i for run in runs for i in range(run["offset"], run["offset"] + run["length"])] == [
             i for i, token in enumerate(ids) if token == image
         ]
+        torch.manual_seed(sum(ids))
         seen = self.processor.image_processor(self.photos[features["number"]], return_tensors="pt")
         prompt = torch.tensor([ids])
         found = self.model.generate(
@@ -100,7 +105,9 @@ class Stub:
         tokens = found.sequences[:, len(ids) :]
         logits = torch.stack(found.logits, 1) / sampling["temperature"]
         scores = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
-        return {"choices": [self._choice(*both) for both in zip(tokens.tolist(), scores.tolist(), strict=True)]}
+        return {
+            "choices": [self._choice(*both) for both in zip(tokens.tolist(), scores.tolist(), strict=True)]
+        }
 
     def _choice(self, tokens, scores):
         end = self.processor.tokenizer.eos_token_id

@@ -13,9 +13,7 @@ def without_vllm(patch=setattr):
 
     def open_endpoint(info):
         # TRL clears two fields of the group at the end.
-        return SimpleNamespace(
-            gloo=join(info["master_port"], 0, info["world_size"]), group=SimpleNamespace()
-        )
+        return SimpleNamespace(gloo=join(info["master_port"], 0, info["world_size"]), group=SimpleNamespace())
 
     def send_all(iterator, group, src, post_iter_func):
         send(group.gloo, map(post_iter_func, iterator))
