@@ -48,8 +48,8 @@ SETTINGS = {
     "disable_tqdm": True,
 }
 PIXELS = 4096  # the toy's photos have 9216
-# Nats between the server's and the trainer's log-probability of a token, in float32 (measured: 1e-6 with the stub, 2e-5
-# with vLLM; some 1 to 10 after one step whose weights were not sent).
+# Nats between the server's and the trainer's log-probability of a token, in float32. Measured: 1e-6 with the stub,
+# 2e-5 with vLLM, more than 1 where a step's weights were not sent.
 BOUND = 1e-4
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 
@@ -137,7 +137,7 @@ def test_photo_tokens_are_never_sampled(base, data, tmp_path, client):
 
 
 def test_a_server_that_resizes_photos_otherwise_is_named(base, data, tmp_path, client):
-    wanted = r"makes \[36.*\] tokens of a prompt's photos, the trainer \[16.*\]: start the server with "
+    wanted = r"makes \[.*36\] tokens of a prompt's photos, the trainer \[.*16\]: start the server with "
     wanted += r"""--mm-processor-kwargs '\{"size": \{"shortest_edge": 1024, "longest_edge": 4096\}\}'"""
     with serving(Stub(base)) as address, pytest.raises(TrainingError, match=wanted):
         trained(base, data, tmp_path, address, pixels=PIXELS)
@@ -150,7 +150,6 @@ def sharded(data, out, address, *more):
         "gradient_accumulation_steps": 1,
         "save_steps": 1,
         "save_total_limit": 3,
-        "use_cpu": True,
     }
     given |= {name: recipe_values("7b-multinode")[name] for name in ("fsdp", "fsdp_config")}
     given |= {"vllm_server_base_url": address, "vllm_group_port": free_port(), "max_pixels": PIXELS}
@@ -166,7 +165,7 @@ def sharded(data, out, address, *more):
         timeout=LIMIT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
     with open(out / "metrics.csv", newline="") as file:
         return [float(row[DIFFERENCE]) for row in csv.DictReader(file) if row.get(DIFFERENCE)]
 
