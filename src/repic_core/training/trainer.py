@@ -34,7 +34,7 @@ from repic_core.training.shared_prefix import (
     select_patches,
     shared_generate,
 )
-from repic_core.training.vllm_rollouts import ban_tokens, check_photo_sizes
+from repic_core.training.vllm_rollouts import ban_tokens, check_photo_sizes, keep_base
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             logger.warning("shared prefix: not used (%s); prompts are computed once per completion", reason)
             return
         self._ban_photo_tokens()
-        if self.use_vllm and self.args.vllm_mode == "server":
+        if self.use_vllm:
             check_photo_sizes(self.vllm_generation, self.processing_class.image_processor)
+            keep_base(self.vllm_generation)
         self.train_dataset = undecoded(self.train_dataset)
         self.eval_dataset = undecoded(self.eval_dataset)
         if self.args.per_device_train_batch_size % self.num_generations:

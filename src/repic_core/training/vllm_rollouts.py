@@ -1,4 +1,8 @@
-"""Captions from vLLM: photo tokens are never sampled, and a server that resizes photos in another way is named."""
+"""Captions from vLLM: what TRL leaves out.
+
+Photo tokens are never sampled, a server that resizes photos in another way is named, and sending the weights leaves
+the model as it was.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +43,25 @@ def check_photo_sizes(generation: Any, image_processor: Any) -> None:
         return placed
 
     generation._place_features = checked
+
+
+def keep_base(generation: Any) -> None:
+    """Let `generation` put back the base's weights after it sent them.
+
+    PEFT adds the adapter to them for that, and subtracts it again, which in half precision leaves other weights each
+    time. Needs memory for a copy of the layers that have an adapter, while weights are sent.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    send = generation.sync_weights
+
+    def sent() -> None:
+        layers = [m.get_base_layer() for m in generation.model.modules() if isinstance(m, BaseTunerLayer)]
+        kept = [(layer.weight, layer.weight.detach().clone()) for layer in layers]
+        send()
+        with torch.no_grad():
+            for weight, value in kept:
+                weight.copy_(value)
+
+    generation.sync_weights = sent
