@@ -48,8 +48,8 @@ def check_photo_sizes(generation: Any, image_processor: Any) -> None:
 def keep_base(generation: Any) -> None:
     """Let `generation` put back the base's weights after it sent them.
 
-    PEFT adds the adapter to them for that, and subtracts it again, which in half precision leaves other weights each
-    time. Needs memory for a copy of the layers that have an adapter, while weights are sent.
+    PEFT adds the adapter to them for that and subtracts it again, which rounds them each time. Needs memory for a
+    copy of the layers that have an adapter, while weights are sent.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
