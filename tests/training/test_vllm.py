@@ -46,9 +46,9 @@ SETTINGS = {
     "disable_tqdm": True,
 }
 PIXELS = 4096  # the toy's photos have 9216
-# Nats between the server's and the trainer's log-probability of a token, in float32. Measured: 1e-6 with the stub,
-# 2e-5 with vLLM, more than 1 where a step's weights were not sent.
-BOUND = 1e-4
+# Nats between the server's and the trainer's log-probability of a token, in float32: with the stub (measured: 1e-6, in
+# sharded runs 1e-5), and with vLLM's own kernels (2e-5 and 2e-4). Where a step's weights were not sent: more than 1.
+BOUND, VLLM_BOUND = 1e-4, 1e-3
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 
 
@@ -138,7 +138,7 @@ def test_a_server_that_resizes_photos_otherwise_is_named(base, data, tmp_path, c
         trained(base, data, tmp_path, address, pixels=PIXELS)
 
 
-def sharded(data, out, address):
+def sharded(data, out, address, bound):
     """Weights of the adapter after three steps in two processes with FSDP2; the same with the third step resumed.
 
     FSDP2 is set as in the recipe for several nodes.
@@ -166,7 +166,7 @@ def sharded(data, out, address):
     for folder in (out / "whole", out / "resumed"):
         with open(folder / "metrics.csv", newline="") as file:
             found = [float(row[DIFFERENCE]) for row in csv.DictReader(file) if row.get(DIFFERENCE)]
-        assert len(found) == STEPS and max(found) < BOUND
+        assert len(found) == STEPS and max(found) < bound
     steps = [read_record(out / name / "run.json")["sessions"] for name in ("whole", "resumed")]
     assert [len(sessions) for sessions in steps] == [1, 2]
     return tuple(load_file(out / name / "adapter_model.safetensors") for name in ("whole", "resumed"))
@@ -177,7 +177,7 @@ def test_sharded_over_two_processes(data, tmp_path):
     stub = Stub(TOY)
     stub.processor.image_processor.size["longest_edge"] = PIXELS
     with serving(stub) as address:
-        whole, resumed = sharded(data, tmp_path, address)
+        whole, resumed = sharded(data, tmp_path, address, BOUND)
     assert stub.calls["/update_weights"] == STEPS + 1
     assert all(value.abs().max() > 1e-4 for name, value in whole.items() if "lora_B" in name)
     for name, value in whole.items():
@@ -186,13 +186,13 @@ def test_sharded_over_two_processes(data, tmp_path):
 
 def test_vllm(vllm, data, tmp_path, client, monkeypatch):
     found = differences(trained(TOY, data, tmp_path / "sent", vllm, PIXELS))
-    assert len(found) == STEPS and max(found) < BOUND
+    assert len(found) == STEPS and max(found) < VLLM_BOUND
     with pytest.raises(TrainingError, match="start the server with --mm-processor-kwargs"):
         trained(TOY, data, tmp_path / "pixels", vllm)
     monkeypatch.setattr("trl.generation.vllm_generation.VLLMGeneration.sync_weights", lambda self: None)
     # The weights of the first run, whatever they are, are not those that these steps lead to.
-    assert max(differences(trained(TOY, data, tmp_path / "kept", vllm, PIXELS))) > 100 * BOUND
+    assert max(differences(trained(TOY, data, tmp_path / "kept", vllm, PIXELS))) > 100 * VLLM_BOUND
 
 
 def test_vllm_sharded_over_two_processes(vllm, data, tmp_path):
-    sharded(data, tmp_path, vllm)
+    sharded(data, tmp_path, vllm, VLLM_BOUND)
