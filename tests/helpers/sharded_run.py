@@ -17,6 +17,7 @@ import time
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before TRL imports DeepSpeed, where it is installed
 
@@ -56,7 +57,9 @@ def start_deepspeed():
 
 def make_up_captions():
     """In place of a vLLM server."""
-    trl.trainer.grpo_trainer.VLLMGeneration = lambda *_, **__: None
+    trl.trainer.grpo_trainer.VLLMGeneration = lambda *_, **__: SimpleNamespace(
+        generation_kwargs={}, _place_features=None, sync_weights=None
+    )
     SharedPrefixGRPOTrainer._generate_single_turn = spread_recipe.made_up
 
 

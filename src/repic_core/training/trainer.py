@@ -1,11 +1,12 @@
 """`SharedPrefixGRPOTrainer`: TRL's `GRPOTrainer`, in which every prompt and every photo is computed once.
 
-All private names of TRL that the kit relies on are in this file (tests/training/test_trainer.py fails if a release
+The private names of TRL that the kit relies on (tests/training/test_trainer.py fails if a release
 after trl 1.16 changes them):
 
 - overridden: `_tokenize_prompts`, `_generate_single_turn`, `_generate_and_score_completions`, `_prepare_inputs`,
   `_compute_loss`, `_get_per_token_logps_and_entropies`;
-- read: `_step`, `_buffered_inputs`, and the fused head of `trl.trainer.utils.add_fused_lm_head`.
+- read: `_step`, `_buffered_inputs`, and the fused head of `trl.trainer.utils.add_fused_lm_head`;
+- `vllm_rollouts` wraps `VLLMGeneration._place_features`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from repic_core.training.shared_prefix import (
     packed_log_probs,
     select_patches,
 )
+from repic_core.training.vllm_rollouts import ban_tokens, check_photo_sizes, keep_base
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if reason:
             logger.warning("shared prefix: not used (%s); prompts are computed once per completion", reason)
             return
-        if not self.use_vllm:
-            self._ban_photo_tokens()
+        self._ban_photo_tokens()
+        if self.use_vllm:
+            check_photo_sizes(self.vllm_generation, self.processing_class.image_processor)
+            keep_base(self.vllm_generation)
         self.train_dataset = undecoded(self.train_dataset)
         self.eval_dataset = undecoded(self.eval_dataset)
         if self.args.per_device_train_batch_size % self.num_generations:
@@ -77,9 +81,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _ban_photo_tokens(self) -> None:
         """Image and video tokens are never sampled: in a completion they would have no photo to refer to."""
         config = conditional_model(self.model).config
-        photo_tokens = [getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")]
-        banned = {*(self.generation_config.suppress_tokens or ()), *photo_tokens} - {None}
-        self.generation_config.suppress_tokens = sorted(banned)
+        banned = {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")} - {None}
+        if self.use_vllm:
+            ban_tokens(self.vllm_generation, banned)
+        else:
+            banned.update(self.generation_config.suppress_tokens or ())
+            self.generation_config.suppress_tokens = sorted(banned)
 
     def _unsupported(self) -> str | None:
         """Why the packed pass can't be used; None if it can."""
