@@ -95,11 +95,10 @@ def _part(query: Any, keys: Any, values: Any, scaling: float, mask: Any = None) 
     """Attention over a part of the keys, (..., Q, width), and the log-sum-exp of its scores, (..., Q, 1)."""
     import torch
 
-    scores = (query @ keys.transpose(-1, -2)).float() * scaling
+    scores = (query * scaling @ keys.transpose(-1, -2)).float()
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    total = scores.logsumexp(-1, keepdim=True)
-    return (scores - total).exp().to(values.dtype) @ values, total
+    return scores.softmax(-1).to(values.dtype) @ values, scores.logsumexp(-1, keepdim=True)
 
 
 def sample(
@@ -190,9 +189,11 @@ def adapter_merged(model: Any) -> Iterator[None]:
         for layer, weight in zip(layers, kept, strict=True):
             weight.data = weight.data.clone()
             layer.merge()
+            layer.forward = layer.get_base_layer().forward  # without PEFT's own checks
         yield
     finally:
         for layer, weight, value in zip(layers, kept, values, strict=True):
+            vars(layer).pop("forward", None)
             layer.merged_adapters.clear()
             weight.data = value
 
