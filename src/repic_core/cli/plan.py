@@ -29,6 +29,9 @@ def add_plan(parser: Parser) -> None:
     add_flags(
         parser, "--rows", type=int, metavar="N", help="number of training rows, for the number of steps"
     )
+    parser.add_argument(
+        "--scale", action="store_true", help="instead: a table for 1, 8 and 64 GPUs of --card and more rows"
+    )
     measure = parser.add_argument_group("compare with a real step")
     measure.add_argument("--measure", action="store_true", help="run a step of --preset here, and compare")
     measure.add_argument("--preset", default="cpu", metavar="P", help="toy, cpu, 3b-random or 7b-random")
@@ -46,6 +49,15 @@ def _plan(options: argparse.Namespace) -> None:
             print_json(measured)
         else:
             print(plan_check.report(measured, options.preset))
+        return
+    if options.scale:
+        from repic_core.planning.scale import markdown, scale_table
+
+        table = scale_table(options.card)
+        if options.json:
+            print_json(table)
+        else:
+            print(markdown(table, options.card))
         return
     from repic_core.planning.plan import plan, report
 

@@ -1,0 +1,64 @@
+"""`repic benchmark gpu` on a CPU, with the toy: it can't fail for a silly reason on the day that there is a GPU."""
+
+import json
+
+import pytest
+
+from repic_core.benchmarks import gpu
+from repic_core.benchmarks.presets import PRESETS
+from repic_core.cli import main
+
+
+def test_the_parts_end_before_the_time_is_up():
+    assert sum(limit for _, _, limit in gpu.PARTS) <= 25 * 60
+    assert all(of in PRESETS for _, of, _ in gpu.PARTS) and set(gpu.NAMES) == set(gpu.WORK)
+
+
+@pytest.mark.parametrize("name", [name for name in gpu.NAMES if name != "four bits"])
+def test_a_part_on_a_cpu(name):
+    found = json.loads(json.dumps(gpu.WORK[name]("toy", True)))
+    line = gpu._line(name, {"found": found})
+    assert "nan" not in line
+    if name == "attention":
+        assert all(one["difference"] < 1e-5 for one in found["ways"].values())
+    if name == "half precision":
+        assert found["as good"] and found["stock"]["mean"] > 0
+
+
+def test_four_bits_say_what_is_missing():
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match="bitsandbytes"):
+            gpu.WORK["four bits"]("toy", True)
+
+
+def test_what_is_done_is_kept_and_what_failed_is_tried_again(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def part(name, preset, quick, limit):
+        asked.append(name)
+        if name in ("captions", "plan") and asked.count(name) == 1:
+            return {"failed": "a | b"}
+        return {"found": {"tokens": 3, "ways": {"x": {"seconds": 0.001}}}}
+
+    monkeypatch.setattr(gpu, "_in_a_process", part)
+    monkeypatch.setattr(gpu, "_line", lambda name, part: part.get("failed", "found"))
+    first = gpu.run(tmp_path, "toy", quick=True, tell=lambda line: None)
+    assert "| plan, toy | a / b |" in (tmp_path / "gpu.md").read_text()
+    again = gpu.run(tmp_path, "toy", quick=True, tell=lambda line: None)
+    assert asked == [*gpu.NAMES, "plan", "captions"]
+    assert list(again["parts"]) != [] and all("failed" not in one for one in again["parts"].values())
+    assert json.loads((tmp_path / "gpu.json").read_text()) == again and first != again
+    gpu.run(tmp_path, "toy", quick=False, tell=lambda line: None)  # a trial is no measurement
+    assert asked[-len(gpu.NAMES) :] == list(gpu.NAMES)
+
+
+def test_a_part_that_fails_says_why():
+    found = gpu._in_a_process("step", "none", True, 60)
+    assert "none" in found["failed"]
+
+
+def test_without_a_gpu_the_command_says_what_to_do(tmp_path, capsys):
+    assert main(["benchmark", "gpu", "--out", str(tmp_path)]) == 2
+    assert "--preset cpu" in capsys.readouterr().err
