@@ -25,6 +25,19 @@ def test_a_part_on_a_cpu(name):
         assert found["as good"] and found["stock"]["mean"] > 0
 
 
+def test_stock_may_run_out_of_memory_alone(monkeypatch):
+    def measured(preset, contender, sizes, repeats):
+        if contender == "stock":
+            raise RuntimeError("toy, stock: the run failed\nOutOfMemoryError: CUDA out of memory")
+        return {"seconds": {"step": 2.0, "rollout": 1.0}, "peak_bytes": 3 * 2**30}
+
+    monkeypatch.setattr(gpu.training_step, "in_a_process", measured)
+    line = gpu._line("step", {"found": gpu.WORK["step"]("toy", True)})
+    assert line == (
+        "stock failed: OutOfMemoryError: CUDA out of memory; shared 2.00 s a step (rollout 1.00), 3.0 GiB"
+    )
+
+
 def test_four_bits_say_what_is_missing():
     try:
         import bitsandbytes  # noqa: F401

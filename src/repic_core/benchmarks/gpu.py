@@ -35,9 +35,17 @@ QUICK = {"generations": 2, "completion": 8, "references": 1}  # of a trial run
 
 
 def _step(preset: str, quick: bool) -> dict[str, Any]:
-    """A training step, stock TRL against the shared prefix."""
-    repeats, changes = (1, QUICK) if quick else (2, {})
-    return training_step.run(preset, repeats, ("stock", "shared"), **changes)
+    """A training step, stock TRL against the shared prefix; one may fail alone, such as for want of memory."""
+    sizes = {**PRESETS[preset], **(QUICK if quick else {})}
+    found: dict[str, Any] = {}
+    for contender in ("stock", "shared"):
+        try:
+            found[contender] = training_step.in_a_process(preset, contender, sizes, 1 if quick else 2)
+        except RuntimeError as error:
+            found[contender] = {"failed": str(error).splitlines()[-1][:200]}
+    if all("failed" in one for one in found.values()):
+        raise RuntimeError(found["shared"]["failed"])
+    return found
 
 
 def _plan(preset: str, quick: bool) -> dict[str, Any]:
@@ -210,12 +218,7 @@ def _line(name: str, part: dict[str, Any]) -> str:
         return f"failed: {part['failed']}"
     found = part["found"]
     if name == "step":
-        spent = [found["contenders"][one]["seconds"]["step"] for one in ("stock", "shared")]
-        return (
-            f"stock TRL {spent[0]:.2f} s, shared prefix {spent[1]:.2f} s: {found['step_ratio']:.1f} times as fast "
-            f"(rollout {found['rollout_ratio']:.1f}, reference {found['reference_ratio']:.1f}, policy "
-            f"{found['policy_ratio']:.1f}), {found['peak_memory_ratio']:.1f} times less memory"
-        )
+        return _step_line(found)
     if name == "attention":
         ways = [f"{way} {one['seconds'] * 1000:.2f} ms" for way, one in found["ways"].items()]
         return f"a layer, {found['tokens']} tokens: {', '.join(ways)}"
@@ -233,6 +236,23 @@ def _line(name: str, part: dict[str, Any]) -> str:
         verdict = "as good" if found["as good"] else "worse"
         return f"mean error of a log-probability: {', '.join(errors)} ({verdict})"
     return f"{found['seconds']['step']:.2f} s a step, peak {found['peak_bytes'] / 2**30:.2f} GiB"
+
+
+def _step_line(found: dict[str, Any]) -> str:
+    told = []
+    for contender, one in found.items():
+        if "failed" in one:
+            told.append(f"{contender} failed: {one['failed']}")
+            continue
+        phases = ", ".join(
+            f"{phase} {spent:.2f}" for phase, spent in one["seconds"].items() if phase != "step"
+        )
+        peak = one["peak_bytes"] / 2**30
+        told.append(f"{contender} {one['seconds']['step']:.2f} s a step ({phases}), {peak:.1f} GiB")
+    if not any("failed" in one for one in found.values()):
+        stock, shared = (found[name]["seconds"]["step"] for name in ("stock", "shared"))
+        told.append(f"{stock / shared:.1f} times as fast")
+    return "; ".join(told)
 
 
 if __name__ == "__main__":  # the fresh process of a part
