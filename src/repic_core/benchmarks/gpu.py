@@ -7,7 +7,10 @@ others are run. ``--preset cpu`` tries all parts on a CPU.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.benchmarks import attention, captions, plan_check, training_step
-from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer, step_arguments
+from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer, make_ready, step_arguments
 from repic_core.io.files import read_json, write_json_atomic, write_text_atomic
 
 # (part, preset, seconds that it may take): 24 minutes together
@@ -64,9 +67,10 @@ def _captions(preset: str, quick: bool) -> dict[str, Any]:
 
 
 def _half_precision(preset: str, quick: bool) -> dict[str, Any]:
-    """How far log-probabilities in bfloat16 are from those in float32: stock TRL's, and the packed pass's.
+    """How far log-probabilities and gradients in bfloat16 are from those in float32, in stock TRL and packed.
 
-    The packed pass is as good where its mean error is at most 1.5 times stock's.
+    ``mean`` and ``largest``: errors of a log-probability; ``gradient``: the norm of the gradients' error over that
+    of the gradients. The packed pass is as good where its mean and its gradient are at most 1.5 times stock's.
     """
     import torch
 
@@ -76,32 +80,42 @@ def _half_precision(preset: str, quick: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             dataset = build_dataset(Path(folder), **sizes)
             trainer = build_trainer(preset, contender, dataset, *step_arguments(sizes, folder, bf16=False))
+            make_ready(trainer)
             batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
-            with torch.no_grad():
-                rounded = _log_probs(trainer, batch, torch.bfloat16)
-                exact = _log_probs(trainer, batch, torch.float32)
-        errors = (rounded.float() - exact).abs()
-        found[contender] = {"mean": errors.mean().item(), "largest": errors.max().item()}
+            rounded, its_gradient = _pass(trainer, batch, torch.bfloat16)
+            exact, gradient = _pass(trainer, batch, torch.float32)
+        errors = (rounded - exact).abs()
+        found[contender] = {
+            "mean": errors.mean().item(),
+            "largest": errors.max().item(),
+            "gradient": ((its_gradient - gradient).norm() / gradient.norm()).item(),
+        }
         del trainer, batch
-    found["as good"] = found["shared"]["mean"] <= 1.5 * found["stock"]["mean"]
+    stock, shared = found["stock"], found["shared"]
+    found["as good"] = all(shared[name] <= 1.5 * stock[name] for name in ("mean", "gradient"))
     return found
 
 
-def _log_probs(trainer: Any, batch: dict[str, Any], dtype: Any) -> Any:
-    """Log-probabilities of a batch's completions by the model in another precision."""
+def _pass(trainer: Any, batch: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
+    """Log-probabilities of a batch's completions with the weights in another precision, and the adapter's gradients
+    (in one row) of their sum. Greedy completions of a group are alike, so that advantages would cancel out."""
     import torch
 
-    trainer.model.to(dtype)
+    for parameter in trainer.model.parameters():  # not buffers: rope's frequencies are float32 in both
+        parameter.grad, parameter.data = None, parameter.data.to(dtype)
     if batch.get("features") is not None:
         batch["features"].pooler_output = tuple(one.to(dtype) for one in batch["features"].pooler_output)
     images = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
-    return trainer._get_per_token_logps_and_entropies(
+    log_probs = trainer._get_per_token_logps_and_entropies(
         trainer.model,
         torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
         torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
         batch["completion_ids"].shape[1],
         **{name: batch.get(name) for name in images},
-    )[0]
+    )[0].float()
+    log_probs.sum().backward()
+    gradients = [p.grad.float().flatten() for p in trainer.model.parameters() if p.grad is not None]
+    return log_probs.detach(), torch.cat(gradients)
 
 
 def _four_bits(preset: str, quick: bool) -> dict[str, Any]:
@@ -168,12 +182,20 @@ def _in_a_process(name: str, preset: str, quick: bool, limit: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         task = [name, preset, quick, str(Path(folder) / "part.json")]
         command = [sys.executable, "-m", "repic_core.benchmarks.gpu", json.dumps(task)]
+        # In a session of its own, so that a part's own processes, which hold the GPU's memory, end with it.
+        done = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+            _, said = done.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             return {"failed": f"not done after {limit} s"}
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all have ended
+                os.killpg(done.pid, signal.SIGKILL)
+            done.wait()
         if done.returncode:
-            last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+            last = (said.strip() or f"exit status {done.returncode}").splitlines()[-1]
             return {"failed": last[:300]}
         return {"found": read_json(Path(task[-1]), ValueError)}
 
@@ -206,7 +228,8 @@ def _commit() -> str:
 def report(found: dict[str, Any]) -> str:
     """What was measured, as Markdown."""
     where = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
-    lines = ["# On a GPU", "", f"`repic benchmark gpu`: {where}.", "", "| part | result |", "|---|---|"]
+    title = "# On a GPU" if "cuda" in found["machine"] else "# Tried on a CPU: no result"
+    lines = [title, "", f"`repic benchmark gpu`: {where}.", "", "| part | result |", "|---|---|"]
     for key, part in found["parts"].items():
         lines.append(f"| {key} | {_line(key.split(',')[0], part).replace('|', '/')} |")
     return "\n".join([*lines, ""])
@@ -221,7 +244,8 @@ def _line(name: str, part: dict[str, Any]) -> str:
         return _step_line(found)
     if name == "attention":
         ways = [f"{way} {one['seconds'] * 1000:.2f} ms" for way, one in found["ways"].items()]
-        return f"a layer, {found['tokens']} tokens: {', '.join(ways)}"
+        apart = max(one["difference"] for one in found["ways"].values())
+        return f"a layer, {found['tokens']} tokens: {', '.join(ways)}; outputs differ by at most {apart:.1g}"
     if name == "plan":
         return ", ".join(
             f"{phase} {one['planned'] / one['measured']:.2f} of {one['measured'] / 2**30:.2f} GiB"
@@ -232,9 +256,15 @@ def _line(name: str, part: dict[str, Any]) -> str:
         rates = [f"{case} {rows / spent:.2f}" for case, spent in found["seconds"].items()]
         return f"captions a second: {', '.join(rates)}"
     if name == "half precision":
-        errors = [f"{one} {found[one]['mean']:.2g}" for one in ("stock", "shared")]
-        verdict = "as good" if found["as good"] else "worse"
-        return f"mean error of a log-probability: {', '.join(errors)} ({verdict})"
+        means, gradients = (
+            ", ".join(f"{one} {found[one][name]:.2g}" for one in ("stock", "shared"))
+            for name in ("mean", "gradient")
+        )
+        verdict = "as good: at most" if found["as good"] else "worse: more than"
+        return (
+            f"mean error of a log-probability: {means}; of the gradients, over their norm: {gradients} ({verdict} "
+            "1.5 times stock's)"
+        )
     return f"{found['seconds']['step']:.2f} s a step, peak {found['peak_bytes'] / 2**30:.2f} GiB"
 
 

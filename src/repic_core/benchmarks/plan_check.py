@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer, prompt_ids, step_arguments
+from repic_core.benchmarks.presets import (
+    PRESETS,
+    build_dataset,
+    build_trainer,
+    make_ready,
+    prompt_ids,
+    step_arguments,
+)
 
 PHASES = ("photos", "rollout", "reference", "policy", "optimizer")
 MARK = "repic:"
@@ -78,11 +85,7 @@ def measure(trainer: Any) -> dict[str, int]:
     """Peak bytes of each phase of the second step, and of that step (the first makes the optimizer's state)."""
     import torch
 
-    trainer.create_optimizer_and_scheduler(1000)
-    trainer.model.train()
-    if trainer.args.gradient_checkpointing:  # as Trainer.train does
-        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
-    trainer.current_gradient_accumulation_steps = 1
+    make_ready(trainer)
     loader = iter(trainer.get_train_dataloader())
     peaks: dict[str, int] = {}
     mark = _cuda_phase(peaks) if torch.cuda.is_available() else _marked

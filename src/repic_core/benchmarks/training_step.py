@@ -30,7 +30,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from repic_core.benchmarks.presets import PRESETS, build_dataset, build_trainer, prompt_ids, step_arguments
+from repic_core.benchmarks.presets import (
+    PRESETS,
+    build_dataset,
+    build_trainer,
+    make_ready,
+    prompt_ids,
+    step_arguments,
+)
 from repic_core.io.files import write_json_atomic
 
 PHASES = ("prompts", "rollout", "reference", "policy", "step")
@@ -57,9 +64,7 @@ def measure(trainer: Any, repeats: int) -> dict[str, Any]:
     """Seconds of each phase, tokens in the language model's policy pass, and peak memory in bytes."""
     import torch
 
-    trainer.create_optimizer_and_scheduler(1000)
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1
+    make_ready(trainer)
     loader = iter(trainer.get_train_dataloader())
     phases = PhaseTimes(trainer)
 

@@ -107,9 +107,8 @@ def _add_gpu(commands: Any) -> None:
     line = "all that waits for a GPU, in under 25 minutes: steps, attention, plan, captions, half precision, 4 bits"
     resumes = "the same command continues from the parts that are done"
     parser = add_command(commands, "gpu", _gpu, line, "repic benchmark gpu --out assets/results", resumes)
-    parser.add_argument(
-        "--out", default="assets/results", metavar="FOLDER", help=f"for gpu.json and gpu.md ({DEFAULT})"
-    )
+    out = "for gpu.json and gpu.md (default: assets/results; on a CPU runs/gpu-on-cpu)"
+    parser.add_argument("--out", metavar="FOLDER", help=out)
     parser.add_argument("--preset", choices=PRESETS, help="for all parts, such as cpu to try them on a CPU")
     parser.add_argument("--fresh", action="store_true", help="repeat the parts that are done")
     parser.add_argument("--quick", action="store_true", help="a trial with small prompts; measures nothing")
@@ -197,7 +196,9 @@ def _gpu(options: argparse.Namespace) -> None:
 
     from repic_core.benchmarks import gpu
 
-    if not options.preset and not torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if not options.preset and not cuda:
         raise ValueError("no GPU is seen here; --preset cpu tries all parts on this machine's CPU")
-    gpu.run(options.out, options.preset, options.fresh, options.quick, lambda line: note(options, line))
-    print(f"{options.out}/gpu.md")
+    out = options.out or ("assets/results" if cuda else "runs/gpu-on-cpu")
+    gpu.run(out, options.preset, options.fresh, options.quick, lambda line: note(options, line))
+    print(f"{out}/gpu.md")
