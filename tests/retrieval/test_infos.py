@@ -13,6 +13,7 @@ from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.models.loading import load_model
+from repic_core.retrieval.embedders import unit
 from repic_core.retrieval.index import ConceptIndex
 from repic_core.retrieval.infos import INFO_QUESTION, OTHER, info_messages, nearest, one_phrase, write_infos
 from repic_core.toyworld.dataset import write_heldout
@@ -25,7 +26,7 @@ class Colours:
     name = "colours"
 
     def images(self, photos):
-        return np.array([np.asarray(photo, np.float32).mean((0, 1)) + 1 for photo in photos], np.float32)
+        return unit(np.array([np.asarray(photo, np.float32).mean((0, 1)) + 1 for photo in photos]))
 
 
 @pytest.fixture
