@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from repic_core.captioner.captioner import settings_path
+from repic_core.captioner.caption_files import settings_path
 from repic_core.models.loading import PAPER_MAX_PIXELS, load_model
 from repic_core.models.parts import hash_weights
 from repic_core.notebooks import EVALUATION, results_table, run_all, run_notebook
