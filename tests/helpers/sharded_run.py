@@ -5,17 +5,15 @@ process said, ``OUT/NAME.safetensors`` the adapter that training ended with, gat
 exit statuses, null where a process was still there after `LIMIT` seconds. This process imports but never trains;
 the two processes of a case are forked from it, so they start like fresh ones.
 
-What libraries refuse on CPUs, and what helps: `allow_fsdp`, `start_deepspeed`.
+What libraries refuse on CPUs, and what helps: `forked.allow_fsdp`, `start_deepspeed`.
 """
 
 import json
-import logging
 import os
-import socket
 import sys
 import time
-import traceback
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,24 +22,17 @@ os.environ["DS_ACCELERATOR"] = "cpu"  # before TRL imports DeepSpeed, where it i
 import torch
 import torch._inductor.compile_fx  # DeepSpeed imports it, for seconds
 import trl.trainer.grpo_trainer
-from accelerate import PartialState
-from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 
 import repic_core.training.run
 from helpers import spread_recipe
+from helpers.forked import allow_fsdp, forked, free_port
 from helpers.places import BASE
 from repic_core.models.loading import load_model
 from repic_core.training import grpo
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 LIMIT = 120  # seconds for a case: a safety net
-
-
-def allow_fsdp():
-    """accelerate 1.15 has FSDP2 for GPUs only, and drops its settings on CPUs: so these count as GPUs."""
-    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
 
 
 def start_deepspeed():
@@ -119,40 +110,6 @@ def one_process(case, rank, end):
     grpo.main([argument.replace("{RANK}", str(rank)) for argument in case["arguments"]])
 
 
-def forked(rank, port, case, end, log):
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        logging.basicConfig(force=True)
-        places = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": 2,
-            "LOCAL_WORLD_SIZE": 2,
-            "MASTER_PORT": port,
-        }
-        os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
-        one_process(case, rank, end)
-        code = 0
-    except SystemExit as error:
-        print(error.code, flush=True)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def statuses(children):
     """The exit status of each; None for one that was there for too long and had to be killed."""
     found, end = [None] * len(children), time.monotonic() + LIMIT
@@ -173,7 +130,10 @@ def main(out):
     for name, case in json.loads((out / "cases.json").read_text()).items():
         port = free_port()
         end = out / f"{name}.safetensors"
-        children = [forked(rank, port, case, end, out / f"{name}_{rank}.log") for rank in range(2)]
+        children = [
+            forked(rank, port, out / f"{name}_{rank}.log", partial(one_process, case, rank, end))
+            for rank in range(2)
+        ]
         found[name] = statuses(children)
     (out / "found.json").write_text(json.dumps(found))
 

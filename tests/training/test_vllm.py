@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers.families import save_family, varied
+from helpers.forked import free_port
 from helpers.places import ROOT
 from helpers.vllm_client import without_vllm
-from helpers.vllm_run import free_port
 from helpers.vllm_server import vllm_serving
 from helpers.vllm_stub import Stub, serving
 from repic_core.data.rows import read_rows

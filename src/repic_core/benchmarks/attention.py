@@ -13,7 +13,7 @@ from typing import Any
 
 from repic_core.benchmarks.presets import PRESETS
 from repic_core.benchmarks.training_step import timed
-from repic_core.models.sizes import qwen2_5_vl_config
+from repic_core.models.sizes import qwen2_5_vl_config, sized_config
 from repic_core.planning.settings import photo_tokens, text_tokens
 from repic_core.training.shared_prefix import group_attention, pack
 
@@ -23,7 +23,7 @@ def run(preset: str, repeats: int = 5) -> dict[str, Any]:
     import torch
 
     sizes, cuda = PRESETS[preset], torch.cuda.is_available()
-    config = _config(preset)
+    config = sized_config("assets/toy-base") if preset == "toy" else qwen2_5_vl_config(preset)
     text = config.get_text_config()
     photos = photo_tokens(config, sizes["side"] or 96) * (sizes["references"] + 1)
     prompt = text_tokens(sizes["references"]) + photos
@@ -45,7 +45,7 @@ def run(preset: str, repeats: int = 5) -> dict[str, Any]:
     )
     sees = _sees(layout, tokens)
     ways = {
-        "dense mask": _dense(sees),
+        "dense mask": _dense(sees, tokens, query.device),
         "flex_attention": _flex(sees, tokens, query.device, cuda),
         "prompts and segments": lambda q, k, v: group_attention(q, k, v, layout, width**-0.5),
     }
@@ -58,15 +58,6 @@ def run(preset: str, repeats: int = 5) -> dict[str, Any]:
         error = (out - right).abs().max().item()
         found["ways"][name] = {"seconds": statistics.median(spent), "difference": error}
     return found
-
-
-def _config(preset: str) -> Any:
-    from repic_core.models.sizes import sized_config
-    from repic_core.toyworld.model import make_processor
-
-    if preset == "toy":
-        return sized_config("assets/toy-base")
-    return qwen2_5_vl_config(preset, make_processor().tokenizer)
 
 
 def _layout(sizes: dict[str, int], prompt: int, device: str) -> Any:
@@ -99,19 +90,17 @@ def _sees(layout: Any, tokens: int) -> Callable[..., Any]:
     return sees
 
 
-def _dense(sees: Callable[..., Any]) -> Callable[..., Any]:
+def _dense(sees: Callable[..., Any], tokens: int, device: Any) -> Callable[..., Any]:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    masks: list[Any] = []
+    place = torch.arange(tokens, device=device)
+    mask = sees(None, None, place[:, None], place[None])
 
     def attend(q: Any, k: Any, v: Any) -> Any:
-        if not masks:
-            place = torch.arange(q.shape[2], device=q.device)
-            masks.append(sees(None, None, place[:, None], place[None]))
         copies = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(copies, 1), v.repeat_interleave(copies, 1)
-        return scaled_dot_product_attention(q, k, v, attn_mask=masks[0]).transpose(1, 2)
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
     return attend
 

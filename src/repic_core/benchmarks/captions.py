@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.benchmarks.presets import PRESETS, build_model
-from repic_core.benchmarks.training_step import machine
+from repic_core.benchmarks.training_step import machine, timed
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.captioner.endpoint import EndpointCaptioner
@@ -103,7 +103,7 @@ def run(
     seconds: dict[str, list[float]] = {case: [] for case in cases}
     cpu: dict[str, list[float]] = {case: [] for case in cases}
     captions: dict[str, list[str]] = {}
-    patches, spent = _watched(model)
+    spent = _watched(conditional_model(model).model.visual)
     vision: dict[str, list[float]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as folder:
         items = draw(Path(folder), PRESETS[preset]["side"], rows, references)
@@ -121,7 +121,6 @@ def run(
                     cpu[case].append(time.process_time() - busy)
                     vision[case].append(spent[0] - before)
                     captions[case] = [row[2] for row in found]
-    patches.remove()
     others = [case for case in cases if captions[case] != captions[FIRST]]
     if others and model.dtype == torch.float32:
         raise RuntimeError(f"{others[0]}: its captions are not those of `{FIRST}`")
@@ -142,32 +141,17 @@ def run(
     }
 
 
-def _watched(model: Any) -> tuple[Any, list[float]]:
-    """Hooks on the vision tower, and the seconds spent in it so far, as a list of one."""
-    import torch
+def _watched(tower: Any) -> list[float]:
+    """The seconds spent in `tower` from now on, as a list of one."""
+    spent, forward = [0.0], tower.forward
 
-    tower, spent, started = conditional_model(model).model.visual, [0.0], [0.0]
+    def timed_forward(*args: Any, **kwargs: Any) -> Any:
+        took, out = timed(lambda: forward(*args, **kwargs))
+        spent[0] += took
+        return out
 
-    def clock() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    class Both:
-        def __init__(self) -> None:
-            self.hooks = [tower.register_forward_pre_hook(self.begin), tower.register_forward_hook(self.end)]
-
-        def begin(self, *_: Any) -> None:
-            started[0] = clock()
-
-        def end(self, *_: Any) -> None:
-            spent[0] += clock() - started[0]
-
-        def remove(self) -> None:
-            for hook in self.hooks:
-                hook.remove()
-
-    return Both(), spent
+    tower.forward = timed_forward
+    return spent
 
 
 def report(found: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe, load_chosen
+from repic_core.cli.options import Parser, add_flags, add_system_flags, chosen, describe
 from repic_core.cli.output import note, print_json
-from repic_core.cli.server import add_server_flags, check_server_flags, server_captioner, tell_tokens
+from repic_core.cli.server import add_server_flags, check_server_flags, chosen_captioner, tell_tokens
 
 MANY_PHOTOS = 8  # in one prompt
 
@@ -70,17 +70,16 @@ def _caption(options: argparse.Namespace) -> None:
     if not options.retrieve and shown > MANY_PHOTOS:
         note(options, f"each prompt holds {shown} reference photos; --retrieve K or --concepts takes fewer")
     found = chosen(options)
-    model, processor = None, None
-    if not options.server:
-        model, processor = load_chosen(found, options.adapter, options.device)
+    captioner = chosen_captioner(options, found)
     given = {photo: references for photo in options.photos}
     if options.retrieve:
-        given = _retrieved(options, database, model, processor, found.side)
+        given = _retrieved(options, database, captioner.model, captioner.processor, found.side)
     items = [CaptionItem(photo, given[photo], options.question) for photo in options.photos]
-    captioner = _captioner(options, found, model, processor)
     progress = len(items) > 1 and not options.quiet
     captions = [row[2] for row in captioner.caption_many(items, options.out, progress=progress)]
-    boxes = [_boxes(model, processor, item) if options.boxes else {} for item in items]
+    boxes: list[dict[str, Any]] = [{} for _ in items]
+    if options.boxes:
+        boxes = [_boxes(captioner.model, captioner.processor, item) for item in items]
     if options.json:
         print_json(_answers(items, captions, boxes, options.boxes))
     else:
@@ -88,21 +87,6 @@ def _caption(options: argparse.Namespace) -> None:
     if options.out:
         note(options, f"captions written to {options.out}")
     tell_tokens(options, captioner)
-
-
-def _captioner(options: argparse.Namespace, found: Any, model: Any, processor: Any) -> Any:
-    from repic_core.captioner.captioner import Captioner
-
-    if options.server:
-        return server_captioner(options, found)
-    return Captioner(
-        model,
-        processor,
-        system=found.system,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        reference_style=found.reference_style,
-    )
 
 
 def _database(options: argparse.Namespace) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from repic_core.cli.options import chosen, load_chosen
+from repic_core.cli.options import chosen
 from repic_core.cli.output import note
-from repic_core.cli.server import server_captioner, tell_tokens
+from repic_core.cli.server import chosen_captioner, tell_tokens
 
 
 def draw_figures(options: argparse.Namespace, method: str) -> None:
@@ -49,18 +49,4 @@ def paper_captioner(options: argparse.Namespace, published: str) -> Any:
     Args:
         published: as in `options.defaults_for`.
     """
-    from repic_core.captioner.captioner import Captioner
-
-    found = chosen(options, published)
-    if options.server:
-        return server_captioner(options, found)
-    model, processor = load_chosen(found, options.adapter, options.device)
-    return Captioner(
-        model,
-        processor,
-        system=found.system,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        resized_by="qwen-vl-utils",
-        reference_style=found.reference_style,
-    )
+    return chosen_captioner(options, chosen(options, published), resized_by="qwen-vl-utils")

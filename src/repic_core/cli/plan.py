@@ -51,13 +51,13 @@ def _plan(options: argparse.Namespace) -> None:
             print(plan_check.report(measured, options.preset))
         return
     if options.scale:
-        from repic_core.planning.scale import markdown, scale_table
+        from repic_core.planning.scale import report, scale_table
 
         table = scale_table(options.card)
         if options.json:
             print_json(table)
         else:
-            print(markdown(table, options.card))
+            print(report(table, options.card))
         return
     from repic_core.planning.plan import plan, report
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from repic_core.cli.options import Chosen, at_least
+from repic_core.cli.options import Chosen, at_least, load_chosen
 from repic_core.cli.output import note
 
 CONCURRENCY = 8
@@ -87,6 +87,22 @@ def server_captioner(options: argparse.Namespace, found: Chosen, kind: Any = Non
         min_pixels=found.min_pixels,
         prices=tuple(options.prices),
         request=parameters(options.request),
+    )
+
+
+def chosen_captioner(options: argparse.Namespace, found: Chosen, **how: Any) -> Any:
+    """The captioner that the flags mean: of a server, or with the model loaded here and `how` it captions."""
+    from repic_core.captioner.captioner import Captioner
+
+    if options.server:
+        return server_captioner(options, found)
+    return Captioner(
+        *load_chosen(found, options.adapter, options.device),
+        system=found.system,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        reference_style=found.reference_style,
+        **how,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from repic_core.io.tables import markdown
 from repic_core.planning.dry_run import build, trained
 from repic_core.planning.plan import GIB, planned
 from repic_core.planning.seconds import optimizer_steps
@@ -37,7 +38,7 @@ def scale_table(card: str = "h100") -> list[dict[str, Any]]:
         settings = resolve(recipe, {}, gpus=gpus, card=card)
         found = planned(settings)
         seconds = sum(found["seconds"].values())
-        photos = photos_a_step(settings) / seconds
+        photos, network = photos_a_step(settings) / seconds, network_bytes(settings)
         for rows in ROWS:
             steps = optimizer_steps(settings.trainer, settings.step, rows)
             table.append(
@@ -49,7 +50,7 @@ def scale_table(card: str = "h100") -> list[dict[str, Any]]:
                     "steps": steps,
                     "hours": steps * seconds / 3600,
                     "gib": found["peak"] / GIB,
-                    "network": network_bytes(settings),
+                    "network": network,
                     "photos": photos,
                     "cores": photos / DECODED,
                 }
@@ -83,14 +84,22 @@ def network_bytes(settings: Settings) -> int:
     return int(2 * gradients * (n - 1) / n)
 
 
-def markdown(table: list[dict[str, Any]], card: str) -> str:
+def report(table: list[dict[str, Any]], card: str) -> str:
     """The table as Markdown."""
-    head = ("rows", "recipe", "steps", "hours", "GiB a GPU", "network a step", "photos a second", "cores")
-    lines = [f"| GPUs ({card}) | {' | '.join(head)} |", "|---" * 9 + "|"]
-    for row in table:
-        sent = f"{row['network'] / 1e9:,.2f} GB" if row["network"] else "none"
-        lines.append(
-            f"| {row['gpus']} | {row['rows']:,} | `{row['recipe']}` | {row['steps']:,} | {row['hours']:,.1f} | "
-            f"{row['gib']:.1f} | {sent} | {row['photos']:,.1f} | {row['cores']:.2f} |"
-        )
-    return "\n".join(lines)
+    head = [f"GPUs ({card})", "rows", "recipe", "steps", "hours", "GiB a GPU"]
+    head += ["network a step", "photos a second", "cores"]
+    rows = [
+        [
+            f"{row['gpus']}",
+            f"{row['rows']:,}",
+            f"`{row['recipe']}`",
+            f"{row['steps']:,}",
+            f"{row['hours']:,.1f}",
+            f"{row['gib']:.1f}",
+            f"{row['network'] / 1e9:,.2f} GB" if row["network"] else "none",
+            f"{row['photos']:,.1f}",
+            f"{row['cores']:.2f}",
+        ]
+        for row in table
+    ]
+    return markdown(head, rows)
