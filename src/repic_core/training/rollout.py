@@ -1,8 +1,8 @@
 """The rollout of GRPO: each prompt's keys and values are computed once and kept once, for all of its completions.
 
 A step of decoding feeds the last token of each unfinished completion. Its attention has two parts, over its prompt
-(for all completions of a group in one product) and over its own tokens so far, which are put together by their
-log-sum-exps. So the cache holds P + G * C tokens a group, not G * (P + C), and is never copied to grow.
+(for all completions of a group in one product) and over its own tokens so far, under one softmax. So the cache
+holds P + G * C tokens a group, not G * (P + C), and is never copied to grow.
 """
 
 from __future__ import annotations
@@ -65,20 +65,27 @@ class Decoding:
         import torch
 
         n, heads, _, width = query.shape
-        copies = heads // key.shape[1]
-        own_keys, own_values = self._extended(layer, key, value)
-        query = query.view(n, -1, copies, width)
-        own = _part(query, own_keys, own_values, scaling)
-
         keys, values = self.prompts[layer]
-        groups = query.index_select(0, self.slots).view(len(keys), -1, *query.shape[1:]).transpose(1, 2)
-        of_prompt = _part(groups.flatten(2, 3), keys, values, scaling, self.mask)
-        of_prompt = [
-            x.unflatten(2, (-1, copies)).transpose(1, 2).flatten(0, 1).index_select(0, self.places)
-            for x in of_prompt
-        ]
-        share = torch.sigmoid(of_prompt[1] - own[1]).to(query.dtype)
-        return (own[0] + share * (of_prompt[0] - own[0])).reshape(n, 1, heads, width)
+        own_keys, own_values = self._extended(layer, key, value)
+        query = query.view(n, key.shape[1], -1, width) * scaling
+        of_prompt = self._by_prompt(query) @ keys.transpose(-1, -2)
+        if self.mask is not None:
+            of_prompt = of_prompt.masked_fill(~self.mask, -torch.inf)
+        scores = torch.cat([self._by_row(of_prompt, query), query @ own_keys.transpose(-1, -2)], dim=-1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
+        of_prompt, own = weights.split([keys.shape[2], own_keys.shape[2]], dim=-1)
+        found = self._by_row(self._by_prompt(of_prompt) @ values, query) + own @ own_values
+        return found.reshape(n, 1, heads, width)
+
+    def _by_prompt(self, x: Any) -> Any:
+        """Rows (n, heads, copies, ...) put together by their prompts, (p, heads, G * copies, ...)."""
+        grouped = x.index_select(0, self.slots).view(len(self.in_prompt), -1, *x.shape[1:])
+        return grouped.transpose(1, 2).flatten(2, 3)
+
+    def _by_row(self, x: Any, query: Any) -> Any:
+        """The way back, to the rows of `query`."""
+        rows = x.unflatten(2, (-1, query.shape[2])).transpose(1, 2).flatten(0, 1)
+        return rows.index_select(0, self.places)
 
     def _extended(self, layer: int, key: Any, value: Any) -> tuple[Any, Any]:
         """The completions' keys and values (n, heads, step + 1, width), those of this step included."""
@@ -89,16 +96,6 @@ class Decoding:
         for kept, new in zip(pair, (key, value), strict=True):
             kept[:, :, self.step] = new[:, :, 0]
         return pair[0][:, :, : self.step + 1], pair[1][:, :, : self.step + 1]
-
-
-def _part(query: Any, keys: Any, values: Any, scaling: float, mask: Any = None) -> tuple[Any, Any]:
-    """Attention over a part of the keys, (..., Q, width), and the log-sum-exp of its scores, (..., Q, 1)."""
-    import torch
-
-    scores = (query * scaling @ keys.transpose(-1, -2)).float()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1).to(values.dtype) @ values, scores.logsumexp(-1, keepdim=True)
 
 
 def sample(
