@@ -7,7 +7,6 @@ out, whatever the seed.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,18 +22,11 @@ from repic_core.toyworld.draw import (
     draw_reference,
     draw_scene,
 )
+from repic_core.toyworld.drawings import split_of
 
 # "no" is left out: it is an answer of its own.
 SYLLABLES = tuple(c + v for c in "bdfgjklmnprstvwz" for v in "aeiou" if c + v != "no")
 GENERIC_INFO = "a little toy"
-
-
-def split_of(text: str) -> str:
-    """The split of an identity's description or of a name: 70% train, 12% val, 18% test."""
-    bucket = zlib.crc32(f"repic {text}".encode()) % 100
-    if bucket < 70:
-        return "train"
-    return "val" if bucket < 82 else "test"
 
 
 @cache

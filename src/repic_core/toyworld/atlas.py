@@ -1,0 +1,173 @@
+"""Make the atlas of drawings: ``repic toyworld atlas``.
+
+The drawings are those of Noto Emoji, from Debian's `fonts-noto-color-emoji`; their names, groups and subgroups are
+those of Unicode's ``emoji-test.txt``, from Debian's `unicode-data`. Left out are variants in skin tone, flags and
+symbols, clocks, weather, hearts, hands, families, and drawings that are much wider or narrower than high.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repic_core.io.files import replaced, write_json_atomic
+from repic_core.toyworld.drawings import ATLAS, COLUMNS, RECORD, SIZE, kind_of
+
+FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+NAMES = "/usr/share/unicode/emoji/emoji-test.txt"
+# The only size, in pixels, in which this font's bitmaps can be drawn.
+FONT_SIZE = 109
+LEFT_OUT_GROUPS = ("Component", "Symbols", "Flags")
+LEFT_OUT_SUBGROUPS = (
+    "heart",
+    "emotion",
+    "hand-fingers-open",
+    "hand-fingers-partial",
+    "hand-fingers-closed",
+    "hand-single-finger",
+    "hands",
+    "hand-prop",
+    "family",
+    "person-symbol",
+    "time",
+    "sky & weather",
+)
+# Colours by name, as RGB.
+COLORS = {
+    "red": (215, 45, 45),
+    "orange": (245, 135, 30),
+    "yellow": (250, 205, 50),
+    "green": (90, 160, 60),
+    "blue": (50, 120, 215),
+    "purple": (140, 70, 180),
+    "pink": (245, 150, 185),
+    "brown": (130, 85, 60),
+    "gray": (145, 155, 160),
+    "black": (45, 45, 45),
+    "white": (245, 245, 245),
+}
+# The font's yellow skin, from light to shaded.
+SKIN = ((255, 204, 50), (254, 192, 45), (250, 184, 35), (242, 166, 0), (228, 158, 0))
+PEOPLE = re.compile(r"\b(men|man|women|woman|people|persons|person|boy|girl|prince|princess|mx|mrs)\b")
+# Mean difference of two drawings, per channel (0 to 255), under which they count as near-duplicates.
+NEAR = 14.0
+
+
+def emoji_names(path: str | Path = NAMES) -> list[dict[str, str]]:
+    """The emoji of ``emoji-test.txt`` that become drawings: {"text", "name", "group", "subgroup"}."""
+    found, group, subgroup = [], "", ""
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        title = re.match(r"# (group|subgroup): (.+)", line)
+        entry = re.match(r".+; fully-qualified\s+# (\S+) E\S+ (.+)", line)
+        if title and title[1] == "group":
+            group = title[2]
+        elif title:
+            subgroup = title[2]
+        elif (
+            entry
+            and "skin tone" not in entry[2]
+            and group not in LEFT_OUT_GROUPS
+            and subgroup not in LEFT_OUT_SUBGROUPS
+        ):
+            found.append({"text": entry[1], "name": entry[2], "group": group, "subgroup": subgroup})
+    return found
+
+
+def draw(text: str, font: Any) -> Any:
+    """The drawing, RGBA, `SIZE` x `SIZE` pixels; None if the font has none or it is far from square."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGBA", (300, 180))
+    ImageDraw.Draw(image).text((12, 16), text, font=font, embedded_color=True)
+    box = image.getbbox()
+    if box is None:
+        return None
+    image = image.crop(box)
+    if not 50 <= image.width <= 140:
+        return None
+    side = max(image.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square.resize((SIZE, SIZE), Image.LANCZOS)
+
+
+def main_color(image: Any, kind: str) -> str:
+    """The name of the colour that most of a drawing has; of people, that of their clothes."""
+    pixels = np.asarray(image, np.float32)
+    if kind == "person":
+        pixels = pixels[SIZE // 2 :]
+    pixels = pixels[pixels[..., 3] > 200][:, :3]
+    if kind == "person":
+        skin = np.abs(pixels[:, None] - np.array(SKIN, np.float32)).sum(-1).min(1) < 60
+        pixels = pixels if skin.mean() > 0.9 else pixels[~skin]
+    distance = np.linalg.norm(pixels[:, None] - np.array(list(COLORS.values()), np.float32), axis=-1)
+    return list(COLORS)[np.bincount(distance.argmin(1), minlength=len(COLORS)).argmax()]
+
+
+def families(names: list[str], images: list[Any]) -> list[int]:
+    """For each drawing, the number of its family: near-duplicates that must not be torn apart by a split.
+
+    One family are those whose names differ in sex only ("man farmer", "woman farmer"), and those that look alike.
+    """
+    keys = [PEOPLE.sub("person", name) for name in names]
+    small = np.stack([_on_gray(image.resize((18, 18))) for image in images]).reshape(len(images), -1)
+    family = list(range(len(names)))
+    for i in range(len(names)):
+        look = np.abs(small[:i] - small[i]).mean(1) < NEAR
+        for j in range(i):
+            if (keys[j] == keys[i] or look[j]) and family[j] != family[i]:
+                old, new = max(family[i], family[j]), min(family[i], family[j])
+                family = [new if one == old else one for one in family]
+    return family
+
+
+def _on_gray(image: Any) -> np.ndarray:
+    pixels = np.asarray(image, np.float32)
+    alpha = pixels[..., 3:] / 255
+    return pixels[..., :3] * alpha + 128 * (1 - alpha)
+
+
+def make_atlas(folder: str | Path, font: str | Path = FONT, names: str | Path = NAMES) -> int:
+    """Write the atlas and its record to `folder`; returns the number of drawings.
+
+    Raises:
+        FileNotFoundError: the font or the list of names is missing; says which Debian package has it.
+    """
+    from PIL import Image, ImageFont
+
+    for path, package in ((font, "fonts-noto-color-emoji"), (names, "unicode-data")):
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: no such file; it comes with Debian's package {package}")
+    loaded = ImageFont.truetype(str(font), FONT_SIZE)
+    found: dict[bytes, tuple[dict[str, str], Any]] = {}
+    for entry in emoji_names(names):
+        image = draw(entry["text"], loaded)
+        if image is not None:
+            found.setdefault(image.tobytes(), (entry, image))
+    entries, images = zip(*found.values(), strict=True)
+    atlas = Image.new("RGBA", (SIZE * COLUMNS, SIZE * math.ceil(len(images) / COLUMNS)))
+    for number, image in enumerate(images):
+        atlas.paste(image, (number % COLUMNS * SIZE, number // COLUMNS * SIZE))
+    packed = io.BytesIO()
+    atlas.save(packed, "WEBP", quality=80, method=6)
+    numbers = families([entry["name"] for entry in entries], list(images))
+    rows = []
+    for entry, image, family in zip(entries, images, numbers, strict=True):
+        points = " ".join(f"{ord(letter):X}" for letter in entry["text"])
+        facts = {key: entry[key] for key in ("name", "group", "subgroup")}
+        color = main_color(image, kind_of(entry["subgroup"]))
+        rows.append({"code_points": points, **facts, "family": entries[family]["name"], "color": color})
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced(folder / ATLAS) as file:
+        file.write(packed.getvalue())
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    write_json_atomic(folder / RECORD, {"sha256": digest, "drawings": rows})
+    return len(rows)
