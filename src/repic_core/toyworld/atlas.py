@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import re
 from pathlib import Path
@@ -39,19 +38,26 @@ LEFT_OUT_SUBGROUPS = (
     "time",
     "sky & weather",
 )
-# Colours by name, as RGB.
+# Colours by name, each as some of its shades in RGB: people call slate gray, lime green, and chestnut brown.
 COLORS = {
-    "red": (215, 45, 45),
-    "orange": (245, 135, 30),
-    "yellow": (250, 205, 50),
-    "green": (90, 160, 60),
-    "blue": (50, 120, 215),
-    "purple": (140, 70, 180),
-    "pink": (245, 150, 185),
-    "brown": (130, 85, 60),
-    "gray": (145, 155, 160),
-    "black": (45, 45, 45),
-    "white": (245, 245, 245),
+    "red": ((215, 45, 45), (240, 80, 60), (140, 25, 30)),
+    "orange": ((245, 130, 30), (255, 152, 10), (250, 155, 70), (225, 105, 40)),
+    "yellow": ((250, 205, 50), (255, 235, 110), (252, 182, 10), (255, 236, 165)),
+    "green": ((80, 160, 60), (175, 205, 65), (95, 110, 50), (40, 100, 50), (160, 210, 130), (0, 150, 120)),
+    "blue": ((50, 120, 215), (30, 60, 125), (105, 180, 240), (180, 225, 250), (60, 150, 180)),
+    "purple": ((140, 70, 180), (85, 50, 125), (190, 140, 215), (175, 90, 190)),
+    "pink": ((245, 150, 185), (230, 70, 140), (250, 200, 205), (252, 212, 180)),
+    "brown": ((130, 85, 60), (75, 50, 40), (130, 55, 30), (165, 115, 75), (200, 150, 95), (160, 135, 125)),
+    "gray": (
+        (145, 155, 160),
+        (132, 134, 136),
+        (180, 190, 196),
+        (85, 98, 106),
+        (130, 172, 190),
+        (178, 212, 222),
+    ),
+    "black": ((45, 45, 45), (80, 80, 82), (98, 98, 100), (38, 48, 56)),
+    "white": ((245, 245, 245), (222, 226, 228), (252, 238, 215)),
 }
 # The font's yellow skin, from light to shaded.
 SKIN = ((255, 204, 50), (254, 192, 45), (250, 184, 35), (242, 166, 0), (228, 158, 0))
@@ -107,8 +113,12 @@ def main_color(image: Any, kind: str) -> str:
     if kind == "person":
         skin = np.abs(pixels[:, None] - np.array(SKIN, np.float32)).sum(-1).min(1) < 60
         pixels = pixels if skin.mean() > 0.9 else pixels[~skin]
-    distance = np.linalg.norm(pixels[:, None] - np.array(list(COLORS.values()), np.float32), axis=-1)
-    return list(COLORS)[np.bincount(distance.argmin(1), minlength=len(COLORS)).argmax()]
+    shades = [(name, shade) for name, some in COLORS.items() for shade in some]
+    distance = np.linalg.norm(pixels[:, None] - np.array([shade for _, shade in shades], np.float32), axis=-1)
+    counts = dict.fromkeys(COLORS, 0)
+    for (name, _), n in zip(shades, np.bincount(distance.argmin(1), minlength=len(shades)), strict=True):
+        counts[name] += int(n)
+    return max(counts, key=counts.__getitem__)
 
 
 def families(names: list[str], images: list[Any]) -> list[int]:

@@ -34,23 +34,26 @@ KINDS = {
     "food-fruit": "fruit",
     "food-vegetable": "vegetable",
     "food-sweet": "sweet",
+    "food-marine": "sea animal",
     "food": "dish",
     "drink": "drink",
-    "dishware": "dish",
+    "dishware": "kitchen item",
+    "place-map": "map",
+    "place-geographic": "landscape",
     "place-building": "building",
     "place-religious": "building",
-    "place": "view",
+    "place": "sight",
     "transport-water": "boat",
     "transport-air": "aircraft",
     "transport": "vehicle",
     "event": "decoration",
-    "award": "medal",
-    "sport": "plaything",
-    "game": "plaything",
-    "clothing": "garment",
+    "award": "award",
+    "sport": "sports item",
+    "game": "toy",
+    "clothing": "thing to wear",
     "musical-instrument": "instrument",
     "tool": "tool",
-    "book": "book",
+    "book": "thing to read",
 }
 OTHER_KIND = "thing"
 
@@ -138,13 +141,14 @@ def picture(drawing: Drawing) -> Any:
 
 def pick(k: int, rng: np.random.Generator, split: str, hard: float = 0.3) -> list[Drawing]:
     """`k` different drawings of `split`; with probability `hard`, each after the first is a sibling (of the same
-    subgroup) of an earlier one."""
+    subgroup) of an earlier one, if that has any left."""
     pool = identities(split)
     chosen = [pool[rng.integers(len(pool))]]
     while len(chosen) < k:
         near: tuple[Drawing, ...] = pool
         if rng.random() < hard:
-            near = siblings(split)[chosen[rng.integers(len(chosen))].subgroup]
+            alike = siblings(split)[chosen[rng.integers(len(chosen))].subgroup]
+            near = pool if set(alike) <= set(chosen) else alike
         one = near[rng.integers(len(near))]
         if one not in chosen:
             chosen.append(one)

@@ -1,8 +1,8 @@
 """Captions of the drawn world: one short sentence for each thing that is shown, in one of many forms.
 
 A sentence says where a thing is in the photo, or how it stands to the thing of the sentence before ("it"). So the
-name can be the first word or the last, and no single form carries it. Things are told in reading order: by thirds of
-the photo from the top, then from the left.
+name can be the first word or the last, and no single form carries it. Things are told in reading order: by thirds
+of the photo from the top, then from the left.
 
 `read` is the way back, for scores: what a caption says of each thing.
 """

@@ -58,7 +58,7 @@ def place_of(box: Sequence[float]) -> str:
     """The ninth of the scene in which the centre of a box is.
 
     >>> place_of((0, 0, 40, 40)), place_of((60, 50, 90, 90))
-    ("top left", "centre")
+    ('top left', 'centre')
     """
     column, row = (int((box[i] + box[i + 2]) / 2 * 3 / SCENE_SIDE) for i in (0, 1))
     return PLACES[min(row, 2)][min(column, 2)]
