@@ -180,13 +180,14 @@ def read(caption: str) -> tuple[str | None, list[Mention]]:
                 continue
             said = found.groupdict()
             if "ground" in said:
-                if said["ground"] in BACKGROUNDS:
-                    background = said["ground"]
+                if said["ground"].lower() in BACKGROUNDS:
+                    background = said["ground"].lower()
                     break
                 continue
             thing = said["thing"]
             other = mentions[-1].thing if mentions and relation else None
             thing = thing if thing.startswith("<") else thing[0].lower() + thing[1:]
-            mentions.append(Mention(thing, said.get("place"), relation, other))
+            place = said["place"].lower() if "place" in said else None
+            mentions.append(Mention(thing, place, relation, other))
             break
     return background, mentions
