@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ TEMPERATURE = 0.07
 # Shares of scenes with 1 to 7 drawings, and of scenes whose drawings are mostly siblings.
 SHOWN_WEIGHTS = (0.04, 0.10, 0.16, 0.20, 0.20, 0.16, 0.14)
 HARD = 0.35
+# Steps between checkpoints and lines of the log.
+SAVED_EVERY = 100
 
 
 def make_tower(seed: int = 0) -> Any:
@@ -78,6 +81,7 @@ def make_heads() -> Any:
     )
 
 
+@cache
 def fact_values() -> tuple[tuple[str, ...], ...]:
     """The kinds, subgroups and colours that drawings have."""
     found = all_drawings()
@@ -192,7 +196,11 @@ def batch_loss(tower: Any, heads: Any, batch: dict[str, Any]) -> tuple[Any, dict
 def train_tower(
     tower: Any, heads: Any, steps: int, out: Path, seed: int = 0, scenes: int = 16, lr: float = 1.2e-3
 ) -> None:
-    """Train in place; logs to ``out/recognition.jsonl`` and resumes from ``out/recognition.pt``."""
+    """Train in place; logs to ``out/recognition.jsonl`` and resumes from ``out/recognition.pt``.
+
+    Raises:
+        ValueError: the checkpoint is of a training of another number of steps.
+    """
     import torch
 
     out.mkdir(parents=True, exist_ok=True)
@@ -205,6 +213,11 @@ def train_tower(
         state = torch.load(checkpoint, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        if schedule.total_steps != steps:
+            raise ValueError(
+                f"{checkpoint} is of a training of {schedule.total_steps} steps, not {steps}; "
+                "use another folder or remove it"
+            )
         first = state["step"]
     started, records = time.time(), []
     for step in range(first, steps):
@@ -215,7 +228,7 @@ def train_tower(
         optimizer.zero_grad()
         schedule.step()
         records.append({"loss": loss.item(), **log})
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
             mean = {key: round(float(np.mean([one[key] for one in records])), 3) for key in records[0]}
             line = {"step": step + 1, "minutes": round((time.time() - started) / 60, 1), **mean}
             print("recognition", json.dumps(line), flush=True)
