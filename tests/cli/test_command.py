@@ -72,7 +72,8 @@ def test_these_are_the_commands():
         *("benchmark large-index", "benchmark page-load", "benchmark merge-drift", "benchmark gpu"),
         *("toyworld pretrain", "toyworld miniature"),
         *("toyworld ablations", "toyworld retrieval", "toyworld negatives", "toyworld infos"),
-        *("toyworld dialogues", "toyworld questions", "toyworld skills"),
+        *("toyworld dialogues", "toyworld questions", "toyworld skills", "toyworld atlas"),
+        "toyworld recognition",
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repic_core.cli import main
 from repic_core.toyworld.atlas import (
     FONT,
     FONT_SIZE,
@@ -166,7 +167,7 @@ def test_pick_ends_where_a_subgroup_is_used_up():
         assert len(set(pick(7, np.random.default_rng(seed), "val", hard=1))) == 7
 
 
-def test_a_small_atlas(font, tmp_path):
+def test_a_small_atlas(font, tmp_path, capsys):
     lines = [
         line
         for line in Path(NAMES).read_text(encoding="utf-8").splitlines()
@@ -178,7 +179,8 @@ def test_a_small_atlas(font, tmp_path):
     ]
     names = tmp_path / "names.txt"
     names.write_text("\n".join(lines), encoding="utf-8")
-    assert make_atlas(tmp_path / "made", names=names) == 4
+    assert main(["toyworld", "atlas", "--out", str(tmp_path / "made"), "--names", str(names)]) == 0
+    assert capsys.readouterr().out.endswith("made: 4 drawings\n")
     record = json.loads((tmp_path / "made" / RECORD).read_text(encoding="utf-8"))
     assert hashlib.sha256((tmp_path / "made" / ATLAS).read_bytes()).hexdigest() == record["sha256"]
     shipped = {row["name"]: row for row in ROWS}
@@ -190,9 +192,12 @@ def test_a_small_atlas(font, tmp_path):
 @pytest.mark.parametrize(
     ("given", "package"), [("font", "fonts-noto-color-emoji"), ("names", "unicode-data")]
 )
-def test_what_is_missing_is_named_with_its_package(tmp_path, given, package):
+def test_what_is_missing_is_named_with_its_package(tmp_path, capsys, given, package):
     present = tmp_path / "present"
     present.touch()
     paths = {"font": present, "names": present} | {given: tmp_path / "gone"}
     with pytest.raises(FileNotFoundError, match=rf"gone: .*Debian's package {package}"):
         make_atlas(tmp_path / "out", **paths)
+    flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    assert main(["toyworld", "atlas", "--out", str(tmp_path / "out"), *flags]) == 2
+    assert package in capsys.readouterr().err and not (tmp_path / "out").exists()

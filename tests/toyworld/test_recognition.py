@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from repic_core.cli import main
 from repic_core.toyworld import recognition
 from repic_core.toyworld.atlas import COLORS
 from repic_core.toyworld.drawings import all_drawings, kind_of
@@ -199,3 +200,12 @@ def test_recognition_among_siblings_is_among_siblings(monkeypatch):
         some = [group for group, drawings in zip(groups, shown, strict=True) if len(drawings) == k]
         half = len(some) // 2
         assert max(map(len, some[:half])) > 1 and {len(group) for group in some[half:]} == {1}
+
+
+def test_the_command_trains_and_prints_what_was_measured(monkeypatch, tmp_path, capsys):
+    made = {}
+    monkeypatch.setattr(recognition, "train_tower", lambda *arguments: made.update(trained=arguments[2:]))
+    monkeypatch.setattr(recognition, "measure_recognition", lambda tower, heads, split: {f"4 {split}": 98.75})
+    assert main(["toyworld", "recognition", "--out", str(tmp_path), "--steps", "3", "--seed", "5"]) == 0
+    assert made["trained"] == (3, tmp_path, 5)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["4", "val", "98.8"]

@@ -1,9 +1,11 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|questions|skills``."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|questions|skills``, and
+``atlas|recognition`` for the drawn world."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from repic_core.cli.options import TOY_BASE, Parser, add_command, add_commands, add_flags, at_least
 from repic_core.cli.output import print_json, prints_hidden
@@ -132,6 +134,47 @@ def add_toyworld(parser: Parser) -> None:
     add_flags(skills, "--json")
     for command in (miniature, ablate, negatives, infos, dialogues, skills):
         add_flags(command, "--split")
+    _add_drawn_world(commands)
+
+
+def _add_drawn_world(commands: Any) -> None:
+    line, example = (
+        "make the atlas of drawings from Debian's emoji font",
+        "repic toyworld atlas --out runs/drawings",
+    )
+    atlas = add_command(commands, "atlas", _atlas, line, example)
+    atlas.add_argument(
+        "--out", type=Path, default=Path("assets/drawings"), metavar="FOLDER", help="default: %(default)s"
+    )
+    atlas.add_argument(
+        "--font", type=Path, metavar="FILE", help="default: that of the package fonts-noto-color-emoji"
+    )
+    atlas.add_argument(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="emoji-test.txt (default: that of the package unicode-data)",
+    )
+
+    line, example = (
+        "train a vision tower to recognise drawings, and measure it on held-out ones",
+        "repic toyworld recognition --out runs/recognition",
+    )
+    recognition = add_command(commands, "recognition", _recognition, line, example, RESUMES)
+    recognition.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/recognition"),
+        metavar="FOLDER",
+        help="log and checkpoint (default: %(default)s)",
+    )
+    recognition.add_argument(
+        "--steps", type=at_least(1), default=2200, metavar="N", help="default: %(default)s"
+    )
+    add_flags(recognition, "--seed")
+    recognition.add_argument(
+        "--threads", type=at_least(1), metavar="N", help="CPU threads (default: torch's)"
+    )
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -144,6 +187,28 @@ def _pretrain(options: argparse.Namespace) -> None:
     steps = (options.vision_steps, options.steps)
     with prints_hidden(options.quiet):
         pretrain(options.out, options.work, *steps, options.seed, options.soft)
+
+
+def _atlas(options: argparse.Namespace) -> None:
+    from repic_core.toyworld.atlas import FONT, NAMES, make_atlas
+
+    n = make_atlas(options.out, options.font or FONT, options.names or NAMES)
+    print(f"{options.out}: {n} drawings")
+
+
+def _recognition(options: argparse.Namespace) -> None:
+    import torch
+
+    from repic_core.toyworld.recognition import make_heads, make_tower, measure_recognition, train_tower
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    tower, heads = make_tower(options.seed), make_heads()
+    with prints_hidden(options.quiet):
+        train_tower(tower, heads, options.steps, options.out, options.seed)
+    print("of held-out drawings, recognised by a reference among k, in percent:")
+    for name, percent in measure_recognition(tower, heads, "val").items():
+        print(f"{name:12} {percent:5.1f}")
 
 
 def _miniature(options: argparse.Namespace) -> None:
