@@ -62,8 +62,9 @@ COLORS = {
 # The font's yellow skin, from light to shaded.
 SKIN = ((255, 204, 50), (254, 192, 45), (250, 184, 35), (242, 166, 0), (228, 158, 0))
 PEOPLE = re.compile(r"\b(men|man|women|woman|people|persons|person|boy|girl|prince|princess|mx|mrs)\b")
-# Mean difference of two drawings, per channel (0 to 255), under which they count as near-duplicates.
-NEAR = 14.0
+# Mean difference of two drawings on gray, per channel (0 to 255) and over the area of both, under which they count
+# as near-duplicates.
+NEAR = 18.0
 
 
 def emoji_names(path: str | Path = NAMES) -> list[dict[str, str]]:
@@ -127,21 +128,18 @@ def families(names: list[str], images: list[Any]) -> list[int]:
     One family are those whose names differ in sex only ("man farmer", "woman farmer"), and those that look alike.
     """
     keys = [PEOPLE.sub("person", name) for name in names]
-    small = np.stack([_on_gray(image.resize((18, 18))) for image in images]).reshape(len(images), -1)
+    small = np.stack([np.asarray(image.resize((18, 18)), np.float32) for image in images])
+    opacity = small[..., 3:] / 255
+    on_gray = small[..., :3] * opacity + 128 * (1 - opacity)
     family = list(range(len(names)))
     for i in range(len(names)):
-        look = np.abs(small[:i] - small[i]).mean(1) < NEAR
+        drawn = np.maximum(opacity[:i], opacity[i]).sum((1, 2, 3))
+        look = np.abs(on_gray[:i] - on_gray[i]).mean(-1).sum((1, 2)) / drawn < NEAR
         for j in range(i):
             if (keys[j] == keys[i] or look[j]) and family[j] != family[i]:
                 old, new = max(family[i], family[j]), min(family[i], family[j])
                 family = [new if one == old else one for one in family]
     return family
-
-
-def _on_gray(image: Any) -> np.ndarray:
-    pixels = np.asarray(image, np.float32)
-    alpha = pixels[..., 3:] / 255
-    return pixels[..., :3] * alpha + 128 * (1 - alpha)
 
 
 def make_atlas(folder: str | Path, font: str | Path = FONT, names: str | Path = NAMES) -> int:

@@ -29,8 +29,8 @@ BACKGROUNDS = {
     "green meadow": ((190, 220, 240), (150, 205, 130)),
     "sandy beach": ((170, 205, 235), (232, 214, 165)),
     "blue sea": ((200, 225, 245), (110, 160, 215)),
-    "night sky": ((40, 40, 75), (60, 55, 70)),
-    "snowy hill": ((205, 215, 225), (240, 244, 250)),
+    "night sky": ((45, 45, 95), (75, 70, 100)),
+    "snowy hill": ((185, 200, 220), (225, 230, 238)),
     "stone street": ((150, 140, 135), (115, 113, 110)),
     "red carpet": ((215, 190, 170), (190, 70, 70)),
     "wooden floor": ((235, 225, 205), (165, 115, 75)),
@@ -135,8 +135,8 @@ def _cut_out(drawing: Drawing, side: int, rng: np.random.Generator) -> np.ndarra
     image = image.rotate(turned, resample=Image.Resampling.BILINEAR, expand=True)
     seen = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32).copy()
     seen[..., 3] /= 255
-    light = rng.uniform(0.88, 1.12, 3) * rng.uniform(0.8, 1.15)
-    seen[..., :3] = (seen[..., :3] - 128) * rng.uniform(0.75, 1.1) + 128
+    light = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.8, 1.12)
+    seen[..., :3] = (seen[..., :3] - 128) * rng.uniform(0.85, 1.1) + 128
     seen[..., :3] *= light
     return seen
 
