@@ -79,7 +79,9 @@ def test_what_is_written_is_read_back_and_true(seed):
             # "It" is the thing of the sentence before.
             before = order[n - 1]
             assert n > 0 and mention.place is None and mention.other == things[before]
-            assert mention.relation in relations(scene, i, before)
+            assert mention.relation in relations(
+                scene.boxes[i], scene.boxes[before], scene.depths[i] > scene.depths[before]
+            )
             assert holds(scene, mention.relation, i, before)
 
 
@@ -90,7 +92,7 @@ def test_relations_are_all_that_hold():
         for i in range(len(things)):
             for j in set(range(len(things))) - {i}:
                 wanted = [relation for relation in RELATION_FORMS if holds(scene, relation, i, j)]
-                assert relations(scene, i, j) == wanted
+                assert relations(scene.boxes[i], scene.boxes[j], scene.depths[i] > scene.depths[j]) == wanted
                 seen.update(wanted)
     assert set(seen) == set(RELATION_FORMS)
 

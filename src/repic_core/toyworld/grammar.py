@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -73,13 +73,14 @@ NEAR, APART, LARGER = 54, 24, 1.5
 
 @dataclass(frozen=True)
 class Mention:
-    """What a sentence says: of which thing (a tag or a description), where it is, or how it stands to `other`, the
-    thing of the sentence before."""
+    """What a sentence of a `form` says: of which thing (a tag or a description), where it is, or how it stands to
+    `other`, the thing of the sentence before."""
 
     thing: str
     place: str | None = None
     relation: str | None = None
     other: str | None = None
+    form: str = field(default="", compare=False)
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:
@@ -92,13 +93,18 @@ def reading_order(boxes: Sequence[Box]) -> list[int]:
     return sorted(range(len(boxes)), key=lambda i: (int(centres[i][1] * 3 / SCENE_SIDE), centres[i]))
 
 
-def relations(scene: Scene, one: int, other: int) -> list[str]:
-    """All relations of `RELATION_FORMS` in which drawing `one` of a scene stands to drawing `other`."""
-    a, b = scene.boxes[one], scene.boxes[other]
+def relations(a: Sequence[int], b: Sequence[int], in_front: bool) -> list[str]:
+    """All relations of `RELATION_FORMS` in which a thing with box `a` stands to one with box `b`.
+
+    Args:
+        in_front: whether the first would hide the second where they overlap.
+
+    >>> relations((60, 0, 100, 40), (0, 0, 40, 40), True)
+    ['right of']
+    """
     right, down = ((a[i] + a[i + 2] - b[i] - b[i + 2]) / 2 for i in (0, 1))
     overlap = min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
     larger = _area(a) / max(1, _area(b))
-    in_front = scene.depths[one] > scene.depths[other]
     holds = {
         "right of": right >= APART,
         "left of": right <= -APART,
@@ -113,7 +119,7 @@ def relations(scene: Scene, one: int, other: int) -> list[str]:
     return [relation for relation, true in holds.items() if true]
 
 
-def _area(box: Box) -> int:
+def _area(box: Sequence[int]) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
@@ -123,7 +129,10 @@ def write_caption(scene: Scene, things: Sequence[str], rng: np.random.Generator)
     sentences, before = [], None
     for i in reading_order(scene.boxes):
         said = {"thing": things[i], "place": place_of(scene.boxes[i])}
-        true = [] if before is None else relations(scene, i, before)
+        true = []
+        if before is not None:
+            in_front = scene.depths[i] > scene.depths[before]
+            true = relations(scene.boxes[i], scene.boxes[before], in_front)
         if not true or rng.random() < PLACE_SHARE:
             form = _one(PLACE_FORMS, rng)
         else:
@@ -150,8 +159,11 @@ def _pattern(form: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_PATTERNS = [(_pattern(form), None) for form in (*GROUND_FORMS, *PLACE_FORMS)]
-_RELATED = [(_pattern(form), relation) for relation, forms in RELATION_FORMS.items() for form in forms]
+# Relations first: "It hides a part of <bo>" must not be read as a form with a free thing.
+_PATTERNS = [
+    *((form, _pattern(form), name) for name, forms in RELATION_FORMS.items() for form in forms),
+    *((form, _pattern(form), None) for form in (*GROUND_FORMS, *PLACE_FORMS)),
+]
 
 
 def sentences(caption: str) -> list[str]:
@@ -168,13 +180,15 @@ def read(caption: str) -> tuple[str | None, list[Mention]]:
 
     Sentences that have none of the forms are left out; "it" is then the thing of the last sentence that has one.
 
-    >>> read("On a blue sea. <bo> is at the top left. To the right of it is a brown bird.")[1][1]
-    Mention(thing='a brown bird', place=None, relation='right of', other='<bo>')
+    >>> background, mentions = read("On a blue sea. <bo> is at the top left. To the right of it is a brown bird.")
+    >>> background, mentions[0].place
+    ('blue sea', 'top left')
+    >>> mentions[1].thing, mentions[1].relation, mentions[1].other
+    ('a brown bird', 'right of', '<bo>')
     """
     background, mentions = None, []
     for sentence in sentences(caption):
-        # Relations first: "It hides a part of <bo>" must not be read as a form with a free thing.
-        for pattern, relation in (*_RELATED, *_PATTERNS):
+        for form, pattern, relation in _PATTERNS:
             found = pattern.fullmatch(sentence)
             if found is None:
                 continue
@@ -188,6 +202,6 @@ def read(caption: str) -> tuple[str | None, list[Mention]]:
             other = mentions[-1].thing if mentions and relation else None
             thing = thing if thing.startswith("<") else thing[0].lower() + thing[1:]
             place = said["place"].lower() if "place" in said else None
-            mentions.append(Mention(thing, place, relation, other))
+            mentions.append(Mention(thing, place, relation, other, form))
             break
     return background, mentions
