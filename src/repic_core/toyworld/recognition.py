@@ -4,7 +4,7 @@ The tower is trained alone, with linear heads that are dropped afterwards, excep
 is measured. A drawing's embedding is read from the mean of a reference's tokens and from the token at the centre of
 its box in a scene; both views of one identity have to be nearer than those of all others in the batch, siblings
 among them (InfoNCE). The other heads read kind, subgroup and colour there, and from a scene's tokens where drawings
-are, how far their boxes reach, and the background.
+are, how far their boxes reach, each token's row and column, and the background.
 """
 
 from __future__ import annotations
@@ -48,21 +48,26 @@ def make_tower(seed: int = 0) -> Any:
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
     torch.manual_seed(seed)
+    tower = Qwen2_5_VisionTransformerPretrainedModel(Qwen2_5_VLVisionConfig(**vision_config()))
+    return use_batched_vision(tower)
+
+
+def vision_config() -> dict[str, Any]:
+    """The tower's configuration: full attention in every layer."""
     depth = 4
-    config = Qwen2_5_VLVisionConfig(
-        depth=depth,
-        hidden_size=HIDDEN,
-        intermediate_size=320,
-        num_heads=4,
-        patch_size=PATCH,
-        spatial_merge_size=2,
-        temporal_patch_size=2,
-        window_size=224,
-        out_hidden_size=HIDDEN,
-        fullatt_block_indexes=list(range(depth)),
-        initializer_range=0.04,
-    )
-    return use_batched_vision(Qwen2_5_VisionTransformerPretrainedModel(config))
+    return {
+        "depth": depth,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 320,
+        "num_heads": 4,
+        "patch_size": PATCH,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 224,
+        "out_hidden_size": HIDDEN,
+        "fullatt_block_indexes": list(range(depth)),
+        "initializer_range": 0.04,
+    }
 
 
 def make_heads() -> Any:
@@ -76,6 +81,7 @@ def make_heads() -> Any:
             "facts": nn.Linear(HIDDEN, sum(facts)),
             "centre": nn.Linear(HIDDEN, 1),
             "box": nn.Linear(HIDDEN, 4),
+            "cell": nn.Linear(HIDDEN, 2 * GRID),
             "background": nn.Linear(HIDDEN, len(BACKGROUNDS)),
         }
     )
@@ -184,6 +190,12 @@ def batch_loss(tower: Any, heads: Any, batch: dict[str, Any]) -> tuple[Any, dict
     centre[batch["where"]] = 1
     logits = heads["centre"](scenes)[:, 0]
     loss = loss + binary_cross_entropy_with_logits(logits, centre, pos_weight=torch.tensor(8.0))
+    # Rows and columns are told from the tokens only if the tower learns to: its own positions are relative.
+    rows, columns = heads["cell"](scenes).split(GRID, -1)
+    row = torch.arange(GRID).repeat_interleave(GRID).repeat(len(scenes) // GRID**2)
+    column = torch.arange(GRID).repeat(len(scenes) // GRID)
+    loss = loss + 0.3 * (cross_entropy(rows, row) + cross_entropy(columns, column))
+    log["cell"] = ((rows.argmax(-1) == row) & (columns.argmax(-1) == column)).float().mean().item()
     reach = heads["box"](shown)
     loss = loss + smooth_l1_loss(reach, batch["reach"])
     log["box_error"] = (reach - batch["reach"]).abs().mean().item() * TOKEN
