@@ -20,6 +20,7 @@ from repic_core.captioner.photos_once import PhotosOnce
 from repic_core.concepts.concept import Concept
 from repic_core.io.images import open_image
 from repic_core.models.parts import eval_mode, hash_weights
+from repic_core.models.toys import tell_if_toy
 from repic_core.prompts import caption_messages, check_reference_style, system_text
 
 RESIZERS = ("processor", "qwen-vl-utils")
@@ -228,6 +229,7 @@ class Captioner:
 
     def _resized(self, photos: list[Any]) -> list[Any]:
         """Opened photos as they go to the processor."""
+        tell_if_toy(self.model, self.processor, photos)
         if self.resized_by == "processor" or not photos:
             return photos
         from qwen_vl_utils import process_vision_info
