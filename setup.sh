@@ -144,7 +144,7 @@ install_kernels() {
 }
 
 run_demo() {
-  .venv/bin/python -m repic_core notebooks --profile tiny
+  .venv/bin/python -m repic_core notebooks --profile tiny -p overwrite True
 }
 
 run_tests() {

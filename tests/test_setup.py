@@ -112,7 +112,7 @@ def test_python_versions_are_the_same_everywhere():
 def test_the_default_install_has_a_notebook_front_end_and_the_extras_are_apart():
     names = {one.name for one in requirements()}
     assert {"jupyterlab", "ipykernel", "papermill", "ipywidgets"} <= names
-    apart = {"benchmark", "deepspeed", "four-bits", "gpu", "judges", "kernels", "qdrant", "wandb"}
+    apart = {"benchmark", "deepspeed", "four-bits", "gpu", "heic", "judges", "kernels", "qdrant", "wandb"}
     apart |= {"yolo-world"}
     assert set(EXTRAS) == {"dev", *apart}
     assert not names & {one.name for extra in apart for one in map(Requirement, EXTRAS[extra])}

@@ -10,6 +10,7 @@ copies go to ``<run_dir>/notebooks/``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -68,6 +69,8 @@ def run_notebook(path: str | Path, run_dir: str | Path, parameters: Mapping[str,
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    # It warns of each parameter that only other notebooks have.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     path, run_dir = Path(path), Path(run_dir).resolve()
     executed = run_dir / "notebooks" / path.name
     executed.parent.mkdir(parents=True, exist_ok=True)

@@ -253,8 +253,8 @@ def test_the_least_recently_used_is_dropped(models, photos):
 def test_reused_references_are_not_opened_nor_encoded(pair, photos, monkeypatch):
     _, keeping = pair
     opened, patches, columns = [], [], []
-    real = prefix_cache.open_image
-    monkeypatch.setattr(prefix_cache, "open_image", lambda image: opened.append(image) or real(image))
+    real = prefix_cache.open_for_model
+    monkeypatch.setattr(prefix_cache, "open_for_model", lambda image: opened.append(image) or real(image))
     model = keeping.model.model
     hooks = [
         model.visual.register_forward_pre_hook(lambda _, args: patches.append(len(args[0]))),

@@ -71,13 +71,13 @@ def items(photos):
 @pytest.fixture
 def opened(monkeypatch):
     """How often each file is opened."""
-    count, open_image = Counter(), photos_once.open_image
+    count, open_for_model = Counter(), photos_once.open_for_model
 
     def counting(photo):
         count[Path(photo).name if isinstance(photo, str | Path) else "in memory"] += 1
-        return open_image(photo)
+        return open_for_model(photo)
 
-    monkeypatch.setattr(photos_once, "open_image", counting)
+    monkeypatch.setattr(photos_once, "open_for_model", counting)
     return count
 
 

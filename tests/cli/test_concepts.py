@@ -4,11 +4,13 @@ import json
 import os
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from helpers.photos import HEIC
 from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
+from repic_core.io.images import open_for_model
 
 
 @pytest.fixture
@@ -95,6 +97,30 @@ def test_a_fault_has_status_2(photos, capsys):
     assert (
         printed.out == "" and "entry '<mira>': the image 'mira.jpeg' is not a readable image" in printed.err
     )
+
+
+def test_photos_from_phones(photos, capsys, monkeypatch):
+    """Turned by their EXIF, of 50 megapixels (decoded small), and HEIC, which is named with how to fix it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (8160, 6120), 128).save(photos / "large.jpg", quality=30, exif=exif)
+    decoded, load = [], ImageFile.ImageFile.load
+
+    def watched(image):
+        decoded.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
+    assert concepts("init", photos) == 0
+    assert decoded and max(map(max, decoded)) <= 8160 // 8
+    large = ConceptDatabase.load(photos / "database.json")["<large>"]
+    assert open_for_model(large.image).height > open_for_model(large.image).width
+    capsys.readouterr()
+    (photos / "IMG_7.HEIC").write_bytes(HEIC)
+    assert concepts("init", photos, "--replace") == 2
+    said = capsys.readouterr().err
+    assert "IMG_7.HEIC is a HEIC photo (iPhone): save it as JPEG, or install pillow-heif" in said
+    assert said.count("\n") == 1
 
 
 def test_a_note_of_the_kit_is_a_line_unless_quiet(photos, capsys):

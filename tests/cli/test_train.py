@@ -65,6 +65,15 @@ def test_grpo_prints_the_folder_and_keeps_the_trainers_settings(base, rows, tmp_
     assert (record["kind"], settings["beta"], settings["max_steps"]) == ("grpo", 0.1, 1)
     assert "dataloader_pin_memory" not in settings  # of the machine, not of the run
     load_model(base, adapter=out)
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert any(path.parent.name == "checkpoint-1" for path in kept)
+    assert train("grpo", *given, "--quiet") == 2
+    assert f"{out}: holds the result of a run: give another folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="holds the result of a run"):
+        sft.train(*load_model(base), read_rows(rows), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
+    assert train("grpo", *given, "--quiet", "--overwrite") == 0
+    assert read_record(out / "run.json")["settings"]["beta"] != 0.1
 
 
 def test_sft_takes_a_file_of_captions_and_is_repeated(base, data, tmp_path, capsys):

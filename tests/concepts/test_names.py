@@ -1,6 +1,7 @@
 """Names in texts as models and people of many countries write them."""
 
 import unicodedata
+from html import unescape
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,10 @@ from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.names import find_names, read_names
 from repic_core.concepts.scripts import length, runs, words
+from repic_core.concepts.tags import key
 from repic_core.display.named_pieces import named_pieces
 from repic_core.evaluation.caption_metrics import hallucinated_names
-from repic_core.evaluation.scores import score
+from repic_core.evaluation.scores import score, score_caption
 
 
 def unknown_names(text, tags):
@@ -318,10 +320,32 @@ def test_pieces_are_the_caption_again():
     assert missing == ["<zoe>"]
 
 
+@pytest.mark.parametrize(
+    ("caption", "wrong"),
+    [
+        ("<bo> naps.", []),
+        ("<bo> beside <mia> and <bowa>.", ["<mia>", "<bowa>"]),
+        ("<Wanda Maximoff> and Wanda; <bowa>, <Bowa>.", ["<Wanda Maximoff>", "<bowa>", "<Bowa>"]),
+        ("Mia meets &lt;bowa&gt; and **<zed>**.", ["Mia", "&lt;bowa&gt;", "<zed>"]),
+        ("a < b, b > c, 1 <2> 3, <3 and <br> naps</s>", ["<2>"]),
+        ("<bo and mia> <|im_end|> <think>Is it <bowa>?</think> naps", ["mia"]),
+        ("<bo's> dog, <bo/> and </bowa>", []),
+    ],
+)
+def test_struck_out_is_what_is_counted(caption, wrong):
+    pieces, missing = named_pieces(caption, ["<bo>"], ["<mia>"])
+    assert [piece for piece, tag in pieces if tag == ""] == wrong
+    scored = score_caption(CaptionRecord("a.jpg", ("<bo>",), caption), ["<mia>"])
+    counted = {key(unescape(text)) for text in (*scored.hallucinated, *scored.unknown)}
+    assert {key(unescape(text)) for text in wrong} == counted
+    assert missing == list(scored.missed)
+    assert "".join(piece for piece, _ in pieces) == caption
+
+
 @given(
     st.lists(
         st.sampled_from(
-            ["<bo>", "**", "\\<", "&lt;", "bo", "mia", "<br>", " ", "\u200b", "_", "</think>", ">"]
+            ["<bo>", "<bowa>", "**", "\\<", "&lt;", "bo", "mia", "<br>", " ", "\u200b", "_", "</think>", ">"]
         )
     )
 )

@@ -70,6 +70,18 @@ def test_viewer_shows_a_row_and_leafs_through(folder):
         assert {client.predict(api_name="/random")[0] for _ in range(40)} == {1, 2, 3}
 
 
+def test_viewer_strikes_names_that_are_in_no_database(folder):
+    said = "<bo> and Mia Rose < <bowa>, <Wanda Maximoff>."
+    (folder / "ours.json").write_text(json.dumps([["q1.png", ["<bo>", "<mia>"], said, "What?"]]))
+    with served(viewer(folder, ours=folder / "ours.json")) as (client, _):
+        html = client.predict(1, api_name="/show")[1]
+        fits = client.predict(1, "any", "any", "any", "names a wrong concept", api_name="/filter")[0]
+    assert html.count("<del") == 2 and "2 of 2 names" in Reader(html).text
+    for name in ("bowa", "Wanda Maximoff"):
+        assert f'<del title="not in the photo">&lt;{name}&gt;</del>' in html
+    assert fits.startswith("1 of 1")
+
+
 def test_viewer_filters_rows(folder):
     base = [
         ["q1.png", ["<bo>", "<mia>"], f"{SCRIPT} with Mia Rose.", "What?"],
@@ -187,7 +199,9 @@ def test_text_before_between_and_after_names_is_escaped(tag):
     html, _ = page.color_names(text, ["<bo>"], {"<bo>": "#000000"}, candidates)
     seen = Reader(html)
     assert seen.text == text
-    assert [element for element, _ in seen.elements] == ["span" if tag == "<bo>" else "del"] * 2
+    # <script> is a name of no concept.
+    marks = ["del", *["span" if tag == "<bo>" else "del"] * 2, "del"]
+    assert [element for element, _ in seen.elements] == marks
 
 
 def html_text(html: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Figures hold what they are given: nothing overlaps or leaves the page, names are coloured, fonts embedded."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -81,6 +82,19 @@ def test_wrong_names_are_struck_and_missing_ones_listed():
     assert drawn["Missing:"] == ERROR_COLOR
     struck = [line for line in figure.artists + figure.lines if to_hex(line.get_color()) == ERROR_COLOR]
     assert len(struck) == 2  # "Mia" and "Rose"
+
+
+def test_names_of_no_reference_and_of_no_database_are_struck_too():
+    said = "<bo> < Mia Rose, <Wanda Maximoff> > <bowa>."
+    database = ConceptDatabase([BO, MIA])
+    (row,) = grid_rows({"ours": [CaptionRecord("q.png", ("<bo>",), said)]}, database, "/photos")
+    figure = caption_grid([replace(row, query=PHOTO)])
+    drawn = texts(figure)
+    for word in ("Mia", "Rose", "<Wanda", "Maximoff>", "<bowa>"):
+        assert drawn[word] == ERROR_COLOR
+    assert drawn["<"] == drawn[">"] == typeset.BLACK and drawn["<bo>"] == CONCEPT_COLORS[0]
+    struck = [line for line in figure.artists + figure.lines if to_hex(line.get_color()) == ERROR_COLOR]
+    assert len(struck) == 5
 
 
 def test_absent_and_empty_captions_are_told_apart():

@@ -12,7 +12,7 @@ from helpers.photos import HEIC, MALFORMED, encoded, halves, png16, tiff
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.io.decode import media_kind, opened, upright_size
-from repic_core.io.images import image_fault, image_hash, open_image
+from repic_core.io.images import MODEL_PIXELS, image_fault, image_hash, open_for_model, open_image
 from repic_core.io.uploads import MAX_PIXELS, UploadError, open_upload, store_photo
 
 RAMP = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
@@ -249,6 +249,36 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
     assert image_fault(tmp_path / "IMG_1.HEIC") is None
     for found in (open_image(tmp_path / "IMG_1.HEIC"), open_upload(HEIC)):
         assert found.size == (64, 48) and found.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_real_heic_is_read_and_turned_once(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed (the extra heic)")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees, clockwise
+    image = Image.new("RGB", (160, 120), "black")
+    image.paste("white", (0, 0, 160, 60))
+    image.save(tmp_path / "IMG_1.jpg", "HEIF", exif=exif.tobytes())
+    assert image_fault(tmp_path / "IMG_1.jpg") is None
+    for found in (open_image(tmp_path / "IMG_1.jpg"), open_upload(tmp_path / "IMG_1.jpg")):
+        assert found.size == (120, 160)
+        assert min(found.getpixel((110, 80))) > 240 and max(found.getpixel((10, 80))) < 15
+
+
+@pytest.mark.parametrize("size", [(8160, 6120), (16000, 3000)])
+def test_captioners_take_less_of_fifty_megapixels(size, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("L", size, 128), "JPEG", quality=30, exif=exif))
+    high, wide = open_for_model(tmp_path / "a.jpg").size
+    assert 0.99 * MODEL_PIXELS < wide * high <= 1.01 * MODEL_PIXELS
+    assert wide / high == pytest.approx(size[0] / size[1], rel=0.001)
+
+
+def test_captioners_take_photos_of_other_sizes_as_they_are(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(Image.effect_noise((640, 480), 60), "PNG"))
+    one, two = open_for_model(tmp_path / "a.png"), open_image(tmp_path / "a.png")
+    assert one.size == two.size and one.tobytes() == two.tobytes()
 
 
 @pytest.mark.parametrize("size", [(8160, 6144), (8192, 6144)])

@@ -103,6 +103,25 @@ def checkpoint(folder, step, text="weights"):
     return made
 
 
+def test_a_folder_with_a_run_is_refused_and_kept(tmp_path):
+    checkpoints.check_free(tmp_path / "new", resume=False)
+    checkpoint(tmp_path, 2)
+    with pytest.raises(
+        ValueError, match=r"unfinished run \(checkpoint-2\): give .*--resume, .*--overwrite"
+    ) as no:
+        checkpoints.check_free(tmp_path, resume=False)
+    assert str(no.value).startswith(f"{tmp_path}: holds") and "\n" not in str(no.value)
+    checkpoints.check_free(tmp_path, resume=True)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds the result of a run: give another folder, continue it"):
+        checkpoints.check_free(tmp_path, resume=False)
+    checkpoints.check_free(tmp_path, resume=True)
+    (tmp_path / "checkpoint-2" / "adapter_model.safetensors").unlink()
+    for resume in (False, True):  # there is nothing to continue from
+        with pytest.raises(ValueError, match=r"give another folder or replace it \(--overwrite"):
+            checkpoints.check_free(tmp_path, resume)
+
+
 def test_only_whole_checkpoints_count(tmp_path, caplog):
     two, four, ten, twelve = (checkpoint(tmp_path, step) for step in (2, 4, 10, 12))
     (tmp_path / "checkpoint-x").mkdir()

@@ -162,8 +162,10 @@ def test_no_state_is_saved_while_the_weights_change(base, data, tmp_path):
 def test_a_new_run_does_not_resume_an_earlier_ones_checkpoint(base, data, tmp_path, unbroken):
     run(base, data, tmp_path, seed=7)
     with pytest.raises(TrainingError, match="no checkpoint was saved yet"):
-        run(base, data, tmp_path, [(lambda completions, **_: [math.nan] * 4, 1.0)])
-    run(base, data, tmp_path, resume=True)
+        run(base, data, tmp_path, [(lambda completions, **_: [math.nan] * 4, 1.0)], overwrite=True)
+    with pytest.raises(ValueError, match="holds the result of a run"):  # of the first one
+        run(base, data, tmp_path, resume=True)
+    run(base, data, tmp_path, resume=True, overwrite=True)
     assert weights(tmp_path) == unbroken[True]
 
 

@@ -172,7 +172,7 @@ def test_kl_is_measured_from_the_model_that_was_given(base, data, tmp_path):
         grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="full", **SMALL)
     grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="lora", **SMALL)
     with pytest.raises(ValueError, match="already has an adapter: merge it"):
-        grpo.train(model, processor, rows, tmp_path, root=data, max_steps=1, tune="lora", **SMALL)
+        grpo.train(model, processor, rows, tmp_path / "two", root=data, max_steps=1, tune="lora", **SMALL)
 
 
 PUBLISHED = {  # the paper's appendix B.1, upstream's run script and trainer

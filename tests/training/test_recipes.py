@@ -242,7 +242,7 @@ def test_a_save_without_weights_is_an_error_and_changes_nothing(data, tmp_path, 
     for save in (empty, lambda self, folder, **_: None):
         monkeypatch.setattr(SharedPrefixGRPOTrainer, "save_model", save)
         with pytest.raises(TrainingError, match=r"no weights were written.*FULL_STATE_DICT"):
-            grpo.train(*load_model(base), rows, out, "toy", **settings)
+            grpo.train(*load_model(base), rows, out, "toy", overwrite=True, **settings)
         assert [file.read_bytes() for file in files] == before
 
 

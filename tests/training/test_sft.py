@@ -88,4 +88,4 @@ def test_only_the_caption_is_learned(world, tmp_path):
         assert text in {f"{row.solution}<|im_end|>" for row in rows}
     boxes = [row for row in read_rows(world[1] / "rows.jsonl") if row.method == "iou"]
     with pytest.raises(ValueError, match="row 1: the solution must be a caption"):
-        sft.train(model, processor, boxes, tmp_path, root=world[1])
+        sft.train(model, processor, boxes, tmp_path / "boxes", root=world[1])

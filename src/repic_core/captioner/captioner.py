@@ -18,8 +18,9 @@ from repic_core.captioner.caption_files import (
 from repic_core.captioner.caption_run import run_items
 from repic_core.captioner.photos_once import PhotosOnce
 from repic_core.concepts.concept import Concept
-from repic_core.io.images import open_image
+from repic_core.io.images import open_for_model
 from repic_core.models.parts import eval_mode, hash_weights
+from repic_core.models.toys import tell_if_toy
 from repic_core.prompts import caption_messages, check_reference_style, system_text
 
 RESIZERS = ("processor", "qwen-vl-utils")
@@ -168,7 +169,7 @@ class Captioner:
 
     def messages(self, item: CaptionItem) -> list[dict[str, Any]]:
         """The chat messages of one item, with opened photos."""
-        opened = open_image if self._photos is None else self._photos.opened
+        opened = open_for_model if self._photos is None else self._photos.opened
         return caption_messages(
             None if item.query is None else opened(item.query),
             [
@@ -228,6 +229,7 @@ class Captioner:
 
     def _resized(self, photos: list[Any]) -> list[Any]:
         """Opened photos as they go to the processor."""
+        tell_if_toy(self.model, self.processor, photos)
         if self.resized_by == "processor" or not photos:
             return photos
         from qwen_vl_utils import process_vision_info
@@ -285,4 +287,4 @@ class Captioner:
 
 
 def _opened_block(block: dict[str, Any]) -> dict[str, Any]:
-    return {**block, "image": open_image(block["image"])} if block["type"] == "image" else block
+    return {**block, "image": open_for_model(block["image"])} if block["type"] == "image" else block

@@ -11,7 +11,7 @@ from typing import Any
 
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept, check_no_control_tokens
-from repic_core.io.images import open_image
+from repic_core.io.images import open_for_model
 from repic_core.models.answers import as_read
 from repic_core.prompts import caption_messages
 
@@ -65,7 +65,7 @@ class Chat:
         for message in turn:
             for block in message["content"]:
                 if block["type"] == "image":
-                    block["image"] = open_image(block["image"])
+                    block["image"] = open_for_model(block["image"])
         return turn
 
 

@@ -16,7 +16,7 @@ from repic_core.captioner.caption_files import DEFAULT_QUESTION, CaptionItem, it
 from repic_core.captioner.caption_run import run_items
 from repic_core.concepts.concept import Concept
 from repic_core.io.endpoint import SECONDS, Answer, Endpoint
-from repic_core.io.images import open_image
+from repic_core.io.images import open_for_model
 from repic_core.prompts import caption_messages, check_reference_style, system_text
 
 # How many photos of a run stay in memory as they are sent.
@@ -159,7 +159,7 @@ class EndpointCaptioner:
         Raises:
             ValueError: the photo can't be read; names the file.
         """
-        opened = resized(open_image(photo), self.min_pixels, self.max_pixels, self.grid)
+        opened = resized(open_for_model(photo), self.min_pixels, self.max_pixels, self.grid)
         opened.info = {}
         file = io.BytesIO()
         opened.save(file, "PNG", compress_level=1)

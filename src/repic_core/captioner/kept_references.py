@@ -16,7 +16,7 @@ from typing import Any
 
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
-from repic_core.io.images import image_hash, open_image
+from repic_core.io.images import image_hash, open_for_model, open_image
 from repic_core.models.parts import conditional_model, eval_mode, rope_positions
 from repic_core.prompts import caption_messages
 
@@ -78,7 +78,7 @@ class PrefixCaptioner(Captioner):
         alone = len(items) == 1 and self._rows(generation) == 1 and item.query is not None
         if not (alone and photos and self._growing_cache(generation)):
             return super()._prepare(items, **generation)
-        query = open_image(item.query)
+        query = open_for_model(item.query)
         messages = caption_messages(
             query, item.references, item.question, self.system, reference_style=self.reference_style
         )
@@ -114,7 +114,7 @@ class PrefixCaptioner(Captioner):
     def _encoded(self, text: str, photos: Sequence[Any]) -> Prefix:
         import torch
 
-        inputs = self._processed(text, [open_image(photo) for photo in photos])
+        inputs = self._processed(text, [open_for_model(photo) for photo in photos])
         with eval_mode(self.model), torch.inference_mode():
             cache = conditional_model(self.model)(
                 input_ids=inputs["input_ids"],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repic_core.io.images import open_image
+from repic_core.io.images import open_for_model
 from repic_core.models.parts import conditional_model, eval_mode
 from repic_core.models.vision import image_features, select_features
 
@@ -66,7 +66,7 @@ class PhotosOnce:
         path = str(photo) if isinstance(photo, str | Path) else None
         if path is not None and self._paths.get(path) in self._kept:
             return Known(path, self._paths[path])
-        found = open_image(photo)
+        found = open_for_model(photo)
         if path is not None:
             self._paths[path] = _key(found)
         return found
@@ -96,7 +96,7 @@ class PhotosOnce:
         keys = [photo.key if isinstance(photo, Known) else _key(photo) for photo in photos]
         new = {key: photo for key, photo in zip(keys, photos, strict=True) if key not in self._kept}
         if new:
-            shown = [open_image(one.path) if isinstance(one, Known) else one for one in new.values()]
+            shown = [open_for_model(one.path) if isinstance(one, Known) else one for one in new.values()]
             for key, one in zip(new, self._features(shown), strict=True):
                 self._kept[key] = one
         found = [self._kept[key] for key in keys]

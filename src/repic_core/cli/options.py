@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-AUTHORS_MODEL = "Yeongtak/RePIC_Qwen2.5VL_7B"
+from repic_core.models.toys import AUTHORS_MODEL, knows_toys_only
+
 TOY_BASE = "assets/toy-base"
-TOY_WORDS = 10_000  # a toy's vocabulary has a few hundred words, any other one more than 100,000
 
 
 class Parser(argparse.ArgumentParser):
@@ -297,8 +297,7 @@ def _base_of(adapter: str | None) -> str | None:
 def is_toy(model: str) -> bool:
     """Whether a local model knows the toy world only, by the size of its vocabulary."""
     text = _config(model, "config.json").get("text_config")
-    words = text.get("vocab_size") if isinstance(text, dict) else None
-    return isinstance(words, int) and words < TOY_WORDS
+    return knows_toys_only(text.get("vocab_size") if isinstance(text, dict) else None)
 
 
 def _config(folder: str, name: str) -> dict[str, Any]:

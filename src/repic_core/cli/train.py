@@ -9,7 +9,8 @@ from typing import Any
 from repic_core.cli.options import SHARED, TOY_BASE, Parser, add_command, add_commands, add_flags, describe
 from repic_core.cli.output import print_json, prints_hidden
 
-OWN = ("config", "rows", "model", "image_root", "output_dir", "resume")  # flags that are explained here
+# Flags that are explained here.
+OWN = ("config", "rows", "model", "image_root", "output_dir", "resume", "overwrite")
 
 RESUMES = "with --resume the same command continues from the last checkpoint"
 
@@ -48,6 +49,9 @@ def add_train(parser: Parser) -> None:
             const="true",
             metavar="true",
             help="continue from the last checkpoint in it",
+        )
+        command.add_argument(
+            "--overwrite", nargs="?", const="true", metavar="true", help="replace another run in it"
         )
 
 

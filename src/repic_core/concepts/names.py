@@ -69,10 +69,14 @@ class Written:
         ['<Mia>']
         """
         found: dict[str, str] = {}
-        for start, end, name in self.tagged:
-            if name not in self.known:
-                found.setdefault(name, self.original[self.spans[start][0] : self.spans[end - 1][1]])
+        for start, end, name in self.unknown_places():
+            found.setdefault(name, self.original[start:end])
         return list(found.values())
+
+    def unknown_places(self) -> list[Place]:
+        """Where the original has the names of `unknown`, each time, as (start, end, key)."""
+        spans = self.spans
+        return [(spans[a][0], spans[b - 1][1], name) for a, b, name in self.tagged if name not in self.known]
 
     def rest(self) -> str:
         """`text` without the names.

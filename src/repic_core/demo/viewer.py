@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.captioner.caption_files import load_captions, whole
-from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.demo.filters import ALL, ANY, KINDS, JudgedRow, judge, matching
 from repic_core.demo.messages import handler
@@ -64,10 +63,7 @@ def build_viewer(
     if not lined_up:
         raise ValueError(f"no captions in {', '.join(map(str, caption_files.values())) or 'no files'}")
     rows = judge(lined_up, captions, concepts)
-    # Rows may have concepts that the database lacks.
-    shown = (concept for row in lined_up for concept in row.references)
-    candidates = list({concept.tag: concept for concept in (*concepts, *shown)}.values())
-    return ViewerPage(rows, candidates, Summary(captions, concepts, rows), note).build()
+    return ViewerPage(rows, Summary(captions, concepts, rows), note).build()
 
 
 class ViewerPage:
@@ -75,15 +71,12 @@ class ViewerPage:
 
     Args:
         rows: one for each photo and its concepts.
-        candidates: concepts whose names are looked for in captions.
         table: of all methods.
         note: shown below it, if there is one.
     """
 
-    def __init__(
-        self, rows: Sequence[JudgedRow], candidates: Sequence[Concept], table: Summary, note: str = ""
-    ) -> None:
-        self.rows, self.candidates, self.table, self.note = rows, candidates, table, note
+    def __init__(self, rows: Sequence[JudgedRow], table: Summary, note: str = "") -> None:
+        self.rows, self.table, self.note = rows, table, note
 
     def build(self) -> gr.Blocks:
         import gradio as gr
@@ -151,7 +144,7 @@ class ViewerPage:
     def show(self, number: float) -> tuple[int, str, str]:
         """Row `number` (from 1; after the last comes the first), its HTML, and the table with its place."""
         place = (int(number) - 1) % len(self.rows)
-        return place + 1, row_html(self.rows[place], self.candidates), self.table.html(place)
+        return place + 1, row_html(self.rows[place]), self.table.html(place)
 
     def back(self, number: float, *chosen: Any) -> tuple[int, str, str]:
         places = self._matching(chosen)
@@ -193,8 +186,8 @@ class ViewerPage:
         return matching(self.rows, *chosen)
 
 
-def row_html(judged: JudgedRow, candidates: Sequence[Concept]) -> str:
-    """A row of the viewer as HTML. Names of `candidates` that the photo doesn't show are struck out."""
+def row_html(judged: JudgedRow) -> str:
+    """A row of the viewer as HTML. Wrong names are struck out, those that are in no database, too."""
     row = judged.row
     colors = concept_colors(row.tags)
     cards = []
@@ -203,7 +196,9 @@ def row_html(judged: JudgedRow, candidates: Sequence[Concept]) -> str:
             f"{protocol} F1 {100 * found.score(protocol).f1:.0f}"
             for protocol, found in judged.scores.get(method, {}).items()
         )
-        cards.append(caption_card(method, text, row.tags, colors, candidates, scores=scores))
+        cards.append(
+            caption_card(method, text, row.tags, colors, [*row.references, *row.others], scores=scores)
+        )
     return (
         '<div class="repic"><div class="top">'
         f'<figure class="query">{photo(row.query, "The query photo")}'

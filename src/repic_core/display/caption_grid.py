@@ -58,6 +58,7 @@ class GridRow:
         captions: method -> caption; None if a method has none for this photo.
         question: the request.
         tags: the concepts that the photo shows; by default all `references`.
+        others: concepts whose names are wrong unless they are references.
     """
 
     query: Any
@@ -65,6 +66,7 @@ class GridRow:
     captions: Mapping[str, str | None]
     question: str = ""
     tags: Sequence[str] | None = None
+    others: Sequence[Concept] = ()
 
     def __post_init__(self) -> None:
         if self.tags is None:
@@ -96,6 +98,8 @@ def grid_rows(
             # The same photo may be asked about twice.
             seen[key] += 1
             rows.setdefault((*key, seen[key]), {})[method] = record
+    concepts = {tag: _concept(tag, database) for _, tags, _ in rows for tag in tags}
+    others = list({concept.tag: concept for concept in (*database, *concepts.values())}.values())
     found = []
     for (query, tags, _), records in rows.items():
         path = find_file(root, query).resolve()
@@ -104,15 +108,17 @@ def grid_rows(
         found.append(
             GridRow(
                 query=path,
-                references=[
-                    database[tag] if tag in database else Concept(tag, image=tag, info="not in the database")
-                    for tag in dict.fromkeys(tags)
-                ],
+                references=[concepts[tag] for tag in dict.fromkeys(tags)],
                 captions={m: records[m].caption if m in records else None for m in captions},
                 question=next(iter(records.values())).question,
+                others=others,
             )
         )
     return found
+
+
+def _concept(tag: str, database: ConceptDatabase) -> Concept:
+    return database[tag] if tag in database else Concept(tag, image=tag, info="not in the database")
 
 
 def caption_grid(
@@ -121,8 +127,9 @@ def caption_grid(
     """The qualitative figure (RePIC, Figures 1, A.1, A.2), with one row for each photo.
 
     A row has the references framed in their colours, the query, and each method's caption with every name in the
-    colour of its concept. A named reference that the photo doesn't show is struck out. Any number of references and
-    methods fits: the height follows from the text.
+    colour of its concept. Struck out are the names of references that the photo doesn't show and of the row's
+    `others`, and names in brackets that are none of theirs. Any number of references and methods fits: the height
+    follows from the text.
 
     Args:
         rows: from top to bottom.
@@ -224,7 +231,7 @@ def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tup
         return [*pieces, Piece("no caption", MUTED)], []
     # RAP's captions end with "</s>".
     text = caption.replace("</s>", "")
-    named, missing = named_pieces(text, row.tags, row.references)
+    named, missing = named_pieces(text, row.tags, [*row.references, *row.others])
     color_of = {key(tag): color for tag, color in colors.items()}
     for piece, tag in named:
         style = (color_of[key(tag)], True, False) if tag else (ERROR_COLOR, False, True) if tag == "" else ()

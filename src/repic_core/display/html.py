@@ -152,7 +152,7 @@ def color_names(
     """`caption` as HTML, and the tags that it misses.
 
     A name of `candidates` has its concept's colour if the photo shows the concept (`tags`); otherwise it is struck
-    out.
+    out, as is a name in brackets that none of them has.
     """
     pieces, missing = named_pieces(caption, tags, candidates)
     parts = []

@@ -13,10 +13,12 @@ from repic_core.io.decode import PhotoFault, eight_bits, opened, orientation, rg
 from repic_core.io.files import replaced
 
 MAX_ASPECT = 200  # longer side / shorter side: what the processors accept
+# Of the processors here none leaves a photo more than 13 million, so that what a model sees is hardly changed.
+MODEL_PIXELS = 20_000_000
 COLLAGE_HEIGHT = 448  # pixels at most; the height of the authors' DreamBooth photos
 
 
-def open_image(image: Any, longest: int | None = None) -> Any:
+def open_image(image: Any, longest: int | None = None, most: int | None = None) -> Any:
     """`image` (path, PIL image or array) as an RGB PIL image, turned upright by its EXIF orientation.
 
     Transparent parts become white, as in the processors. More than eight bits a channel are scaled to eight
@@ -24,6 +26,7 @@ def open_image(image: Any, longest: int | None = None) -> Any:
 
     Args:
         longest: shrink a photo whose longer side has more pixels to this; large JPEGs are decoded small.
+        most: shrink a photo of more pixels to about so many in all.
 
     Raises:
         ValueError: the file is missing or is not a readable image, it is too long for a model, or its values have
@@ -32,13 +35,18 @@ def open_image(image: Any, longest: int | None = None) -> Any:
     name = image if isinstance(image, str | Path) else (getattr(image, "filename", "") or "the image")
     try:
         with _source(image) as found:
-            return upright_rgb(found, longest)
+            return upright_rgb(found, longest, most)
     except FileNotFoundError:
         raise ValueError(f"{name}: no such image") from None
     except PhotoFault as fault:
         raise ValueError(f"{name}: {fault}") from None
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"{name}: unreadable image ({error}): replace the file") from None
+
+
+def open_for_model(image: Any) -> Any:
+    """`open_image` with at most about `MODEL_PIXELS`, so that photos of 50 megapixels take less memory."""
+    return open_image(image, most=MODEL_PIXELS)
 
 
 def _source(image: Any) -> Any:
@@ -80,8 +88,8 @@ def check_aspect(size: tuple[int, int]) -> None:
         raise PhotoFault(f"is too long for the model ({size[0]} x {size[1]} pixels): crop it")
 
 
-def upright_rgb(image: Any, longest: int | None = None) -> Any:
-    """`decode.rgb` of an open image, turned by its EXIF; `longest` as in `open_image`.
+def upright_rgb(image: Any, longest: int | None = None, most: int | None = None) -> Any:
+    """`decode.rgb` of an open image, turned by its EXIF; `longest` and `most` as in `open_image`.
 
     It is shrunk before it is copied several times, so that 50 megapixels take little memory.
 
@@ -92,6 +100,9 @@ def upright_rgb(image: Any, longest: int | None = None) -> Any:
     from PIL import ImageOps
 
     check_aspect(image.size)
+    if most is not None and image.width * image.height > most:
+        side = round(max(image.size) * (most / (image.width * image.height)) ** 0.5)
+        longest = min(side, longest or side)
     large = longest is not None and max(image.size) > longest
     if large:
         image.draft("RGB", (longest, longest))

@@ -177,7 +177,9 @@ def run(
             if arm != "base":
                 adapter = out / "models" / name
                 if not (adapter / "finished").exists():
-                    train_arm(settings[arm], base, train, adapter, seed=seed, report_to="none")
+                    # Of a run that was cut off there may be checkpoints.
+                    more = {"seed": seed, "report_to": "none", "overwrite": True}
+                    train_arm(settings[arm], base, train, adapter, **more)
                     (adapter / "finished").touch()
             minutes = (time.time() - started) / 60
             scores = score_arm(base, adapter, heldout, folder, arm)

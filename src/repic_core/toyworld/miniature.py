@@ -117,7 +117,8 @@ def run(
             if arm != "base":
                 model = out / "models" / f"{arm}_{seed}"
                 if not (model / "finished").exists():
-                    train_arm(arm, base, train, model, seed, report_to="none")
+                    # Of a run that was cut off there may be checkpoints.
+                    train_arm(arm, base, train, model, seed, report_to="none", overwrite=True)
                     (model / "finished").touch()
             minutes = (time.time() - started) / 60
             table = evaluate_model(model, heldout, folder, arm)

@@ -69,6 +69,23 @@ def last_whole(output_dir: str | Path, warn: bool = True) -> Path | None:
     return None
 
 
+def check_free(output_dir: str | Path, resume: bool) -> None:
+    """ValueError if the folder holds a run's result or a whole checkpoint that a new run would replace.
+
+    With `resume` a run with a whole checkpoint is continued, so nothing of it is lost.
+    """
+    out = Path(output_dir)
+    finished = any((out / name).is_file() for name in CONFIGS)
+    checkpoint = last_whole(out, warn=False)
+    if (resume and checkpoint) or not (finished or checkpoint):
+        return
+    held = "the result of a run" if finished else f"an unfinished run ({checkpoint and checkpoint.name})"
+    on = ", continue it (--resume, in Python resume=True)" if checkpoint else ""
+    raise ValueError(
+        f"{out}: holds {held}: give another folder{on} or replace it (--overwrite, in Python overwrite=True)"
+    )
+
+
 def set_aside(output_dir: str | Path, torn_only: bool) -> None:
     """Take away the markers of checkpoints that a run will write again.
 
@@ -82,10 +99,6 @@ def set_aside(output_dir: str | Path, torn_only: bool) -> None:
             (folder / MARKER).unlink()
         elif not torn_only:
             os.replace(folder / MARKER, folder / EARLIER)
-            logger.warning(
-                "%s: set aside, as a new run starts in this folder (with resume, the earlier one would continue)",
-                folder,
-            )
 
 
 def delete_older(output_dir: str | Path, limit: int | None, protected: str | None = None) -> None:

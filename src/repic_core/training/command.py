@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from repic_core.data.rows import read_rows
 from repic_core.models.known_warnings import hide_known_warnings
+from repic_core.training.checkpoints import check_free
 from repic_core.training.failures import TrainingError, check_processes
 from repic_core.training.recipe import TuneArguments, need_packages, recipe_names, recipe_path, recipe_values
 from repic_core.training.validation import Validation
@@ -31,6 +32,7 @@ class ScriptArguments(TuneArguments):
         default=0, metadata={"help": "end after so many validations without a better one; 0: never"}
     )
     resume: bool = field(default=False, metadata={"help": "continue from the last checkpoint"})
+    overwrite: bool = field(default=False, metadata={"help": "replace another run in the output folder"})
 
 
 def read_arguments(
@@ -90,6 +92,8 @@ def run_command(arguments: Sequence[str], config_class: type, run: Callable[...,
     from repic_core.models.loading import load_model
 
     script, config, recipe = read_arguments(arguments, config_class, program)
+    if not script.overwrite:
+        check_free(config.output_dir, script.resume)
     root = script.image_root or Path(script.rows).parent
     examples = read_rows(script.rows, root)
     model, processor = load_model(script.model, load_in_4bit=script.load_in_4bit)

@@ -15,6 +15,7 @@ from typing import Any
 from repic_core.data.rows import TrainingExample, to_dataset
 from repic_core.rewards import make_reward
 from repic_core.training import run_record
+from repic_core.training.checkpoints import check_free
 from repic_core.training.command import exit_in_a_line, run_command
 from repic_core.training.failures import checked_reward
 from repic_core.training.fluency import fluency_reward, with_reference_log_probs
@@ -43,6 +44,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[Any] = (),
     validation: Validation | None = None,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> Any:
     """Post-train `model` in place with GRPO and save it; returns the trainer.
@@ -61,13 +63,14 @@ def train(
             the checkpoint was not saved between two uses of the same completions).
         callbacks: further `TrainerCallback` objects, such as `monitor.training_monitor`.
         validation: held-out rows, by which the best step becomes the result.
+        overwrite: replace the result and the checkpoints of another run in `output_dir`.
         overrides: single values of the recipe, such as ``max_steps=20``.
 
     Raises:
         MissingExtra: the recipe asks for DeepSpeed or W&B, which is not installed.
         ValueError: an unknown recipe or key; a model that already has an adapter or (full tuning) that differs from
-            its files; prompts that are too long; fewer rows than a batch has prompts; with TRL's own trainer, rows
-            with and without photos.
+            its files; a run in `output_dir`, without `resume` or `overwrite`; prompts that are too long; fewer rows
+            than a batch has prompts; with TRL's own trainer, rows with and without photos.
         TrainingError: the run stopped early; says why, and what it can be resumed from.
     """
     from trl import GRPOConfig
@@ -76,6 +79,8 @@ def train(
         raise ValueError("rows: there are none to train on")
     need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, GRPOConfig, {**overrides, "output_dir": str(output_dir)})
+    if not overwrite:
+        check_free(output_dir, resume)
     dataset = to_dataset(rows, root, config.seed) if isinstance(rows, Sequence) else rows
     source = {"recipe": recipe, "root": root}
     return _run(model, processor, dataset, tune, config, rewards, resume, callbacks, validation, **source)

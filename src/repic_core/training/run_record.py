@@ -40,7 +40,7 @@ SHAPE = {
 # Fields that every record has within these fields, and that are not empty.
 NEEDED = {"data": ("count", "sha256"), "model": ("name", "weights", "dtype", "attn", "image_size")}
 # Not among the settings, since they are elsewhere in the record or say only where the result is ...
-NOT_SETTINGS = {"model", "rows", "image_root", "resume", "output_dir", "logging_dir", "run_name"}
+NOT_SETTINGS = {"model", "rows", "image_root", "resume", "overwrite", "output_dir", "logging_dir", "run_name"}
 # ... or follow from other settings (TRL refuses to be given both).
 NOT_SETTINGS |= {"generation_batch_size"}
 

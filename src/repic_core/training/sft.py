@@ -12,6 +12,7 @@ from typing import Any
 
 from repic_core.data.rows import TrainingExample, to_dataset
 from repic_core.training import run_record
+from repic_core.training.checkpoints import check_free
 from repic_core.training.command import exit_in_a_line, run_command
 from repic_core.training.recipe import (
     TuneArguments,
@@ -34,6 +35,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[Any] = (),
     validation: Validation | None = None,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> Any:
     """Fine-tune `model` in place with TRL's `SFTTrainer` and save it; returns the trainer.
@@ -42,13 +44,16 @@ def train(
 
     Raises:
         MissingExtra: the recipe asks for DeepSpeed or W&B, which is not installed.
-        ValueError: an unknown recipe or key, a model that already has an adapter, a row whose solution is not text.
+        ValueError: an unknown recipe or key, a model that already has an adapter, a run in `output_dir` (without
+            `resume` or `overwrite`), a row whose solution is not text.
         TrainingError: the run stopped early; says why, and what it can be resumed from.
     """
     from trl import SFTConfig
 
     need_packages({**recipe_values(recipe), **overrides})
     tune, config = read_recipe(recipe, SFTConfig, {**overrides, "output_dir": str(output_dir)})
+    if not overwrite:
+        check_free(output_dir, resume)
     source = {"recipe": recipe, "root": root}
     return _run(model, processor, rows, tune, config, resume, callbacks, validation, **source)
 
