@@ -162,6 +162,6 @@ def test_training_shows_no_warning_of_a_library(base, rows, tmp_path):
     command = [sys.executable, "-m", "repic_core", "train", "grpo", *map(str, given), "--quiet"]
     done = subprocess.run([*command, "--gradient_checkpointing", "true"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'out'}\n", "")
-    module = [sys.executable, "-m", "repic_core.training.grpo", *map(str, given[:-2]), "--report_to", "none"]
+    module = [sys.executable, "-m", "repic_core.training.grpo", *map(str, given), "--overwrite"]
     done = subprocess.run(module, capture_output=True, text=True)  # with progress and notes
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
