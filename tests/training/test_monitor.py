@@ -3,9 +3,9 @@
 import os
 import random
 import re
-from html import unescape
 import signal
 import time
+from html import unescape
 from types import SimpleNamespace
 
 import numpy
