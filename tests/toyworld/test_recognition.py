@@ -88,7 +88,7 @@ def test_a_token_does_not_depend_on_the_rest_of_the_batch():
     pixels = [one["pixel_values"][:split], two["pixel_values"], one["pixel_values"][split:]]
     grids = [one["image_grid_thw"][:-1], two["image_grid_thw"], one["image_grid_thw"][-1:]]
     with torch.no_grad():
-        references, _, scene = read_batch(tower, None, one)
+        references, _, scene = read_batch(tower, one)
         whole = tower(torch.cat(pixels), torch.cat(grids)).pooler_output
     assert torch.allclose(whole[-(GRID**2) :], scene, atol=1e-4)
     means = whole[: both_references * 9].view(-1, 9, HIDDEN).mean(1)
@@ -146,7 +146,7 @@ class Seer:
         self.table = torch.tensor(rng.normal(size=(len(all_drawings()), HIDDEN)), dtype=torch.float32)
         codes = np.stack([code(one.number) for one in all_drawings()])[:, :, None, None]
         same = [np.broadcast_to(one.transpose(1, 2, 0), (48, 48, 3)).copy() for one in codes]
-        self.seen = torch.stack([self.colors(patches([image])[0])[0] for image in same])
+        self.seen = torch.stack([self.colors(patches([image])["pixel_values"])[0] for image in same])
 
     @staticmethod
     def colors(pixels):

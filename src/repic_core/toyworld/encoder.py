@@ -11,8 +11,9 @@ import numpy as np
 from repic_core.prompts import IMAGE_PLACEHOLDER
 from repic_core.toyworld.draw import SCENE_SIZE
 from repic_core.toyworld.lessons import Lesson
-from repic_core.toyworld.model import TOKEN, pixel_values
+from repic_core.toyworld.model import TOKEN
 from repic_core.toyworld.pretrain_vision import ATTRIBUTES, attribute_indices
+from repic_core.toyworld.recognition import pixel_values
 from repic_core.toyworld.world import SYLLABLES
 
 
@@ -128,5 +129,7 @@ class Encoder:
             "labels": padded([row.labels for row in rows], -100),
             "pointers": with_row([row.pointers for row in rows]),
             "box_pointers": with_row([row.box_pointers for row in rows]),
-            **pixel_values(self.processor, [image for lesson in lessons for image in lesson.images]),
+            **pixel_values(
+                self.processor.image_processor, [image for lesson in lessons for image in lesson.images]
+            ),
         }

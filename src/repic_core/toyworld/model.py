@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from repic_core.prompts import (
     CAPTION_QUESTIONS,
     ICT_SUFFIXES,
@@ -172,11 +170,3 @@ def make_model(processor: Any, seed: int = 0) -> Any:
     model.generation_config.eos_token_id = token("<|im_end|>")
     model.generation_config.pad_token_id = token("<|endoftext|>")
     return model
-
-
-def pixel_values(processor: Any, images: list[np.ndarray]) -> dict[str, Any]:
-    """`pixel_values` and `image_grid_thw` of uint8 (height, width, 3) arrays, from the real image processor."""
-    import torch
-
-    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-    return dict(processor.image_processor(images=tensors, return_tensors="pt"))

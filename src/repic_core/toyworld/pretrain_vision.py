@@ -30,7 +30,8 @@ from repic_core.toyworld.draw import (
     draw_reference,
     draw_scene,
 )
-from repic_core.toyworld.model import HIDDEN, TOKEN, pixel_values
+from repic_core.toyworld.model import HIDDEN, TOKEN
+from repic_core.toyworld.recognition import pixel_values
 from repic_core.toyworld.world import identities
 
 ATTRIBUTES = (SHAPES, tuple(COLORS), PATTERNS)
@@ -74,7 +75,7 @@ def _batch(
             shape, color, pattern = attribute_indices(toy)
             shown.append([shape, color if painted is None else IGNORED, pattern])
     return {
-        **pixel_values(processor, images),
+        **pixel_values(processor.image_processor, images),
         "references": torch.tensor([attribute_indices(toy) for toy in toys]),
         "where": torch.tensor(where),
         "shown": torch.tensor(shown),

@@ -26,6 +26,7 @@ from repic_core.toyworld.photos import (
     MOST_SHOWN,
     REFERENCE_SIDE,
     SCENE_SIDE,
+    Box,
     draw_reference,
     draw_scene,
 )
@@ -101,20 +102,34 @@ def facts_of(drawing: Drawing) -> list[int]:
     return [values.index(value) for values, value in zip(fact_values(), own, strict=True)]
 
 
-def patches(images: list[np.ndarray]) -> tuple[Any, Any]:
-    """`pixel_values` and `image_grid_thw` of uint8 (height, width, 3) arrays, from the real image processor."""
+def pixel_values(image_processor: Any, images: list[np.ndarray]) -> dict[str, Any]:
+    """`pixel_values` and `image_grid_thw` of uint8 (height, width, 3) arrays."""
     import torch
 
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-    fields = _image_processor()(images=tensors, return_tensors="pt")
-    return fields["pixel_values"], fields["image_grid_thw"]
+    return dict(image_processor(images=tensors, return_tensors="pt"))
 
 
+def patches(images: list[np.ndarray]) -> dict[str, Any]:
+    """`pixel_values` with the drawn world's own image processor, which leaves its photos as they are."""
+    return pixel_values(_image_processor(), images)
+
+
+@cache
 def _image_processor() -> Any:
     from transformers import Qwen2VLImageProcessor
 
     size = {"shortest_edge": REFERENCE_SIDE**2, "longest_edge": SCENE_SIDE**2}
     return Qwen2VLImageProcessor(size=size, patch_size=PATCH, merge_size=2, temporal_patch_size=2)
+
+
+def centre_token(box: Box) -> tuple[int, int]:
+    """The row and column of the scene's visual token at the centre of a box.
+
+    >>> centre_token((0, 0, 40, 70))
+    (2, 1)
+    """
+    return (box[1] + box[3]) // 2 // TOKEN, (box[0] + box[2]) // 2 // TOKEN
 
 
 def make_batch(split: str, rng: np.random.Generator, scenes: int, hard: float = HARD) -> dict[str, Any]:
@@ -133,16 +148,14 @@ def make_batch(split: str, rng: np.random.Generator, scenes: int, hard: float = 
         images.append(scene.image)
         backgrounds.append(list(BACKGROUNDS).index(scene.background))
         for x1, y1, x2, y2 in scene.boxes:
-            row, column = (y1 + y2) // 2 // TOKEN, (x1 + x2) // 2 // TOKEN
+            row, column = centre_token((x1, y1, x2, y2))
             where.append((number * GRID + row) * GRID + column)
             x, y = (column + 0.5) * TOKEN, (row + 0.5) * TOKEN
             reach.append([(x - x1) / TOKEN, (y - y1) / TOKEN, (x2 - x) / TOKEN, (y2 - y) / TOKEN])
         shown += present
     references = [draw_reference(one, rng) for one in shown]
-    pixels, grid = patches([*references, *images])
     return {
-        "pixel_values": pixels,
-        "image_grid_thw": grid,
+        **patches([*references, *images]),
         "identities": torch.tensor([one.number for one in shown]),
         "facts": torch.tensor([facts_of(one) for one in shown]),
         "where": torch.tensor(where),
@@ -151,7 +164,7 @@ def make_batch(split: str, rng: np.random.Generator, scenes: int, hard: float = 
     }
 
 
-def read_batch(tower: Any, heads: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+def read_batch(tower: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Tokens of references (n, HIDDEN, their mean), of drawings in scenes (n, HIDDEN), of scenes (all, HIDDEN)."""
     tokens = tower(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
     n = len(batch["where"])
@@ -171,7 +184,7 @@ def batch_loss(tower: Any, heads: Any, batch: dict[str, Any]) -> tuple[Any, dict
         smooth_l1_loss,
     )
 
-    references, shown, scenes = read_batch(tower, heads, batch)
+    references, shown, scenes = read_batch(tower, batch)
     one, two = (normalize(heads["embed"](x), dim=-1) for x in (references, shown))
     alike = one @ two.T / TEMPERATURE
     same = batch["identities"][:, None] == batch["identities"]
@@ -286,10 +299,8 @@ def embed_scene(tower: Any, heads: Any, shown: list[Drawing], rng: np.random.Gen
     import torch
 
     scene = draw_scene(shown, rng)
-    pixels, grid = patches([*(draw_reference(one, rng) for one in shown), scene.image])
-    where = [(y1 + y2) // 2 // TOKEN * GRID + (x1 + x2) // 2 // TOKEN for x1, y1, x2, y2 in scene.boxes]
+    photos = patches([*(draw_reference(one, rng) for one in shown), scene.image])
+    where = [row * GRID + column for row, column in map(centre_token, scene.boxes)]
     with torch.no_grad():
-        references, there, _ = read_batch(
-            tower, heads, {"pixel_values": pixels, "image_grid_thw": grid, "where": torch.tensor(where)}
-        )
+        references, there, _ = read_batch(tower, {**photos, "where": torch.tensor(where)})
         return heads["embed"](references), heads["embed"](there)

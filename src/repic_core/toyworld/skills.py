@@ -11,7 +11,7 @@ import numpy as np
 from repic_core.models.parts import eval_mode
 from repic_core.toyworld.encoder import Encoder
 from repic_core.toyworld.lessons import LESSONS, Lesson
-from repic_core.toyworld.model import pixel_values
+from repic_core.toyworld.recognition import pixel_values
 
 
 def answers(
@@ -27,7 +27,7 @@ def answers(
         prompts = [encoder.user_turn(x.turns[0][0], own) for x, own in zip(some, images, strict=True)]
         inputs = processor.tokenizer(prompts, padding=True, return_tensors="pt")
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == encoder.image_token).long()
-        pixels = pixel_values(processor, [image for own in images for image in own])
+        pixels = pixel_values(processor.image_processor, [image for own in images for image in own])
         with eval_mode(model), torch.no_grad():
             out = model.generate(**inputs, **pixels, max_new_tokens=max_new_tokens, do_sample=False)
         texts += processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
