@@ -37,7 +37,7 @@ class JudgedRow:
     def whole(self, method: str) -> bool:
         """Whether a method's caption names every concept that the photo shows and no other (`span`)."""
         found = self.scores.get(method, {}).get("span")
-        return found is not None and not (found.missed or found.hallucinated or found.unknown)
+        return found is not None and not (found.missed or found.wrong)
 
 
 def published_protocol(concepts: int) -> str:
@@ -101,7 +101,7 @@ def _is(row: JudgedRow, method: str, kind: str) -> bool:
     if kind == MISSES:
         return bool(found.missed)
     if kind == WRONG:
-        return bool(found.hallucinated or found.unknown)
+        return bool(found.wrong)
     if kind == NAMES_ALL:
         return row.whole(method)
     others = (other for other in row.scores if other != method)

@@ -196,9 +196,7 @@ def row_html(judged: JudgedRow) -> str:
             f"{protocol} F1 {100 * found.score(protocol).f1:.0f}"
             for protocol, found in judged.scores.get(method, {}).items()
         )
-        cards.append(
-            caption_card(method, text, row.tags, colors, [*row.references, *row.others], scores=scores)
-        )
+        cards.append(caption_card(method, text, row.tags, colors, row.candidates, scores=scores))
     return (
         '<div class="repic"><div class="top">'
         f'<figure class="query">{photo(row.query, "The query photo")}'

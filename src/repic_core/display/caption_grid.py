@@ -68,6 +68,11 @@ class GridRow:
     tags: Sequence[str] | None = None
     others: Sequence[Concept] = ()
 
+    @property
+    def candidates(self) -> list[Concept]:
+        """The concepts whose names are looked for in the captions."""
+        return [*self.references, *self.others]
+
     def __post_init__(self) -> None:
         if self.tags is None:
             object.__setattr__(self, "tags", tuple(concept.tag for concept in self.references))
@@ -231,7 +236,7 @@ def _caption_pieces(row: GridRow, method: str, colors: Mapping[str, str]) -> tup
         return [*pieces, Piece("no caption", MUTED)], []
     # RAP's captions end with "</s>".
     text = caption.replace("</s>", "")
-    named, missing = named_pieces(text, row.tags, [*row.references, *row.others])
+    named, missing = named_pieces(text, row.tags, row.candidates)
     color_of = {key(tag): color for tag, color in colors.items()}
     for piece, tag in named:
         style = (color_of[key(tag)], True, False) if tag else (ERROR_COLOR, False, True) if tag == "" else ()

@@ -78,7 +78,7 @@ def measure_scored(
 
 
 def _hallucinated(scored: ScoredCaptions) -> list[int]:
-    return [len(caption.hallucinated) + len(caption.unknown) for caption in scored.captions]
+    return [len(caption.wrong) for caption in scored.captions]
 
 
 def _words(caption: str) -> list[str]:

@@ -71,6 +71,11 @@ class CaptionScore:
     hallucinated: tuple[str, ...]
     unknown: tuple[str, ...] = ()
 
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """All names that should not be there: `hallucinated` and `unknown`."""
+        return (*self.hallucinated, *self.unknown)
+
     def score(self, protocol: str, unknown_tags: bool = False) -> Score:
         """What this caption adds to a file's `Score`.
 
