@@ -1,4 +1,4 @@
-"""Two CPU processes (gloo), forked from one that has imported everything, so that they start like fresh ones."""
+"""Processes forked from one that has imported everything, so that they start like fresh ones; two for gloo."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ def free_port():
         return found.getsockname()[1]
 
 
-def forked(rank, port, log, work):
-    """The id of a process of two that does `work`; what it says is in the file `log`."""
+def in_a_fork(log, work):
+    """The id of a process forked from this one that does `work`; what it says is in the file `log`."""
     child = os.fork()
     if child:
         return child
@@ -32,6 +32,20 @@ def forked(rank, port, log, work):
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         logging.basicConfig(force=True)
+        work()
+        code = 0
+    except SystemExit as error:
+        print(error.code, flush=True)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def forked(rank, port, log, work):
+    """`in_a_fork` as one process of two."""
+
+    def placed():
         places = {
             "RANK": rank,
             "LOCAL_RANK": rank,
@@ -41,10 +55,5 @@ def forked(rank, port, log, work):
         }
         os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
         work()
-        code = 0
-    except SystemExit as error:
-        print(error.code, flush=True)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+
+    return in_a_fork(log, placed)

@@ -6,11 +6,11 @@ but never trains; each session is a process forked from it, so it starts like a 
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerState
 
 import repic_core.training.trainer
 from helpers.families import varied
+from helpers.forked import in_a_fork
 from repic_core.data.rows import read_rows
 from repic_core.models.loading import load_model
 from repic_core.training import checkpoints, grpo
@@ -121,18 +122,7 @@ def session(base, data, out, point, resume):
 
 
 def forked(base, data, out, point, resume, log):
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-            os.dup2(handle, 1)
-            os.dup2(handle, 2)
-            logging.basicConfig(force=True)
-            session(base, data, out, point, resume)
-            code = 0
-        finally:
-            os._exit(code)
+    child = in_a_fork(log, partial(session, base, data, out, point, resume))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {"status": status, "log": log.read_text()}
 
