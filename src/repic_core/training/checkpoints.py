@@ -79,7 +79,7 @@ def check_free(output_dir: str | Path, resume: bool) -> None:
     checkpoint = last_whole(out, warn=False)
     if (resume and checkpoint) or not (finished or checkpoint):
         return
-    held = "the result of a run" if finished else f"an unfinished run ({checkpoint and checkpoint.name})"
+    held = "the result of a run" if finished else f"an unfinished run ({checkpoint.name})"
     on = ", continue it (--resume, in Python resume=True)" if checkpoint else ""
     raise ValueError(
         f"{out}: holds {held}: give another folder{on} or replace it (--overwrite, in Python overwrite=True)"
