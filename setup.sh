@@ -4,7 +4,8 @@
 # changed.
 #
 #   bash setup.sh            install, and say what to do next
-#   bash setup.sh demo       install, then run notebooks 01 to 06 on the toy world (CPU, `tiny` profile)
+#   bash setup.sh demo       install, then run the notebooks on the toy world (CPU)
+#   bash setup.sh lab        install, then open copies of the notebooks (runs/lab) in JupyterLab
 #   bash setup.sh test       install, then lint, unit tests and notebook tests
 #   bash setup.sh --gpu ...  also install flash-attn, built for this machine's CUDA, or else its ready-made kernels;
 #                            without both, attention is sdpa
@@ -144,7 +145,7 @@ install_kernels() {
 }
 
 run_demo() {
-  .venv/bin/python -m repic_core notebooks --profile tiny -p overwrite True
+  .venv/bin/python -m repic_core notebooks -p overwrite True --open
 }
 
 run_tests() {
@@ -153,15 +154,15 @@ run_tests() {
   .venv/bin/ruff format --check .
   # Two processes of one thread each: with more threads than cores, small models are many times slower.
   say "unit tests"
-  OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --ignore tests/test_notebooks.py
+  OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --ignore tests/notebook_runs
   say "notebook tests"
-  .venv/bin/python -m pytest -q tests/test_notebooks.py
+  .venv/bin/python -m pytest -q tests/notebook_runs
 }
 
 command=install gpu=no extras=dev
 while [[ $# -gt 0 ]]; do
   case "$1" in
-    demo | test) command="$1" ;;
+    demo | lab | test) command="$1" ;;
     --gpu) gpu=yes ;;
     --with)
       [[ -n "${2:-}" && "$(<pyproject.toml)" == *$'\n'"$2 = ["* ]] ||
@@ -185,9 +186,10 @@ if [[ "$gpu" == yes ]]; then install_flash_attn; fi
 
 case "$command" in
   demo) run_demo ;;
+  lab) .venv/bin/python -m repic_core notebooks --lab ;;
   test) run_tests ;;
   install)
     say "ready. Next: 'bash setup.sh demo' to see everything happen on a small model,"
-    say "or 'source .venv/bin/activate' and open notebooks/; README.md tells the steps for a GPU."
+    say "'bash setup.sh lab' to open the notebooks; README.md tells the steps for a GPU."
     ;;
 esac

@@ -46,6 +46,14 @@ def double_concept_root(official_root) -> Path:
     return official_root
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """Folder of a random Qwen2.5-VL, for tests that need a model and none of the toy base's skills."""
+    from helpers.tiny_model import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("base") / "tiny")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Folder with ``rows.jsonl`` of all four methods and 1 to 5 images a row."""

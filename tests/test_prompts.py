@@ -47,11 +47,11 @@ def qwen():
 
 @pytest.fixture
 def photos(tmp_path):
-    """Seven references of 32 x 32 pixels and a query of 96 x 96."""
+    """Seven references of 48 x 48 pixels and a query of 144 x 144."""
     paths = []
     for i in range(8):
         path = tmp_path / f"{i}.png"
-        Image.effect_noise((32, 32) if i < 7 else (96, 96), 80 + i).convert("RGB").save(path)
+        Image.effect_noise((48, 48) if i < 7 else (144, 144), 80 + i).convert("RGB").save(path)
         paths.append(str(path))
     return paths
 
@@ -90,7 +90,7 @@ def test_every_image_has_its_block_at_its_place(request, photos, k, system, kind
     references = concepts(photos, k)
     ids, sizes = encode(processor, caption_messages(photos[7], references, QUESTION, system))
     # toy: 16 x 16 pixels per visual token; Qwen: 28 x 28, and at least 56 x 56 pixels per image
-    assert sizes == ([4] * k + [36] if kind == "toy" else [4] * k + [9])
+    assert sizes == ([9] * k + [81] if kind == "toy" else [4] * k + [25])
     before, *after = texts_around_images(processor, ids, sizes)
     default = "You are a helpful assistant." if kind == "qwen" else None
     told = SYSTEM_PROMPTS.get(system, default)
@@ -110,7 +110,7 @@ def test_several_photos_a_concept(toy, photos):
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_toy_chat_text_is_what_pretraining_renders(toy, photos, k):
-    from repic_core.toyworld.pretrain import Encoder
+    from repic_core.toyworld.encoder import Encoder
 
     references = concepts(photos, k)
     images = [np.asarray(Image.open(path)) for path in [*photos[:k], photos[7]]]

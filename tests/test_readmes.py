@@ -101,6 +101,7 @@ def test_a_room_says_what_each_of_its_files_is_for(room):
         ("accelerate launch --num_processes 8 -m repic_core.training.grpo --confg toy", "confg"),
         ("papermill notebooks/03_interference.ipynb runs/out.ipynb", "no such notebook"),
         ("papermill notebooks/03_inference.ipynb runs/out.ipynb -p profle paper", "profle"),
+        ("papermill notebooks/03_inference.ipynb runs/out.ipynb -f notebooks/profiles/papr.yaml", "papr"),
         ("bash setup.sh dmeo", "dmeo"),
         ("bash setup.sh --with deepsped demo", "deepsped"),
         ("PYTHONPATH=src python -m repic_core \\\n  demo veiwer", "veiwer"),

@@ -129,6 +129,18 @@ def test_extras_are_installed_beside_the_default(tmp_path):
         assert result.returncode == 1 and "no extra of pyproject.toml" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("argument", "called"), [("lab", "notebooks --lab"), ("demo", "notebooks -p overwrite True --open")]
+)
+def test_notebooks_are_opened_and_run(tmp_path, argument, called):
+    program(tmp_path / ".venv" / "bin" / "python", f'[ "$1" = -c ] || echo "$*" >> "{tmp_path}/calls"')
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("")
+    fake_uv(tmp_path / "path" / "uv")
+    result = run_setup(tmp_path, argument, PATH=f"{tmp_path / 'bin'}:{tmp_path / 'path'}")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "calls").read_text().splitlines() == [f"-m repic_core {called}"]
+
+
 def test_a_folder_that_is_no_environment_is_kept(tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "mine.txt").write_text("keep me")

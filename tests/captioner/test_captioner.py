@@ -13,6 +13,7 @@ from PIL import Image
 
 import repic_core.captioner.caption_run
 from helpers.families import save_family
+from helpers.tiny_model import tiny_model
 from repic_core.captioner.caption_files import CaptionItem, load_captions, settings_path
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept
@@ -21,26 +22,21 @@ from repic_core.models.loading import load_model
 from repic_core.models.parts import hash_weights
 from repic_core.models.vision import use_batched_vision
 from repic_core.prompts import caption_messages
-from repic_core.toyworld.model import make_model, make_processor
+from repic_core.toyworld.model import make_processor
 
 NEW_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
 def stock():
-    """transformers' own model: sdpa, nothing batched. Its weights are large, so that captions depend on images."""
-    model = make_model(make_processor(), seed=1).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "embed" not in name:
-                parameter.mul_(4)
-    return model
+    """transformers' own model: sdpa, nothing batched."""
+    return tiny_model(make_processor(), seed=1).eval()
 
 
 @pytest.fixture(scope="module")
 def captioner(stock):
     processor = make_processor()
-    model = make_model(processor).eval()
+    model = tiny_model(processor).eval()
     model.load_state_dict(stock.state_dict())
     model = use_batched_vision(model)
     return Captioner(model, processor, system="evaluation", batch_size=3, max_new_tokens=NEW_TOKENS)
@@ -49,7 +45,7 @@ def captioner(stock):
 @pytest.fixture
 def photos(tmp_path):
     """References, some of the toy size and some that are resized; the last two are queries."""
-    sizes = [(32, 32), (50, 33), (32, 32), (64, 200), (96, 96), (333, 250)]
+    sizes = [(48, 48), (50, 33), (48, 48), (64, 200), (96, 96), (333, 250)]
     paths = [str(tmp_path / f"{i}.png") for i in range(len(sizes))]
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         noise = np.random.default_rng(i).normal(128, 60 + 10 * i, size[::-1])  # Pillow's own can't be seeded
@@ -414,9 +410,9 @@ def test_captions_without_a_cache_are_the_same(captioner, items):
 def test_an_adapter_changes_the_hash_of_the_weights(captioner):
     from peft import LoraConfig, get_peft_model
 
-    model = make_model(captioner.processor, seed=1)
+    model = tiny_model(captioner.processor, seed=2)
     plain = hash_weights(model)
-    assert plain == hash_weights(make_model(captioner.processor, seed=1)) != hash_weights(captioner.model)
+    assert plain == hash_weights(tiny_model(captioner.processor, seed=2)) != hash_weights(captioner.model)
     tuned = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"]))
     hashes = {plain, hash_weights(tuned)}
     with tuned.disable_adapter():

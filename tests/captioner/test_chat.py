@@ -74,8 +74,8 @@ def test_an_answer_opens_no_turn_of_its_own():
 
 
 @pytest.mark.parametrize("kind", [Captioner, PrefixCaptioner])
-def test_the_first_turn_is_a_caption_and_later_turns_see_its_photo(kind):
-    captioner = kind(*load_model("assets/toy-base"), system=None, max_new_tokens=24)
+def test_the_first_turn_is_a_caption_and_later_turns_see_its_photo(base, kind):
+    captioner = kind(*load_model(base), system=None, max_new_tokens=24)
     bo = Concept(name="bo", image=photo("blue"), info="a little toy")
     first, second = photo("white").resize((96, 96)), photo("green").resize((96, 96))
     chat = Chat(captioner)

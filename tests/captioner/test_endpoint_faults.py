@@ -166,7 +166,7 @@ def test_an_interrupt_keeps_what_is_done(items, tmp_path, monkeypatch):
     out = tmp_path / "c.json"
     with stub_server(act) as server:
         with monkeypatch.context() as patched:
-            patched.setattr("tqdm.tqdm", Interrupted)
+            patched.setattr("tqdm.auto.tqdm", Interrupted)
             with pytest.raises(KeyboardInterrupt):
                 captioner(server).caption_many(items, out, progress=False)
         kept = json.loads(settings_path(out).read_text()).get("ahead", {})

@@ -46,7 +46,7 @@ def pair(models):
 @pytest.fixture
 def photos(tmp_path):
     """Four references, some of which are resized; then three queries of three sizes."""
-    sizes = [(32, 32), (50, 33), (32, 32), (64, 200), (96, 96), (333, 250), (64, 96)]
+    sizes = [(48, 48), (50, 33), (48, 48), (64, 200), (96, 96), (333, 250), (64, 96)]
     return [str(noise(tmp_path / f"{i}.png", i, size)) for i, size in enumerate(sizes)]
 
 
@@ -183,7 +183,7 @@ def test_the_toy_base_says_the_same():
         trio = zip(sample.names, sample.photos, sample.infos, strict=True)
         references = [Concept(name=name, image=Image.fromarray(x), info=info) for name, x, info in trio]
         for number, scene in enumerate((sample.scene, make_sample(2, rng, "test").scene)):
-            query = Image.fromarray(scene)
+            query = Image.fromarray(scene.image)
             texts.add(text := plain.caption(query, references))
             assert keeping.caption(query, references) == text
             assert keeping.reused is bool(number)
@@ -209,7 +209,7 @@ def test_nothing_that_has_changed_is_reused(pair, photos, tmp_path, monkeypatch)
         assert (after[0] - before[0]).abs().max() > 1e-3, change
     keeping.forget()
     same(plain, keeping, query, references, False)
-    noise(photos[0], 99, (32, 32))  # another photo under the same name
+    noise(photos[0], 99, (48, 48))  # another photo under the same name
     after = same(plain, keeping, query, references, False)
     assert (after[0] - before[0]).abs().max() > 1e-3
     for captioner in (plain, keeping):

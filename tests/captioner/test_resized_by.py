@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 
-from helpers.families import save_family
 from repic_core.captioner.caption_files import CaptionItem, settings_path
 from repic_core.captioner.captioner import Captioner
 from repic_core.captioner.kept_references import PrefixCaptioner
@@ -24,9 +23,8 @@ WITHIN, BEYOND = [(100, 75), (131, 90), (64, 200), (96, 96), (290, 300)], [(900,
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    folder = save_family("qwen2_5_vl", tmp_path_factory.mktemp("model"))
-    return load_model(folder, device="cpu", max_pixels=LIMIT)
+def loaded(base):
+    return load_model(base, device="cpu", max_pixels=LIMIT)
 
 
 def with_patch(processor, side):

@@ -70,9 +70,9 @@ def test_these_are_the_commands():
         *("demo viewer", "demo live", "data build", "data convert", "data check", "train grpo", "train sft"),
         *("benchmark training-step", "benchmark captions", "benchmark kept-references"),
         *("benchmark large-index", "benchmark page-load", "benchmark merge-drift", "benchmark gpu"),
-        *("toyworld pretrain", "toyworld miniature"),
+        *("toyworld atlas", "toyworld pretrain", "toyworld miniature"),
         *("toyworld ablations", "toyworld retrieval", "toyworld negatives", "toyworld infos"),
-        *("toyworld dialogues", "toyworld questions", "toyworld skills", "toyworld atlas"),
+        *("toyworld dialogues", "toyworld questions", "toyworld skills"),
         "toyworld recognition",
     }
 

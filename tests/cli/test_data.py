@@ -5,7 +5,6 @@ import json
 import pytest
 from PIL import Image
 
-from helpers.places import BASE
 from repic_core.cli import main
 from repic_core.data.builders import build_from_folders
 from repic_core.data.coco import build_vlt
@@ -65,25 +64,25 @@ def test_collages_lie_where_they_were_asked_for(photos, tmp_path, capsys):
     assert queries and all(query.startswith("collages/") for query in queries)
 
 
-def test_boxes_are_in_the_frame_of_the_model(photos, coco, tmp_path, capsys):
+def test_boxes_are_in_the_frame_of_the_model(base, photos, coco, tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
-    both = ("--photos", photos, "--coco", coco, "--model", BASE)
+    both = ("--photos", photos, "--coco", coco, "--model", base)
     assert data("build", *both, "--out", out, "--max-pixels", 1024) == 0
     assert "1 VLT" in capsys.readouterr().out
-    processor = load_model(BASE, max_pixels=1024)[1].image_processor
+    processor = load_model(base, max_pixels=1024)[1].image_processor
     (wanted,) = build_vlt(coco, photos, "resized", processor)
     (row,) = (row for row in read_rows(out) if row.method == "iou")
     assert row.solution == wanted.solution and row.problem == "Give the bounding box of the dog."
     assert row.images == ("photos/bo/0.jpg",)
     assert data("build", *both, "--out", out, "--max-pixels", 40000, "--min-pixels", 30000) == 0
     (row,) = (row for row in read_rows(out) if row.method == "iou")
-    larger = load_model(BASE, max_pixels=40000, min_pixels=30000)[1].image_processor
+    larger = load_model(base, max_pixels=40000, min_pixels=30000)[1].image_processor
     assert row.solution == build_vlt(coco, photos, "resized", larger)[0].solution != wanted.solution
     assert data("build", *both, "--out", out, "--max-pixels", 100, "--min-pixels", 200) == 2
     assert "min_pixels 200 is more than max_pixels 100" in capsys.readouterr().err
 
 
-def test_what_is_wrong_is_named(photos, tmp_path, capsys):
+def test_what_is_wrong_is_named(base, photos, tmp_path, capsys):
     out = ("--out", tmp_path / "rows.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"image": "gone.jpg", "problem": "Who?", "solution": "yes"}\n')
     (tmp_path / "boxes.json").write_text("[]")
@@ -95,7 +94,7 @@ def test_what_is_wrong_is_named(photos, tmp_path, capsys):
             "--coco",
             tmp_path / "boxes.json",
             "--model",
-            BASE,
+            base,
             *out,
         ),
         "bad.jsonl, line 1, field": ("check", tmp_path / "bad.jsonl"),

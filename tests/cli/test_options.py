@@ -9,9 +9,9 @@ from repic_core.cli import parse
 from repic_core.cli.options import AUTHORS_MODEL, Chosen, chosen, defaults_for, load_chosen, named_file
 from repic_core.models.loading import PAPER_MAX_PIXELS, ModelError
 from repic_core.retrieval.embedders import TOWER_SIDE
-from repic_core.toyworld.retrieval import SIDE
+from repic_core.toyworld.photos import REFERENCE_SIDE
 
-TOY = Chosen(str(BASE), None, None, SIDE)
+TOY = Chosen(str(BASE), None, None, REFERENCE_SIDE)
 PUBLISHED = Chosen(AUTHORS_MODEL, "inference", PAPER_MAX_PIXELS, TOWER_SIDE)
 
 
@@ -30,7 +30,7 @@ def test_the_authors_model_as_they_run_it_is_the_fallback():
     )
     assert defaults_for("Qwen/Q", published=None) == Chosen("Qwen/Q", None, PAPER_MAX_PIXELS, TOWER_SIDE)
     assert PAPER_MAX_PIXELS == 802816 and TOWER_SIDE == 448  # as `--help` says
-    assert SIDE == 40
+    assert REFERENCE_SIDE == 48
 
 
 def test_the_toy_takes_no_prompt_and_photos_as_they_are():
@@ -66,7 +66,7 @@ def test_what_is_given_goes_first():
     given = ("--system", "none", "--max-pixels", 0, "--side", 100)
     assert chosen(options(*given)) == Chosen(AUTHORS_MODEL, None, None, 100)
     assert chosen(options("--model", BASE, "--system", "evaluation", "--max-pixels", 9)) == Chosen(
-        str(BASE), "evaluation", 9, SIDE
+        str(BASE), "evaluation", 9, REFERENCE_SIDE
     )
 
 

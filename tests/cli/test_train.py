@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from helpers.families import save_family
 from repic_core.cli import main, parse
 from repic_core.data.rows import read_rows, write_rows
 from repic_core.models.loading import load_model
@@ -17,11 +16,6 @@ SMALL = (
     *("--per_device_train_batch_size", "2", "--num-generations", "2", "--max_completion_length", "4"),
     *("--max-steps", "1", "--report_to", "none"),
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers.places import BASE
 from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.data.conversations import Unusable, convert, to_row, verifiable
@@ -86,6 +85,12 @@ def test_a_caption_of_rap_is_checked_by_its_names(answer, method, solution):
 )
 def test_other_rows_by_hand(record, row):
     assert to_row(record, "", "grpo") == row
+
+
+def test_an_answer_that_no_method_checks_can_be_taught():
+    row = to_row(talk("Is it red?", "Rather.", accu_reward_method="yes_no"), "", "sft")
+    assert (row.solution, row.method) == ("Rather.", "yes_no_name")
+    assert to_row(talk("Is it red?", "no", accu_reward_method="yes_no"), "", "sft").method == "yes_no"
 
 
 def turns(*speakers):
@@ -189,7 +194,7 @@ def talks(tmp_path):
 
 
 @pytest.mark.parametrize(("target", "recipe"), [("grpo", "toy"), ("sft", "toy_sft")])
-def test_two_steps_on_a_file_of_conversations(talks, tmp_path, capsys, target, recipe):
+def test_two_steps_on_a_file_of_conversations(base, talks, tmp_path, capsys, target, recipe):
     rows, out = tmp_path / "made" / "rows.jsonl", tmp_path / "out"
     main(["data", "convert", str(talks), "--out", str(rows), "--target", target])
     assert capsys.readouterr().out.splitlines() == [
@@ -198,7 +203,7 @@ def test_two_steps_on_a_file_of_conversations(talks, tmp_path, capsys, target, r
     ]
     small = ["--max-steps=2", "--per-device-train-batch-size=2", "--report-to=none"]
     small += ["--num-generations=2", "--max-completion-length=8"] if target == "grpo" else []
-    given_ = ["--config", recipe, "--model", str(BASE), "--rows", str(rows), "--output-dir", str(out)]
+    given_ = ["--config", recipe, "--model", str(base), "--rows", str(rows), "--output-dir", str(out)]
     main(["train", target, *given_, *small])
     assert json.loads((out / "run.json").read_text())["result"]["steps"] == 2
 

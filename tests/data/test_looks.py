@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.places import BASE
 from repic_core.cli import main
 from repic_core.data.builders import build_from_folders
 from repic_core.data.looks import nearest_photos
@@ -82,11 +81,11 @@ def test_negatives_and_distractors_are_the_nearest_by_look(photos, tmp_path):
     ]
 
 
-def test_the_command_takes_the_models_own_tower(photos, tmp_path, capsys):
+def test_the_command_takes_the_models_own_tower(base, photos, tmp_path, capsys):
     out = tmp_path / "photos.jsonl"
-    arguments = ["data", "build", "--photos", photos, "--out", out, "--model", BASE, "--side", "32"]
+    arguments = ["data", "build", "--photos", photos, "--out", out, "--model", base, "--side", "48"]
     assert main([str(argument) for argument in [*arguments, "--hard-negatives"]]) == 0
-    embed = TowerEmbedder(*load_model(BASE), side=32).images
+    embed = TowerEmbedder(*load_model(base), side=48).images
     wanted = build_from_folders(photos, embed=embed)
     assert [row.images for row in read_rows(out)] == [
         tuple(f"photos/{image}" for image in row.images) for row in wanted

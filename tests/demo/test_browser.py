@@ -110,7 +110,7 @@ def toys(tmp_path_factory):
     from repic_core.captioner.captioner import Captioner
     from repic_core.demo.finder import Finder
     from repic_core.models.loading import load_model
-    from repic_core.retrieval.regions import tiles
+    from repic_core.retrieval.regions import windows
     from repic_core.toyworld.dataset import write_heldout
     from repic_core.toyworld.retrieval import toy_embedder
 
@@ -126,7 +126,7 @@ def toys(tmp_path_factory):
         {"Base": captioner, "Again": captioner},
         given,
         examples=[(folder / truth[1]["query"], [concept.tag for concept in given])],
-        find=Finder(given, toy_embedder(model, processor), tiles),
+        find=Finder(given, toy_embedder(model, processor), windows),
         shelves=folder / "shelves",
     )
     with running(app) as address:

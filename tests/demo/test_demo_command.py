@@ -73,7 +73,7 @@ def test_live_loads_with_the_published_image_limit(folder, monkeypatch, options,
     assert launched == [{"server_port": None}]
 
 
-def test_the_command_serves_a_page_that_finds(folder, monkeypatch, tmp_path):
+def test_the_command_serves_a_page_that_finds(base, folder, monkeypatch, tmp_path):
     from repic_core import demo
     from repic_core.toyworld.dataset import write_heldout
 
@@ -81,7 +81,7 @@ def test_the_command_serves_a_page_that_finds(folder, monkeypatch, tmp_path):
     launched = []
     monkeypatch.setattr(demo, "launch", lambda app, **options: launched.append((app, options)))
     toys = ("--database", tmp_path / "toys/database.json", "--system", "none", "--max-pixels", 0)
-    assert run("live", "--model", "assets/toy-base", *toys, "--retrieve", 2, "--side", 40) == 0
+    assert run("live", "--model", base, *toys, "--retrieve", 2, "--side", 40) == 0
     names = [d["api_name"] for d in launched[0][0].get_config_file()["dependencies"]]
     assert {"find", "where", "caption", "concepts"} <= set(names)
 
@@ -122,8 +122,8 @@ def test_two_models_and_the_shelves_beside_the_database(folder, monkeypatch):
     ]
 
 
-def test_the_readmes_app_for_spaces_runs(folder, monkeypatch):
-    """With the toy in place of the published weights: it captions, and is reachable as a Space must be."""
+def test_the_readmes_app_for_spaces_runs(base, folder, monkeypatch):
+    """With a random model in place of the published weights: it captions, and is reachable as a Space must be."""
     import re
     from pathlib import Path
 
@@ -131,7 +131,7 @@ def test_the_readmes_app_for_spaces_runs(folder, monkeypatch):
 
     readme = Path("src/repic_core/demo/README.md").read_text(encoding="utf-8")
     code = next(code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "server_name" in code)
-    toy = code.replace("Yeongtak/RePIC_Qwen2.5VL_7B", "assets/toy-base")
+    toy = code.replace("Yeongtak/RePIC_Qwen2.5VL_7B", str(base))
     toy = toy.replace("concepts/database.json", str(folder / "database.json"))
     launched = []
     monkeypatch.setattr(demo, "launch", lambda app, **options: launched.append((app, options)))

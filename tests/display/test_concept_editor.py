@@ -12,7 +12,7 @@ from PIL import Image
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.display import concept_editor as widgets
-from repic_core.display.concept_editor import ConceptEditor, concept_editor, has_frontend
+from repic_core.display.concept_editor import ConceptEditor, concept_editor, editable_copy, has_frontend
 
 
 def photo(color, kind="PNG", size=(40, 30)):
@@ -212,14 +212,27 @@ def test_photos_are_shown_small(tmp_path):
     assert len(ConceptEditor(database).cards.value) < 100_000
 
 
-def test_where_no_widget_shows_it_is_plain_text(path):
+def test_where_no_widget_shows_there_are_cards(path):
     database = ConceptDatabase.load(path)
     assert not has_frontend()
     shown = concept_editor(database)
-    assert shown.data == "3 concepts\n<bo>  bo: a dog\n<mia>  Mia Lee: a cat\n<ray>  ray: a fish"
+    assert shown.text == "<bo>  bo: a dog\n<mia>  Mia Lee: a cat\n<ray>  ray: a fish"
+    assert shown.html.count("<img") == 3
     assert concept_editor(database, widgets=True)._repr_mimebundle_()[
         "application/vnd.jupyter.widget-view+json"
     ]
+
+
+def test_an_editable_copy_has_its_own_photos_and_stays(path, tmp_path):
+    known = ConceptDatabase.load(path)
+    copy = editable_copy(known.select("<bo>", "<mia>"), tmp_path / "mine")
+    folder = tmp_path / "mine"
+    assert [concept.tag for concept in copy] == ["<bo>", "<mia>"] and copy.path == folder / "database.json"
+    assert all(Path(image).is_relative_to(folder) for concept in copy for image in concept.images)
+    copy.remove("<bo>")
+    copy.save()
+    assert [concept.tag for concept in editable_copy(known, folder)] == ["<mia>"]
+    assert len(ConceptDatabase.load(path)) == 3
 
 
 # Two editors of one file
@@ -242,6 +255,20 @@ def test_what_two_editors_add_is_kept(path):
     one.choice.value = "<ray>"
     one.delete.click(), one.delete.click()
     assert list(entries(path)) == ["<bo>", "<mia>", "<Zoe>", "<Kim>"]
+
+
+@pytest.mark.parametrize("button", ["save", "delete"])
+def test_a_concept_is_changed_again_after_it_was_saved(path, button):
+    """The editor's own change is not that of another program."""
+    editor = ConceptEditor(ConceptDatabase.load(path))
+    editor.choice.value = "<bo>"
+    for info in ("a wolf", "a fox")[: 1 if button == "delete" else 2]:
+        editor.info.value = info
+        editor.save.click()
+        assert "&lt;bo&gt; is saved." in editor.message.value and entries(path)["<bo>"]["info"] == info
+    if button == "delete":
+        editor.delete.click(), editor.delete.click()
+        assert "<bo>" not in entries(path)
 
 
 @pytest.mark.parametrize("button", ["save", "delete"])

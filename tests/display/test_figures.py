@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from repic_core.display.caption_grid import (
     concept_colors,
     grid_rows,
 )
-from repic_core.display.charts import cost_figure, reward_curves, score_chart
+from repic_core.display.charts import SERIES, cost_figure, reward_curves, score_chart
 from repic_core.display.typeset import Piece, line_width, save_figure, wrap
 from repic_core.io.images import open_image
 
@@ -184,8 +186,48 @@ def test_same_figure_same_bytes_and_no_half_files(tmp_path, monkeypatch):
 
 
 def test_notebooks_show_figures():
-    figure = score_chart([{"arm": "a", "k": 1, "precision": 1, "recall": 1, "f1": 1}])
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    """With a text for who can't see them, which is also their plain text (no address in memory)."""
+    from IPython.core.formatters import DisplayFormatter
+
+    figure = score_chart([{"arm": "a", "k": 1, "precision": 1, "recall": 1, "f1": 0.5}])
+    shown, described = DisplayFormatter().format(figure)
+    assert shown["image/png"].startswith(b"\x89PNG")
+    said = described["image/png"]["alt"]
+    assert (
+        said
+        == shown["text/plain"]
+        == ("Precision, recall and F1 by references in the prompt; mean F1: a 50.0.")
+    )
+    row = GridRow(PHOTO, [BO], {"base": "A dog.", "grpo": None})
+    assert repr(caption_grid([row])) == "Photo 1: references <bo>. base: A dog. grpo: no caption"
+
+
+def test_series_are_told_apart_whatever_the_colour_vision():
+    """The least distance (CIE 1976) of two of the colours, also as people with either red-green blindness see them.
+
+    Matrices: Viénot, Brettel and Mollon (1999), on linear RGB.
+    """
+    views = {
+        "full": np.eye(3),
+        "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    }
+    for view, matrix in views.items():
+        seen = [_lab(np.asarray(matrix) @ _linear(color)) for color in SERIES]
+        least = min(np.linalg.norm(a - b) for a, b in combinations(seen[:4], 2))
+        assert least > 15, view  # 2.3 is just noticeable
+    assert all(contrast(color, "#ffffff") >= 2.3 for color in SERIES)
+
+
+def _linear(color: str) -> np.ndarray:
+    parts = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear: np.ndarray) -> np.ndarray:
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.clip(np.asarray(to_xyz) @ linear / [0.9505, 1, 1.089], 1e-6, None))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def test_images_are_turned_upright_and_named_when_bad(tmp_path):
@@ -223,8 +265,14 @@ def test_reward_curves_draw_the_running_mean_over_gaps(tmp_path):
     assert list(lines["all"].get_xdata()) == [1, 2, 4, 4]
     assert list(lines["all"].get_ydata()) == [0.0, 0.5, 0.75, 0.25]
     assert list(lines["OCT"].get_xdata()) == [2, 4]
-    assert len(length.get_lines()) == 2 and list(length.get_lines()[0].get_ydata()) == [10, 20, 30, 40]
-    assert list(kl.get_lines()[0].get_ydata()) == [0.1, 0.2, 0.3, 0.4]
+    assert len(length.get_lines()) == 1 and list(length.get_lines()[0].get_ydata()) == [10, 15, 25, 35]
+    assert list(kl.get_lines()[0].get_ydata()) == pytest.approx([0.1, 0.15, 0.25, 0.35])
+    (band,) = length.collections
+    assert {tuple(point) for point in band.get_paths()[0].vertices} >= {(2, 10), (2, 20), (4, 30), (4, 40)}
+    assert repr(figure) == (
+        "Training curves over 5 logged steps: Reward goes from 0 to 0, Completion length (tokens) goes from 10 "
+        "to 40, KL to the base goes from 0.1 to 0.4."
+    )
     assert (tmp_path / "curves.png").exists() and (tmp_path / "curves.pdf").exists()
 
 

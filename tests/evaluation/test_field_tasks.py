@@ -118,7 +118,7 @@ def test_the_references_are_the_concepts_named_and_each_prompt_is_asked_once(tmp
 def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     counts = write_field_questions(folder, "val", n=4)
-    assert counts["vqa-who"] == counts["vqa-where"] == 8 and counts["recognition"] == 20 * 3 * 20
+    assert 4 <= counts["vqa-who"] == counts["vqa-where"] <= 8 and counts["recognition"] == 20 * 3 * 20
     return folder
 
 
@@ -135,17 +135,19 @@ MODEL = ("--model", "assets/toy-base", "--max-new-tokens", "12", "--batch-size",
 def test_toys_from_the_command_to_the_table(toys, tmp_path, capsys):
     assert run(toys, tmp_path, "vqa", *MODEL, "--ask", "open", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["asked"], row["method"], row["score"]["asked"]) == ("open", "toy", 8)
+    questions = read_visual_questions(toys / "vqa-who.json")
+    assert (row["asked"], row["method"], row["score"]["asked"]) == ("open", "toy", len(questions))
     assert row["score"]["balanced"]["value"] > 0.8 > row["guess"]["balanced"]["value"]
     answers = tmp_path / "answers/toy/vqa-open.json"
     rows = json.loads(answers.read_text())
     answers.write_text(json.dumps(rows[:3]))  # as if it had been interrupted
-    assert run(toys, tmp_path, "vqa") == 0 and "| 3 of 8 |" in (tmp_path / "vqa.md").read_text()
+    assert (
+        run(toys, tmp_path, "vqa") == 0 and f"| 3 of {len(questions)} |" in (tmp_path / "vqa.md").read_text()
+    )
     assert (
         run(toys, tmp_path, "vqa", *MODEL, "--ask", "open") == 0 and json.loads(answers.read_text()) == rows
     )
-    questions = read_visual_questions(toys / "vqa-who.json")
-    assert task_scores(tmp_path / "answers", "vqa", questions)[0]["score"].asked == 8
+    assert task_scores(tmp_path / "answers", "vqa", questions)[0]["score"].asked == len(questions)
 
 
 def test_recognition_as_in_training_and_text_without_photos(toys, tmp_path, capsys):

@@ -8,8 +8,6 @@ from PIL import Image
 from repic_core.cli import main
 from repic_core.evaluation.figure_examples import EXAMPLES, figure_examples, published_answers
 
-MODEL = ["--model", "assets/toy-base", "--max-new-tokens", "8"]
-
 
 @pytest.fixture
 def layout(tmp_path):
@@ -46,13 +44,13 @@ def test_examples_are_read_and_what_is_missing_is_named(layout):
     assert published_answers(layout)[EXAMPLES[2].query] == "<ball> and <monster> and <otter>.\nA park."
 
 
-def test_the_command_draws_them(layout, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["evaluate", "--root", str(layout), "--figures", "--out", str(out), *MODEL]) == 0
+def test_the_command_draws_them(base, layout, tmp_path, capsys):
+    out, model = tmp_path / "out", ["--model", str(base), "--max-new-tokens", "8"]
+    assert main(["evaluate", "--root", str(layout), "--figures", "--out", str(out), *model]) == 0
     assert "2 of the six examples" in capsys.readouterr().out
     with Image.open(out / "figures.png") as drawn:
         assert min(drawn.size) > 300
-    captioned = json.loads((out / "captions" / "toy-base" / "figures.json").read_text())
+    captioned = json.loads((out / "captions" / base.name / "figures.json").read_text())
     assert [row[0] for row in captioned] == [example.query for example in EXAMPLES[1:3]]
     (layout / "inference_example.ipynb").unlink()
     assert main(["evaluate", "--root", str(layout), "--figures", "--out", str(out)]) == 2

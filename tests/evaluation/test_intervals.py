@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from repic_core.captioner.caption_files import CaptionRecord
+from repic_core.concepts.concept import Concept
 from repic_core.evaluation.intervals import compare, score_intervals
 from repic_core.evaluation.scores import score
 
@@ -54,6 +55,16 @@ def test_p_by_hand(count):
     assert compare(better, worse).difference.value == -1
     same = compare(better, better)
     assert (same.p, same.difference.value) == (1, 0)
+
+
+def test_a_wrong_name_counts_against_its_file():
+    """A name that no concept has only with `unknown_tags`, that of an absent reference with the database."""
+    right, invented, absent = (rows([caption] * 3) for caption in (NAMED, "<bo>, <zed>", "<bo>, <mia>"))
+    database = [Concept(name=name, image=f"{name}.jpg", info="a dog") for name in ("bo", "mia")]
+    assert compare(invented, right, database=database).difference.value == 0
+    found = compare(invented, right, database=database, unknown_tags=True)
+    assert found.difference.value == pytest.approx(1 / 3)
+    assert compare(absent, right, database=database).difference.value == pytest.approx(1 / 3)
 
 
 def test_the_order_of_rows_does_not_matter():

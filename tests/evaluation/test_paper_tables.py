@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.places import BASE
 from helpers.yolo import install
 from repic_core.captioner.caption_files import CaptionRecord, item_hashes, load_captions
 from repic_core.captioner.captioner import Captioner
@@ -30,10 +29,10 @@ from repic_core.toyworld.retrieval import toy_embedder
 
 
 @pytest.fixture(scope="module")
-def toy():
+def tiny(base):
     from repic_core.models.loading import load_model
 
-    return load_model("assets/toy-base")
+    return load_model(base)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def layout(tmp_path_factory):
     for entry in known.values():
         entry["image"] = f"./toys/{entry['image']}"
     queries = json.loads((root / "toys/queries.json").read_text())
-    lists = {"myvlm": "1", "yollava": "1", "dreambooth": "1", "2_concept": "2 all", "4_concept": "4 all"}
+    lists = {"myvlm": "1", "yollava": "1", "dreambooth": "1", "2_concept": "2", "4_concept": "4 all"}
     for name, label in lists.items():
         folder = root / "data/database_tot" / f"database_{name}{'s' if name[0] in '24' else ''}"
         folder.mkdir(parents=True)
@@ -180,8 +179,8 @@ def test_what_is_missing_is_named(layout, tmp_path, capsys):
     assert "repic evaluate: no setting can be run\n" in capsys.readouterr().err
 
 
-def test_retrieved_references_take_the_given_ones_place(layout, toy):
-    embedder = toy_embedder(*toy)
+def test_retrieved_references_take_the_given_ones_place(layout, tiny):
+    embedder = toy_embedder(*tiny)
     given = paper_setting(layout, "myvlm")
     index = ConceptIndex.build(given.database, embedder)
     found = retrieval(given, index, embedder)
@@ -196,7 +195,7 @@ def test_retrieved_references_take_the_given_ones_place(layout, toy):
 def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     out = tmp_path / "out"
     common = ["--root", str(layout), "--out", str(out), "--settings", "dreambooth", "4-concepts"]
-    model = ["--model", "assets/toy-base", "--system", "none", "--max-new-tokens", "48", "--side", "40"]
+    model = ["--model", "assets/toy-base", "--system", "none", "--max-new-tokens", "64"]
     model += ["--reference-style", "tag"]  # the toy base knows no other
     assert evaluate(*common, *model, "--method", "zero-shot", "--zero-shot") == 0
     assert evaluate(*common, *model, "--method", "GRPO") == 0
@@ -236,23 +235,12 @@ def test_one_command_from_a_model_to_the_tables(layout, tmp_path, capsys):
     assert all(record.question.endswith("including its name.") for record in asked)
 
 
-def test_retrieved_references_are_confirmed(layout, tmp_path, capsys):
+def test_retrieved_references_are_confirmed(base, layout, tmp_path, capsys):
     out = tmp_path / "out"
-    common = [
-        "--root",
-        layout,
-        "--out",
-        out,
-        "--settings",
-        "myvlm",
-        "--model",
-        "assets/toy-base",
-        "--side",
-        "40",
-    ]
-    common += ["--system", "none", "--max-new-tokens", "32", "--method", "base", "--retrieval"]
+    common = ["--root", layout, "--out", out, "--settings", "myvlm", "--model", base, "--system", "none"]
+    common += ["--max-new-tokens", "8", "--method", "base", "--retrieval"]
     assert evaluate(*common) == evaluate(*common, "--verify", "-99") == 0
-    assert evaluate(*common, "--out", tmp_path / "nobody", "--verify") == 0
+    assert evaluate(*common, "--out", tmp_path / "nobody", "--verify", "99") == 0
     rows = list(csv.DictReader((out / "table.csv").open()))
     assert [row["references"] for row in rows] == ["retrieved", "retrieved, verified"]
     captions = out / "captions/base", tmp_path / "nobody/captions/base"
@@ -260,32 +248,29 @@ def test_retrieved_references_are_confirmed(layout, tmp_path, capsys):
         json.loads((folder / f"myvlm-retrieval{ending}.settings.json").read_text())["items"]
         for folder, ending in zip((captions[0], *captions), ("", "-verified", "-verified"), strict=True)
     )
-    # With log-odds of -99 everything is confirmed. The toy base was taught on photos of single toys: to a whole
-    # scene beside one it says no, and no reference is left.
+    # With log-odds of -99 everything is confirmed, with 99 nothing, and no reference is left.
     alone = [replace(item, references=[]) for item in paper_setting(layout, "myvlm").items]
     assert retrieved == all_confirmed != confirmed == item_hashes(alone)
 
 
-def test_retrieval_as_published(layout, tmp_path, capsys, toy, monkeypatch):
+def test_retrieval_as_published(base, layout, tmp_path, capsys, tiny, monkeypatch):
     notes, made = install(monkeypatch), []
 
     def embedder(name, device):
         made.append(name)
-        return toy_embedder(*toy)
+        return toy_embedder(*tiny)
 
     monkeypatch.setattr("repic_core.retrieval.embedders.PretrainedEmbedder", embedder)
     weights, out = tmp_path / "yolo.pt", tmp_path / "out"
     weights.write_bytes(b"weights")
-    common = ["--root", layout, "--out", out, "--settings", "2-concepts", "--model", "assets/toy-base"]
-    common += ["--system", "none", "--max-new-tokens", "32", "--method", "base", "--retrieval", "published"]
+    common = ["--root", layout, "--out", out, "--settings", "2-concepts", "--model", base, "--system", "none"]
+    common += ["--max-new-tokens", "8", "--method", "base", "--retrieval", "published"]
     monkeypatch.chdir(tmp_path)
-    common = [str(path.resolve()) if hasattr(path, "resolve") else path for path in common]
-    common[common.index("assets/toy-base")] = str(BASE)
     assert evaluate(*common) == 2 and "yolov8x-worldv2.pt: no such file" in capsys.readouterr().err
     assert evaluate(*common, "--detector", weights) == 0
     assert made[-1] == "openai/clip-vit-large-patch14-336" and notes.classes == ["toy"]
     (row,) = csv.DictReader((out / "table.csv").open())
-    # Nothing was detected, so there are no references, and the base can name nobody.
+    # Nothing was detected, so there are no references, and nobody can be named.
     assert (row["references"], row["span R"]) == ("retrieved as published", "0.0")
 
 
@@ -323,8 +308,8 @@ def test_one_bad_database_leaves_the_others(layout, tmp_path, capsys):
     assert "left out" in capsys.readouterr().err and (tmp_path / "out/table.md").exists()
 
 
-def test_captioning_goes_on_where_it_stopped(layout, toy, tmp_path, monkeypatch):
-    captioner = Captioner(*toy, system=None, batch_size=1, max_new_tokens=8)
+def test_captioning_goes_on_where_it_stopped(layout, tiny, tmp_path, monkeypatch):
+    captioner = Captioner(*tiny, system=None, batch_size=1, max_new_tokens=8)
     setting = paper_setting(layout, "4-concepts")
     generate, calls = Captioner._generate, []
 

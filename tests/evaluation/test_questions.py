@@ -22,7 +22,7 @@ from repic_core.evaluation.questions import (
     write_questions,
 )
 from repic_core.toyworld.dataset import write_heldout
-from repic_core.toyworld.questions import CaptionReader, heldout_questions, scene_questions
+from repic_core.toyworld.questions import PLACES, CaptionReader, heldout_questions, scene_questions
 
 TAGS = ("<bo>", "<mia>")
 WHO = Question("a.png", TAGS, "Who naps?", ("<bo>", "<mia>", "<zoe>"), "<bo>")
@@ -207,11 +207,11 @@ def test_bad_files(tmp_path):
 SCENE = {
     "background": "blue sea",
     "objects": [
-        {"tag": "<bamo>", "place": "top left", "description": "a dotted red ball", "box": [0, 0, 9, 9]},
+        {"tag": "<bamo>", "place": "top left", "description": "a red ball", "box": [0, 0, 9, 9]},
         {
             "tag": "<kilu>",
             "place": "bottom right",
-            "description": "a plain blue cup",
+            "description": "a blue cup",
             "box": [50, 50, 60, 60],
         },
     ],
@@ -220,15 +220,16 @@ ROW = {"query": "s.png", "references": ["<kilu>", "<bamo>", "<fedo>"], "shown": 
 
 
 @pytest.mark.parametrize(
-    ("caption", "outcomes"),  # background, who and where of <bamo>, who and where of <kilu>
+    ("caption", "outcomes"),  # background, where and who of <bamo>, where and who of <kilu>
     [
-        ("On a blue sea, at the top left is <bamo>, at the bottom right is <kilu>.", "rrrrr"),
-        ("On a blue sea, at the top left is a dotted red ball, at the bottom right is <kilu>.", "rnnrr"),
-        ("On a night sky, at the top left is <kilu>, at the bottom right is <bamo>.", "wwwww"),
-        ("On a blue sea, at the top right is <bamo>.", "rnwnn"),
-        ("On a blue sea, at the top left is <bamo>, at the bottom left is <bamo>.", "rrnnn"),
+        ("On a blue sea. At the top left is <bamo>. <kilu> is at the bottom right.", "rrrrr"),
+        ("On a blue sea. At the top left is a red bug. <kilu> is at the bottom right.", "rnnrr"),
+        ("On a night sky. At the top left is <kilu>. <bamo> is at the bottom right.", "wwwww"),
+        ("On a blue sea. The top right shows <bamo>.", "rwnnn"),
+        ("On a blue sea. The top left shows <bamo>. At the bottom left is <bamo>.", "rnrnn"),
+        ("On a blue sea. At the top left is <bamo>. To the right of it is <kilu>.", "rrrnn"),
         ("This is <bamo>. On a blue sea.", "rnnnn"),
-        ("On a blue sea, at the top left is <zzz>.", "rnnnn"),  # a name that is not offered
+        ("On a blue sea. At the top left is <zzz>.", "rnnnn"),  # a name that is not offered
         ("", "nnnnn"),
     ],
 )
@@ -236,10 +237,10 @@ def test_toy_captions_by_hand(caption, outcomes):
     questions = scene_questions(ROW, SCENE, [], random.Random(0))
     assert [q.text for q in questions] == [
         "What is the background of the photo?",
-        "Who is at the top left?",
         "Where is <bamo>?",
-        "Who is at the bottom right?",
+        "Who is at the top left?",
         "Where is <kilu>?",
+        "Who is at the bottom right?",
     ]
     record = CaptionRecord("s.png", ("<kilu>", "<bamo>"), caption)
     for seed in range(3):
@@ -250,9 +251,9 @@ def test_toy_captions_by_hand(caption, outcomes):
 
 def test_wrong_options():
     questions = scene_questions(ROW, SCENE, [], random.Random(0))
-    assert len(set(questions[0].options)) == 6 and questions[0].answer == "blue sea"
-    assert set(questions[1].options) == set(ROW["references"])
-    assert set(questions[2].options) == {"top left", "top right", "bottom left", "bottom right"}
+    assert len(set(questions[0].options)) == 8 and questions[0].answer == "blue sea"
+    assert set(questions[2].options) == set(ROW["references"])
+    assert questions[1].options == PLACES and len(set(PLACES)) == 9
     assert CaptionReader().choose("On a blue sea.", "How old is <bamo>?", ["1", "2", NOT_SAID]) is None
 
 
@@ -264,19 +265,22 @@ def test_heldout_questions(tmp_path):
     for label in ("1", "4 all"):
         questions = heldout_questions(tmp_path, database, label, limit=2)
         queries = list(dict.fromkeys(question.query for question in questions))
-        assert len(queries) == 2 and {len(q.options) for q in questions} == {4, 6}
+        assert len(queries) == 2 and {len(q.options) for q in questions} == {4, 8, 9}
         records = []
         for query in queries:
             scene = truth[query]
-            parts = "".join(f", at the {o['place']} is {o['tag']}" for o in scene["objects"])
-            tags = tuple(o["tag"] for o in scene["objects"])
-            records.append(CaptionRecord(query, tags, f"On a {scene['background']}{parts}."))
+            things = [(o["tag"] or o["description"], o["place"]) for o in scene["objects"]]
+            parts = "".join(f" At the {place} is {thing}." for thing, place in things)
+            tags = tuple(o["tag"] for o in scene["objects"] if o["tag"])
+            records.append(CaptionRecord(query, tags, f"On a {scene['background']}.{parts}"))
         found = answer_questions(CaptionReader(), records, questions)
         assert found.accuracy.value == 1 and len(found.outcomes) == len(questions)
         captions.append(records)
         write_questions(tmp_path / "q.jsonl", questions)
         assert read_questions(tmp_path / "q.jsonl") == questions
-    assert len(questions) == 2 * (1 + 2 * 4)
+    places = [[one["place"] for one in truth[query]["objects"]] for query in queries]
+    alone = sum(some.count(place) == 1 for some in places for place in some)
+    assert len(questions) == 2 * (1 + 4) + alone
     one, two = captions[1]
     swapped = [
         CaptionRecord(one.query, one.tags, two.caption),

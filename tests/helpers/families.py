@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from repic_core.toyworld.model import make_model, make_processor
+from helpers.tiny_model import TEXT, processor_to_save, save_tiny, tiny_model
 
 
 def varied(completions, **_):
@@ -35,25 +35,17 @@ def save_family(family: str, folder: Path) -> Path:
         Qwen3VLVideoProcessor,
     )
 
-    toy = make_processor()
-    model = make_model(toy, seed=5)
     if family == "qwen2_5_vl":
-        model.save_pretrained(folder)
-        toy.save_pretrained(folder)
-        return folder
+        return save_tiny(folder)
+    toy = processor_to_save()
+    model = tiny_model(toy)
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     tokens = {name: getattr(model.config, name) for name in names}
-    text = {
-        "vocab_size": model.config.text_config.vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 48,
+    text = TEXT | {
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "vocab_size": model.config.text_config.vocab_size,
         "num_key_value_heads": 2,
         "head_dim": 16,
-        "initializer_range": 0.3,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-        "bos_token_id": None,
         "eos_token_id": toy.tokenizer.eos_token_id,
         "pad_token_id": toy.tokenizer.pad_token_id,
     }

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from helpers.tiny_model import processor_to_save, tiny_model
 from repic_core.models.loading import load_model
-from repic_core.toyworld.model import make_model, make_processor
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 HUB_BASE = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -24,8 +24,8 @@ FACTS = {
 
 def save_untied_model(path: Path) -> Path:
     """Save a random model whose head is not tied to its embeddings (the toy's is), as that of Qwen2.5-VL 7B."""
-    processor = make_processor()
-    model = make_model(processor, seed=3)
+    processor = processor_to_save()
+    model = tiny_model(processor, seed=3)
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     torch.manual_seed(1)
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.2)
@@ -34,7 +34,7 @@ def save_untied_model(path: Path) -> Path:
     return path
 
 
-def make_adapter(base, path, targets=TARGETS, size=0.05, alpha=8, exclude=".*visual.*", dtype=None):
+def make_adapter(base, path, targets=TARGETS, size=0.2, alpha=8, exclude=".*visual.*", dtype=None):
     """Save a LoRA of r 4 to `path`, with a random B of this size."""
     from peft import LoraConfig, get_peft_model
 

@@ -59,7 +59,7 @@ def command_fault(line: str, whole: bool = True) -> str | None:
     """What is wrong with a command line; None where all of it is known. In a sentence, arguments may be missing."""
     words = shlex.split(line, comments=True)
     if words[0] == "papermill":
-        return _papermill_fault(words[1:])
+        return _papermill_fault(words[1:], whole)
     if words[:2] == ["bash", "setup.sh"]:
         return _setup_fault(words[2:])
     if words[:2] == ["accelerate", "launch"]:
@@ -119,15 +119,21 @@ def _setup_fault(words: list[str]) -> str | None:
     return None
 
 
-def _papermill_fault(words: list[str]) -> str | None:
-    if "<" in words[0]:  # a placeholder
+def _papermill_fault(words: list[str], whole: bool) -> str | None:
+    if words and "<" in words[0]:  # a placeholder
+        return None
+    others = [word for word in words if word.startswith("-") and word not in ("-p", "-f", "-y")]
+    files = [after for word, after in pairwise(words) if word == "-f"]
+    missing = [file for file in files if not (ROOT / file).is_file()]
+    if others or missing:
+        return f"unknown {others[0]}" if others else f"{missing[0]}: no such file"
+    if not whole and (not words or words[0].startswith("-")):  # in a sentence, of any notebook
         return None
     notebook = ROOT / words[0]
     if not notebook.is_file():
         return f"{words[0]}: no such notebook"
     unknown = [name for name in parameter_names(words) if name not in notebook_parameters(notebook)]
-    others = [word for word in words if word.startswith("-") and word != "-p"]
-    return f"{words[0]}: no parameter {unknown[0]}" if unknown else f"unknown {others[0]}" if others else None
+    return f"{words[0]}: no parameter {unknown[0]}" if unknown else None
 
 
 def _accelerate_fault(words: list[str], whole: bool) -> str | None:
@@ -159,7 +165,7 @@ def _repic_fault(words: list[str], whole: bool) -> str | None:
         return _unknown_word(parser_of("train"), words[1:])
     passed_on: list[str] = []
     fault = _said(lambda: passed_on.extend(getattr(parse(words), "trainers", ())))
-    return fault or _training_fault(words[1], passed_on)
+    return fault or (_training_fault(words[1], passed_on) if words[0] == "train" else None)
 
 
 def _training_fault(kind: str, words: list[str]) -> str | None:

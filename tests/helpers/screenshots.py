@@ -19,7 +19,7 @@ from repic_core.demo.live import build_live
 from repic_core.demo.viewer import build_viewer
 from repic_core.io.files import replaced
 from repic_core.models.loading import load_model
-from repic_core.retrieval.regions import tiles
+from repic_core.retrieval.regions import windows
 from repic_core.toyworld.retrieval import toy_embedder
 
 
@@ -42,11 +42,11 @@ def main(run: Path, out: Path) -> None:
     model, processor = load_model("assets/toy-base", adapter=run / "models" / "grpo")
     base, _ = load_model("assets/toy-base")
     models = {
-        name: PrefixCaptioner(one, processor, system=None, max_new_tokens=64)
+        name: PrefixCaptioner(one, processor, system=None, max_new_tokens=112)
         for name, one in (("GRPO", model), ("Base", base))
     }
-    find = Finder(ConceptDatabase(), toy_embedder(model, processor), tiles)
-    captions = {arm: run / "captions" / arm / "4_all.json" for arm in ("base", "grpo")}
+    find = Finder(ConceptDatabase(), toy_embedder(model, processor), windows)
+    captions = {arm: run / "captions" / arm / "4_all.json" for arm in ("base", "tuned")}
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as shelves:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         app = build_viewer(captions, test / "database.json", test)

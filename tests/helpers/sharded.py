@@ -18,7 +18,7 @@ LIMIT = 900  # seconds for all cases: a safety net
 SETTINGS = {
     "model": BASE,
     "bf16": "false",
-    "max_completion_length": 12,
+    "max_completion_length": 24,
     "max_steps": 3,
     "save_steps": 2,
     "report_to": "none",

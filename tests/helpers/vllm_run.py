@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from helpers.forked import allow_fsdp, forked, free_port
-from helpers.places import ROOT
 from helpers.vllm_client import without_vllm
 from repic_core.models.loading import load_model
 from repic_core.training import grpo
@@ -44,5 +43,5 @@ def main(out, *arguments):
 
 if __name__ == "__main__":
     # So that its modules are imported once.
-    load_model(ROOT / "assets" / "toy-base")
+    load_model(sys.argv[sys.argv.index("--model") + 1])
     main(Path(sys.argv[1]), *sys.argv[2:])

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from helpers.families import save_family
+from helpers.tiny_model import save_tiny
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept
@@ -79,7 +80,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
+    return save_tiny(tmp_path_factory.mktemp("base"), layers=4, depth=3)
 
 
 @pytest.fixture(scope="module")

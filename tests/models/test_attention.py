@@ -109,14 +109,14 @@ def test_captions_with_a_kernel_equal_those_with_sdpa(monkeypatch, tmp_path, fam
     assert [keeping.caption(photo, references) for _ in range(2)] == [want, want] and keeping.reused
 
 
-def test_training_with_a_kernel_takes_the_steps_of_sdpa(monkeypatch, data, tmp_path):
+def test_training_with_a_kernel_takes_the_steps_of_sdpa(monkeypatch, base, data, tmp_path):
     """GRPO with the shared prefix: its rollouts run the kernel, its packed passes the kit's own attention."""
     provide_kernel(monkeypatch)
-    folder, weights, losses = save_family("qwen2_5_vl", tmp_path / "base"), [], []
+    weights, losses = [], []
     options = {"max_steps": 3, "logging_steps": 1, "max_completion_length": 8, "warmup_steps": 0}
     for attn in ("sdpa", NAME):
         trainer = grpo.train(
-            *load_model(folder, device="cpu", attn=attn),
+            *load_model(base, device="cpu", attn=attn),
             read_rows(data / "rows.jsonl"),
             tmp_path / attn.replace("/", "-"),
             "toy",

@@ -16,6 +16,7 @@ from repic_core.models.boxes import stated_box, to_model_frame
 from repic_core.models.families import FAMILIES
 from repic_core.rewards import vlt_reward
 from repic_core.toyworld.model import make_processor
+from repic_core.toyworld.photos import SCENE_SIDE
 
 BOX = [140.0, 99.0, 641.0, 571.0]
 
@@ -141,4 +142,6 @@ def test_each_familys_box_round_trips(family, size, monkeypatch):
     model = SimpleNamespace(config=SimpleNamespace(model_type=family))
     concept = Concept(name="bo", image="bo.png", info="the toy")
     (found,) = task_scores.locate(model, processor, Image.new("RGB", size), [concept])
-    assert np.allclose(found, box, atol=max(size) / 96 / 2 + 0.5)  # rounded to a pixel of the model's frame
+    assert np.allclose(
+        found, box, atol=max(size) / SCENE_SIDE / 2 + 0.5
+    )  # rounded to a pixel of the model's frame

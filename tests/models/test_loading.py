@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from helpers.places import ROOT
+from helpers.tiny_model import save_tiny
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.models.loading import (
     PAPER_MAX_PIXELS,
@@ -21,16 +22,11 @@ from repic_core.models.loading import (
     _log_once,
     load_model,
 )
-from repic_core.toyworld.model import make_model, make_processor
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    processor = make_processor()
-    make_model(processor, seed=3).save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import threading
 import pytest
 from PIL import Image
 
-from helpers.places import ROOT
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.captioner.kept_references import PrefixCaptioner
@@ -16,17 +15,17 @@ from repic_core.cli import main
 from repic_core.concepts.concept import Concept
 from repic_core.models import toys
 from repic_core.models.loading import load_model
-from repic_core.toyworld.draw import REFERENCE_SIZE, SCENE_SIZE
+from repic_core.toyworld.photos import REFERENCE_SIDE, SCENE_SIDE
 
-TOY = Image.new("RGB", (REFERENCE_SIZE, REFERENCE_SIZE), "#cc8844")
-SCENE = Image.new("RGB", (SCENE_SIZE, SCENE_SIZE), "#448866")
+TOY = Image.new("RGB", (REFERENCE_SIDE, REFERENCE_SIDE), "#cc8844")
+SCENE = Image.new("RGB", (SCENE_SIDE, SCENE_SIDE), "#448866")
 PHOTO = Image.new("RGB", (640, 480), "#4466cc")
 BO = Concept("<bo>", "bo", TOY)
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return load_model(ROOT / "assets" / "toy-base")
+def loaded(base):
+    return load_model(base)
 
 
 @pytest.fixture
@@ -69,14 +68,14 @@ def test_other_models_say_nothing(loaded, said, monkeypatch):
     assert said() == []
 
 
-def test_the_command_says_it_beside_its_json(tmp_path, said, capsys):
+def test_the_command_says_it_beside_its_json(base, tmp_path, said, capsys):
     for name in ("a", "b", "bo"):
         PHOTO.save(tmp_path / f"{name}.png")
     entry = {"name": "bo", "image": "bo.png", "info": "", "category": ""}
     (tmp_path / "database.json").write_text(json.dumps({"concept_dict": {"<bo>": entry}}))
     photos = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     command = ["caption", *photos, "--database", str(tmp_path / "database.json"), "--json"]
-    command += ["--model", str(ROOT / "assets" / "toy-base"), "--max-new-tokens", "2"]
+    command += ["--model", str(base), "--max-new-tokens", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "repic_core", *command], capture_output=True, text=True, timeout=300
     )

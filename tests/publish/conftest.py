@@ -3,19 +3,16 @@
 import pytest
 import torch
 
+from helpers.tiny_model import save_tiny
 from repic_core.models.loading import load_model
 from repic_core.publish.merge import merge_adapter
-from repic_core.toyworld.model import make_model, make_processor
 from repic_core.training.recipe import LORA_TARGETS
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "tiny"
-    processor = make_processor()
-    make_model(processor, seed=3).save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return save_tiny(path, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +27,7 @@ def adapter(base, tmp_path_factory):
     model = get_peft_model(model, config)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            weight.data = torch.randn_like(weight) * 0.05
+            weight.data = torch.randn_like(weight) * 0.2
     model.save_pretrained(path)
     processor.save_pretrained(path)
     torch.save({}, path / "training_args.bin")

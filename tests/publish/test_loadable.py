@@ -17,7 +17,7 @@ VISUAL = "visual.blocks.0.attn.qkv"
 
 def sharded(merged, path):
     model, processor = load_model(merged, device="cpu", dtype="float32")
-    model.save_pretrained(path, max_shard_size="2MB")
+    model.save_pretrained(path, max_shard_size="100KB")
     processor.save_pretrained(path)
     assert len(list(path.glob("model-*.safetensors"))) > 1
     return path

@@ -17,10 +17,10 @@ WORDS = ["<unk>", "<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>
 
 
 @pytest.fixture(scope="module")
-def toy():
+def tiny(base):
     from repic_core.models.loading import load_model
 
-    return load_model("assets/toy-base")
+    return load_model(base)
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +121,14 @@ def test_what_is_no_model_is_named(tmp_path):
         Detector(tmp_path, ["", " "])
 
 
-def test_own_tower_is_the_mean_of_the_tokens_that_the_model_sees(toy, photos):
+def test_own_tower_is_the_mean_of_the_tokens_that_the_model_sees(tiny, photos):
     import torch
 
-    model, processor = toy
-    embedder = TowerEmbedder(model, processor, side=32, batch_size=2)
+    model, processor = tiny
+    embedder = TowerEmbedder(model, processor, side=48, batch_size=2)
     vectors = embedder.images(photos)
     for photo, vector in zip(photos, vectors, strict=True):
-        scale = 32 / (photo.width * photo.height) ** 0.5
+        scale = 48 / (photo.width * photo.height) ** 0.5
         small = photo.resize((round(photo.width * scale), round(photo.height * scale)))
         inputs = processor.image_processor(small, return_tensors="pt")
         with torch.no_grad():
@@ -137,9 +137,9 @@ def test_own_tower_is_the_mean_of_the_tokens_that_the_model_sees(toy, photos):
             ).pooler_output
         mean = torch.cat(list(seen)).mean(0)
         np.testing.assert_allclose(vector, mean / mean.norm(), atol=1e-5)
-    assert embedder.name != TowerEmbedder(model, processor, side=48).name
+    assert embedder.name != TowerEmbedder(model, processor, side=64).name
     processor.image_processor.size["longest_edge"] *= 2  # photos may be scaled to another size
-    assert embedder.name != TowerEmbedder(model, processor, side=32).name
+    assert embedder.name != TowerEmbedder(model, processor, side=48).name
     processor.image_processor.size["longest_edge"] //= 2
     with pytest.raises(EmbedderError, match="has no vision tower"):
         TowerEmbedder(torch.nn.Linear(2, 2), processor)

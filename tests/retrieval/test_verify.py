@@ -17,7 +17,8 @@ from repic_core.retrieval.embedders import unit
 from repic_core.retrieval.find import ConceptIndex, Hit, find_concepts, with_retrieved
 from repic_core.retrieval.regions import tiles
 from repic_core.retrieval.verify import Verifier, same_object
-from repic_core.toyworld.draw import IDENTITIES, draw_reference
+from repic_core.toyworld.drawings import identities
+from repic_core.toyworld.photos import draw_reference
 
 
 def color_of(image):
@@ -102,7 +103,7 @@ def toy():
 
 def test_the_toy_base_tells_toys_apart(toy):
     rng = np.random.default_rng(3)
-    one, two, three = IDENTITIES[17], IDENTITIES[301], IDENTITIES[555]
+    one, two, three = (identities("test")[i] for i in (5, 100, 200))
     shown = [(one, one), (two, two), (three, three), (one, two), (two, three), (three, one)]
     pairs = [tuple(Image.fromarray(draw_reference(toy, rng)) for toy in pair) for pair in shown]
     sure = same_object(*toy, pairs, batch_size=5)
@@ -112,8 +113,8 @@ def test_the_toy_base_tells_toys_apart(toy):
     assert backwards == pytest.approx(sure, abs=1e-3)
 
 
-def test_the_model_is_asked_as_in_training_and_read_at_its_first_word(toy, monkeypatch):
-    model, processor = toy
+def test_the_model_is_asked_as_in_training_and_read_at_its_first_word(base, monkeypatch):
+    model, processor = load_model(base)
     seen = []
     forward = type(model).forward
 
@@ -123,7 +124,7 @@ def test_the_model_is_asked_as_in_training_and_read_at_its_first_word(toy, monke
         return out
 
     monkeypatch.setattr(type(model), "forward", watched)
-    pair = [Image.fromarray(draw_reference(IDENTITIES[5], np.random.default_rng(0)))] * 2
+    pair = [Image.fromarray(draw_reference(identities("test")[5], np.random.default_rng(0)))] * 2
     (sure,) = same_object(model, processor, [pair])
     tokens, logits = seen[0]
     text = processor.tokenizer.decode(tokens[0])
@@ -132,7 +133,7 @@ def test_the_model_is_asked_as_in_training_and_read_at_its_first_word(toy, monke
     assert sure == pytest.approx(float(min(row[-1, yes] - row[-1, no] for row in logits)), abs=1e-5)
 
 
-def test_a_tokenizer_that_splits_the_answer_is_an_error(toy):
+def test_a_tokenizer_that_splits_the_answer_is_an_error():
     class Splits:
         def encode(self, text, add_special_tokens):
             return [1, 2]

@@ -10,7 +10,6 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from helpers.families import save_family
 from helpers.killed_run import CASES
 from helpers.places import ROOT
 from repic_core.models.loading import ModelError, load_model
@@ -29,11 +28,6 @@ RESUMED_FROM = {  # the checkpoint of each session
     "in the last save": [None, 6],
     "three times": [None, 2, 2, 4],
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

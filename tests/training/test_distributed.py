@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import spread_recipe
-from helpers.families import save_family
 from helpers.places import ROOT
 from repic_core.data.rows import read_rows, write_rows
 from repic_core.training import checkpoints, grpo
@@ -33,11 +32,6 @@ SETTINGS = {
     "disable_tqdm": "true",
     "use_cpu": "true",
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

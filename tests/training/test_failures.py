@@ -8,19 +8,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from helpers.families import At, save_family, varied
+from helpers.families import At, varied
 from helpers.killed_run import SETTINGS
 from repic_core.data.rows import read_rows
 from repic_core.models.loading import load_model
 from repic_core.training import checkpoints, grpo
 from repic_core.training.failures import RewardError, TrainingError, checked_reward
 from repic_core.training.trainer import SharedPrefixGRPOTrainer
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
-
 
 QUICK = {**SETTINGS, "max_steps": 4, "save_steps": 100}
 

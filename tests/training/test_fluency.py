@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 
-from helpers.families import save_family
 from helpers.places import BASE
 from repic_core.data.rows import read_rows
 from repic_core.models.loading import load_model
@@ -44,8 +43,7 @@ def mean_log_prob(model, processor, messages, ids):
 
 
 @pytest.mark.parametrize("shared_prefix", [True, False])
-def test_the_rewards_get_the_references_log_probabilities(data, tmp_path, shared_prefix):
-    base = save_family("qwen2_5_vl", tmp_path / "base")
+def test_the_rewards_get_the_references_log_probabilities(base, data, tmp_path, shared_prefix):
     rows = [row for row in read_rows(data / "rows.jsonl") if row.method != "iou"][:2]
     seen = []
 
@@ -93,8 +91,7 @@ def test_values_by_hand():
     assert logged == {"reference_log_prob": -16.5}
 
 
-def test_no_reference_no_fluency(data, tmp_path):
-    base = save_family("qwen2_5_vl", tmp_path / "base")
+def test_no_reference_no_fluency(base, data, tmp_path):
     with pytest.raises(
         ValueError, match="fluency_weight: needs the reference model, so beta must be above 0"
     ):

@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-from helpers.families import save_family, varied
+from helpers.families import varied
 from repic_core.data.rows import read_rows, write_rows
 from repic_core.models.loading import load_model
 from repic_core.prompts import task_messages
@@ -25,12 +25,6 @@ SMALL = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """Folder of a random model."""
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 def trained(model):
@@ -151,14 +145,14 @@ def test_reward_rises_and_kl_starts_at_zero(base, data, tmp_path, tune, steps):
     rows = [row for row in read_rows(data / "rows.jsonl") if row.method == "yes_no"]
     settings = {**SMALL, "per_device_train_batch_size": 16, "num_generations": 16, "lora_dropout": 0.0}
     settings |= {"root": data, "rewards": [(low_ids, 1.0)], "max_steps": steps, "tune": tune}
-    settings |= {"learning_rate": 3e-3, "lr_scheduler_type": "constant"}
+    settings |= {"learning_rate": 1e-2, "lr_scheduler_type": "constant"}
     grpo.train(*load_model(base), rows, tmp_path, **settings)
     with open(tmp_path / "metrics.csv") as file:
         log = list(csv.DictReader(file))
     assert [int(row["step"]) for row in log] == list(range(1, steps + 1))
     assert {"reward", "reward/yes_no", "completions/mean_length", "grad_norm"} <= set(log[0])
     assert abs(float(log[0]["kl"])) < 1e-6 < 1e-4 < float(log[-1]["kl"])
-    if tune == "full":  # the random head of this model is too small for an adapter to move much
+    if tune == "full":  # in four steps an adapter moves a random model little
         reward = [float(row["rewards/low_ids/mean"]) for row in log]
         assert sum(reward[-4:]) / 4 > sum(reward[:4]) / 4 + 0.1
 

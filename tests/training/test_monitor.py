@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.families import At, save_family, varied
+from helpers.families import At, varied
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept
 from repic_core.data.rows import read_rows
@@ -34,12 +34,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """Folder of a random model."""
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
 def few(data):
     return read_rows(data / "rows.jsonl")[:3]
@@ -58,7 +52,7 @@ def events(steps=100, processes=1, zero=True):
     return (
         SimpleNamespace(world_size=processes),
         SimpleNamespace(is_world_process_zero=zero, global_step=0, max_steps=steps),
-        SimpleNamespace(should_training_stop=False, should_save=False),
+        SimpleNamespace(should_training_stop=False, should_save=False, should_log=False),
     )
 
 
@@ -71,10 +65,11 @@ def displayed(monkeypatch):
         def __init__(self, bundles):
             self.bundles = bundles
 
-        def update(self, bundle, raw):
+        def update(self, bundle, raw, metadata):
             self.bundles.append(bundle)
 
-    def display(bundle, raw, display_id):
+    def display(bundle, raw, display_id, metadata):
+        assert "image/png" not in bundle or metadata["image/png"]["alt"] == bundle["text/plain"]
         shown.append([bundle])
         return Handle(shown[-1])
 
@@ -144,7 +139,7 @@ def interruptible():
 
 @pytest.mark.parametrize("way", ["click", "interrupt"])
 def test_a_stopped_run_is_resumed_from_its_checkpoint(base, data, few, tmp_path, capsys, displayed, way):
-    settings = {**SMALL, "root": data, "max_steps": 4, "save_steps": 100}
+    settings = {**SMALL, "root": data, "max_steps": 4, "save_steps": 100, "logging_steps": 100}
     whole = grpo.train(*load_model(base), few, tmp_path / "whole", **settings)
     watch = training_monitor(tmp_path / "parts" / "metrics.csv", widgets=True)
 
@@ -156,6 +151,8 @@ def test_a_stopped_run_is_resumed_from_its_checkpoint(base, data, few, tmp_path,
 
     callbacks = [At(2, press), watch]
     stopped = grpo.train(*load_model(base), few, tmp_path / "parts", callbacks=callbacks, **settings)
+    metrics = (tmp_path / "parts" / "metrics.csv").read_text()
+    assert metrics.startswith("step,") and [line.split(",")[0] for line in metrics.splitlines()[1:]] == ["2"]
     assert stopped.state.global_step == 2 and (tmp_path / "parts" / "checkpoint-2" / "optimizer.pt").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert displayed[0][-1]["text/plain"] == (
@@ -228,6 +225,22 @@ def test_the_live_display(displayed, tmp_path):
     watch.on_train_end(args, state, control)
     assert displayed[2] is curves and curves[-1]["image/png"][:4] == b"\x89PNG"
     assert button[-1] == {"text/plain": "Finished after step 10 of 100."}
+
+
+def test_where_nobody_watches_it_grows_in_place_and_ends_with_the_curves(displayed, tmp_path, capsys):
+    """As under papermill: one text, redrawn, and one figure at the end; no button, nothing printed."""
+    (tmp_path / "metrics.csv").write_text("step,reward,kl\n1,0.5,0.1\n")
+    watch = training_monitor(tmp_path / "metrics.csv", lambda: "a caption", every=1)
+    args, state, control = events(steps=2)
+    watch.on_train_begin(args, state, control, model=torch.nn.Linear(1, 1))
+    for step in (1, 2):
+        state.global_step = step
+        watch.on_step_end(args, state, control, model=torch.nn.Linear(1, 1))
+        watch.on_log(args, state, control, {"reward": 0.5})
+    watch.on_train_end(args, state, control)
+    text, curves = displayed
+    assert "<p>step 2 of 2 | reward 0.5 | Finished after step 2 of 2.</p>" in text[-1]["text/html"]
+    assert len(curves) == 1 and capsys.readouterr().out == ""
 
 
 def test_lines_of_text_are_few(capsys):

@@ -76,5 +76,7 @@ def test_a_real_kernel_hears_it_while_the_cell_runs(kernel, way):
 def test_a_runner_without_a_person_gets_text_and_a_figure(kernel):
     """papermill and nbconvert execute cells with ``allow_stdin`` off."""
     printed, shown = run_cell(kernel[1], "steps = 2" + CELL, allow_stdin=False)
-    assert printed.splitlines() == ["comm None", "Finished after step 2 of 300.", "ended False False"]
-    assert [list(bundle) for bundle in shown] == [["image/png", "text/plain"]]
+    assert printed.splitlines() == ["comm None", "ended False False"]
+    text, curves = shown
+    assert text["text/plain"] == "Finished after step 2 of 300."
+    assert list(curves) == ["image/png", "text/plain"]

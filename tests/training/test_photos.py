@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.families import save_family, varied
+from helpers.families import varied
 from helpers.killed_run import SETTINGS
 from helpers.photos import HEIC, MALFORMED, encoded, halves, tiff
 from repic_core.data.rows import TrainingExample, to_dataset
@@ -19,11 +19,6 @@ from repic_core.training.prompt_lengths import prompt_lengths
 
 NOISE = encoded(Image.effect_noise((64, 48), 90).convert("RGB"), "JPEG")
 RAMP = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 def decoded(photo):

@@ -67,22 +67,22 @@ def test_long_prompts_are_named_with_how_to_fix_them(loaded, data):
     processor.image_processor.size["longest_edge"] = before["longest_edge"]
 
 
-def test_training_does_not_start(data, tmp_path):
-    model, processor = load_model("assets/toy-base")
+def test_training_does_not_start(base, data, tmp_path):
+    model, processor = load_model(base)
     rows = read_rows(data / "rows.jsonl")
     with pytest.raises(ValueError, match="prompts longer than 60 tokens"):
         grpo.train(
             model, processor, rows, tmp_path / "out", root=data, max_prompt_tokens=60, report_to="none"
         )
     assert not (tmp_path / "out").exists()
-    model, processor = load_model("assets/toy-base")
-    model.config.get_text_config().max_position_embeddings = 120
-    with pytest.raises(ValueError, match="prompts longer than 56 tokens"):  # 64 are for the completion
+    model, processor = load_model(base)
+    model.config.get_text_config().max_position_embeddings = 168
+    with pytest.raises(ValueError, match="prompts longer than 56 tokens"):  # 112 are for the completion
         grpo.train(model, processor, rows, tmp_path / "out", root=data, report_to="none")
 
 
-def test_a_missing_photo_is_named(data, tmp_path):
-    _, processor = load_model("assets/toy-base")
+def test_a_missing_photo_is_named(base, data, tmp_path):
+    _, processor = load_model(base)
     (tmp_path / "a.png").write_bytes((data / read_rows(data / "rows.jsonl")[0].images[0]).read_bytes())
     dataset = to_dataset([TrainingExample(("a.png",), "Who?", "<bo>", "yes_no_name")], tmp_path, 0)
     (tmp_path / "a.png").unlink()

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.places import BASE
 from repic_core.cli import main
 from repic_core.data.rows import RowError, RowQuestion, read_rows, to_dataset, write_rows
 from repic_core.models.loading import load_model
@@ -23,7 +22,7 @@ from repic_core.training.question_reward import (
 
 READER = "repic_core.toyworld.questions:CaptionReader"
 PLACES = ["top left", "top right", "bottom left", "bottom right"]
-CAPTION = "On a blue sea, at the top left is <bo>, at the top right is <mia>."
+CAPTION = "On a blue sea. At the top left is <bo>. <mia> is at the top right."
 SHORT = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 16}
 SHORT |= {"report_to": "none", "disable_tqdm": True, "seed": 3}
 
@@ -155,19 +154,23 @@ def test_rows_keep_their_questions(data, tmp_path):
 
 
 def test_the_perfect_caption_earns_one_and_a_stranger_costs(data):
-    truths = read_rows(data / "captions_multi.jsonl")
+    truth = json.loads((data / "truth.json").read_text())
     rows = [row for row in read_rows(data / "rows_questions.jsonl") if row.questions]
     columns = [json.dumps([vars(q) for q in row.questions]) for row in rows]
-    perfect = [row.solution for row in truths]
+    perfect = []
+    for row in rows:
+        scene = truth[row.images[-1]]
+        told = [f"At the {one['place']} is {one['tag'] or one['description']}." for one in scene["objects"]]
+        perfect.append(" ".join([f"On a {scene['background']}.", *told]))
     assert reward(perfect, columns) == [1.0] * len(rows)
     negatives = [[q for q in row.questions if q.answer == NOT_SAID] for row in rows]
-    assert any(negatives) and not all(negatives)
+    assert any(negatives)
     for row, caption, column, negative in zip(rows, perfect, columns, negatives, strict=True):
         named = [row.solution] if isinstance(row.solution, str) else row.solution
         assert len(negative) == len(row.candidates) - len(named)
         if negative:
             stranger = next(tag for tag in row.candidates if tag not in named)
-            [value] = reward([caption[:-1] + f", at the top left is {stranger}."], [column])
+            [value] = reward([f"{caption} At the top left is {stranger}."], [column])
             assert value < 1
 
 
@@ -198,9 +201,9 @@ def test_questions_are_a_list(data, questions):
         read_rows(data / "bad.jsonl")
 
 
-def test_trl_takes_it_and_the_command_has_its_flag(data, tmp_path):
+def test_trl_takes_it_and_the_command_has_its_flag(base, data, tmp_path):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
-    where_ = ["--model", str(BASE), "--rows", str(data / "rows_questions.jsonl")]
+    where_ = ["--model", str(base), "--rows", str(data / "rows_questions.jsonl")]
     out = tmp_path / "out"
     asked = [
         "--question-weight",
@@ -221,9 +224,9 @@ def test_trl_takes_it_and_the_command_has_its_flag(data, tmp_path):
     )  # else `repic reproduce` would refuse
 
 
-def test_rows_without_questions_or_reader_are_refused(data, tmp_path):
+def test_rows_without_questions_or_reader_are_refused(base, data, tmp_path):
     rows = read_rows(data / "rows.jsonl")[:4]
-    model, processor = load_model(BASE)
+    model, processor = load_model(base)
     for given_rows, reader, message in (
         (rows, READER, "no row has questions"),
         (read_rows(data / "rows_questions.jsonl")[:4], "", "give MODULE:CLASS"),

@@ -9,7 +9,6 @@ import torch
 from transformers import TrainerCallback
 
 from helpers.families import At, varied
-from helpers.places import BASE
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
 from repic_core.captioner.kept_references import PrefixCaptioner
@@ -73,13 +72,13 @@ def every_answer(model, processor, photo, concepts):
         "kept stream": [*keeping.stream(photo, concepts)],
         "task": answer_rows(model, processor, [row], max_new_tokens=NEW_TOKENS),
         "locate": locate(model, processor, photo, concepts),
-        "embedding": TowerEmbedder(model, processor, 32).images([photo]).tolist(),
+        "embedding": TowerEmbedder(model, processor, 48).images([photo]).tolist(),
     }
 
 
-def trained(kind, data, out, **settings):
+def trained(kind, base, data, out, **settings):
     """(the model that was given, the trainer) after two steps."""
-    model, processor = load_model(BASE, device="cpu")
+    model, processor = load_model(base, device="cpu")
     if kind == "grpo":
         rows = read_rows(data / "rows.jsonl")
         return model, grpo.train(model, processor, rows, out, root=data, **{**GRPO, **settings})
@@ -109,13 +108,13 @@ def is_ready(model):
         ("sft", {"tune": "full"}),
     ],
 )
-def test_a_trained_model_captions_like_what_was_saved(data, tmp_path, photo, concepts, kind, settings):
-    model, trainer = trained(kind, data, tmp_path / "out", **settings)
+def test_a_trained_model_captions_like_what_was_saved(base, data, tmp_path, photo, concepts, kind, settings):
+    model, trainer = trained(kind, base, data, tmp_path / "out", **settings)
     assert is_ready(model) and is_ready(trainer.model)
     adapter = settings.get("tune", "lora") == "lora"
-    fresh = load_model(BASE, tmp_path / "out", device="cpu") if adapter else load_model(tmp_path / "out")
+    fresh = load_model(base, tmp_path / "out", device="cpu") if adapter else load_model(tmp_path / "out")
     want = every_answer(*fresh, photo, concepts)
-    assert len(want["caption"].split()) > 3 and want["kept"] == [want["caption"]] * 2
+    assert len(want["caption"]) > 8 and want["kept"] == [want["caption"]] * 2
     if not adapter:
         assert json.loads((tmp_path / "out" / "config.json").read_text())["use_cache"]
     for one in (model, trainer.model):
@@ -132,8 +131,8 @@ def fail(*_):
 
 @pytest.mark.parametrize("kind", ["grpo", "sft"])
 @pytest.mark.parametrize(("act", "error"), [(stop, KeyboardInterrupt), (fail, TrainingError)])
-def test_a_stopped_training_leaves_a_model_that_captions(data, tmp_path, kind, act, error):
-    model, processor = load_model(BASE, device="cpu")
+def test_a_stopped_training_leaves_a_model_that_captions(base, data, tmp_path, kind, act, error):
+    model, processor = load_model(base, device="cpu")
     options = {"root": data, "callbacks": [At(1, act)], "tune": "lora"}
     with pytest.raises(error):
         if kind == "grpo":
@@ -144,9 +143,9 @@ def test_a_stopped_training_leaves_a_model_that_captions(data, tmp_path, kind, a
     assert is_ready(model)
 
 
-def test_a_training_can_be_continued_after_captions(data, tmp_path, photo, concepts):
+def test_a_training_can_be_continued_after_captions(base, data, tmp_path, photo, concepts):
     """The trainer turns on again what was turned off."""
-    _, trainer = trained("grpo", data, tmp_path / "out", max_steps=1)
+    _, trainer = trained("grpo", base, data, tmp_path / "out", max_steps=1)
     Captioner(trainer.model, trainer.processing_class, system=None, max_new_tokens=4).caption(photo, concepts)
     seen = []
 
@@ -160,13 +159,13 @@ def test_a_training_can_be_continued_after_captions(data, tmp_path, photo, conce
 
 
 @pytest.fixture
-def training():
+def training(base):
     """A model in training mode with checkpointing and dropout, but for one layer; and the same in eval mode."""
     from peft import LoraConfig, get_peft_model
 
     def tuned():
         torch.manual_seed(0)
-        model, processor = load_model(BASE, device="cpu")
+        model, processor = load_model(base, device="cpu")
         config = LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear", init_lora_weights=False)
         return get_peft_model(model, config), processor
 

@@ -204,8 +204,8 @@ def test_lora_targets_are_the_language_models_linear_layers(tmp_path):
         assert len(hit) == 7 * layers and not any("visual" in name for name in hit)
 
 
-def test_runs_that_would_save_no_model_are_refused(data, tmp_path, capsys):
-    rows = ["--rows", str(data / "rows.jsonl"), "--image_root", str(data), "--model", "assets/toy-base"]
+def test_runs_that_would_save_no_model_are_refused(base, data, tmp_path, capsys):
+    rows = ["--rows", str(data / "rows.jsonl"), "--image_root", str(data), "--model", str(base)]
     here = [*rows, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false"]
     wrong = {
         "deepspeed": ["--config", "paper-7b-8gpu", *here],
@@ -221,7 +221,7 @@ def test_runs_that_would_save_no_model_are_refused(data, tmp_path, capsys):
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_a_save_without_weights_is_an_error_and_changes_nothing(data, tmp_path, monkeypatch):
+def test_a_save_without_weights_is_an_error_and_changes_nothing(base, data, tmp_path, monkeypatch):
     """FSDP saves no adapter from sharded states, and an empty one with its own checkpointing, without a warning."""
     from safetensors.torch import save_file
 
@@ -229,7 +229,6 @@ def test_a_save_without_weights_is_an_error_and_changes_nothing(data, tmp_path, 
     from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
     out, rows = tmp_path / "out", read_rows(data / "rows.jsonl")
-    base = save_family("qwen2_5_vl", tmp_path / "base")
     settings = {**SHORT, "root": data, "warmup_steps": 0, "rewards": [(varied, 1.0)]}
     grpo.train(*load_model(base), rows, out, "toy", **settings)
     assert not (out / "README.md").exists()  # TRL's card would name folders of this machine

@@ -8,14 +8,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
-from helpers.places import ROOT
 from repic_core.models.loading import load_model
 from repic_core.training.recipe import LORA_TARGETS
 from repic_core.training.rollout import Decoding, adapter_merged
 
 
-def with_adapter(dtype: torch.dtype = torch.float32, dropout: float = 0.0):
-    model, _ = load_model(ROOT / "assets" / "toy-base")
+def with_adapter(base, dtype: torch.dtype = torch.float32, dropout: float = 0.0):
+    model, _ = load_model(base)
     torch.manual_seed(0)
     config = LoraConfig(
         r=4, target_modules=LORA_TARGETS, lora_dropout=dropout, init_lora_weights=False, lora_alpha=8
@@ -35,15 +34,15 @@ def products(model) -> int:
 
 
 @torch.no_grad()
-def test_a_merged_adapter_says_the_same_with_a_third_of_the_products():
-    model = with_adapter()
+def test_a_merged_adapter_says_the_same_with_a_third_of_the_products(base):
+    model = with_adapter(base)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     apart, often = logits(model), products(model)
     with model.disable_adapter():
-        base = logits(model)
+        plain = logits(model)
     with adapter_merged(model):
         together, seldom = logits(model), products(model)
-    assert (apart - base).abs().max() > 0.1
+    assert (apart - plain).abs().max() > 0.1
     assert torch.allclose(apart, together, atol=1e-4)
     layers = sum(name.endswith("lora_A.default.weight") for name in before)
     assert often - seldom == 2 * layers
@@ -53,8 +52,8 @@ def test_a_merged_adapter_says_the_same_with_a_third_of_the_products():
 
 
 @torch.no_grad()
-def test_the_adapter_is_apart_again_after_an_error():
-    model = with_adapter()
+def test_the_adapter_is_apart_again_after_an_error(base):
+    model = with_adapter(base)
     apart = logits(model)
     with pytest.raises(KeyboardInterrupt), adapter_merged(model):
         raise KeyboardInterrupt
@@ -63,8 +62,8 @@ def test_the_adapter_is_apart_again_after_an_error():
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", [{"dtype": torch.bfloat16}, {"dropout": 0.1}])
-def test_an_adapter_is_not_merged_where_that_would_change_it(settings):
-    model = with_adapter(**settings).eval()
+def test_an_adapter_is_not_merged_where_that_would_change_it(base, settings):
+    model = with_adapter(base, **settings).eval()
     with adapter_merged(model):
         inside = products(model)
     assert inside == products(model)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from trl import GRPOConfig, SFTConfig
 
-from helpers.families import save_family, varied
+from helpers.families import varied
 from repic_core.cli import main
 from repic_core.data.rows import read_rows, to_dataset, write_rows
 from repic_core.models.loading import load_model
@@ -30,11 +30,6 @@ SMALL = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

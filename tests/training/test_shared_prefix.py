@@ -10,7 +10,6 @@ from transformers import GenerationConfig
 from trl import GRPOTrainer
 
 from helpers.families import save_family
-from helpers.places import ROOT
 from helpers.stock import batch_of, log_probs, make
 from repic_core.data.rows import read_rows, to_dataset
 from repic_core.models.loading import load_model
@@ -73,7 +72,7 @@ def test_completions_do_not_see_each_other(bases, data, tmp_path, monkeypatch):
         right = log_probs(own, batch)[0]
         for sees, same in ((own_prompt_and_self, True), (lambda s, p, other, its: p == its, False)):
             monkeypatch.setattr(shared_prefix, "group_attention", partial(dense_attention, sees=sees))
-            assert ((log_probs(own, batch)[0] - right).abs().max() < 1e-5) == same
+            assert ((log_probs(own, batch)[0] - right).abs().max() < 1e-4) == same
 
 
 def test_half_precision_is_as_good_as_stocks(bases, data, tmp_path):
@@ -93,8 +92,7 @@ def test_half_precision_is_as_good_as_stocks(bases, data, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rollouts_are_generates(bases, data, family, sampled):
     """Token for token, greedy and sampled, for prompts of mixed length and photos, given as photos or features."""
-    toy = ROOT / "assets" / "toy-base"  # a random one says the same of every photo
-    model, processor = load_model(toy if family == "qwen2_5_vl" else bases[family])
+    model, processor = load_model(bases[family])
     rows = [to_dataset(read_rows(data / "rows.jsonl"), data, 0)[i] for i in (0, 1, 5, 9)]
     texts = [
         processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
@@ -109,12 +107,16 @@ def test_rollouts_are_generates(bases, data, family, sampled):
         return_tensors="pt",
     )
     banned = [model.config.image_token_id, model.config.video_token_id]
+    # Sampled completions end with one token in sixteen, so that they leave the batch at different times.
+    end = [processor.tokenizer.eos_token_id]
+    if sampled:
+        end = list(range(7, model.config.get_text_config().vocab_size, 16))
     config = GenerationConfig(
         max_new_tokens=24,
         do_sample=sampled,
         temperature=1.5 if sampled else None,
         suppress_tokens=banned,
-        eos_token_id=processor.tokenizer.eos_token_id,
+        eos_token_id=end,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     torch.manual_seed(3)
@@ -133,8 +135,8 @@ def test_rollouts_are_generates(bases, data, family, sampled):
             )
         assert torch.equal(shared, stock) and torch.equal(torch.rand(1), drawn)
     completions = stock[:, every["input_ids"].shape[1] :]
-    if sampled and family == "qwen2_5_vl":
-        ends = (completions == processor.tokenizer.eos_token_id).int().argmax(1)
-        assert len(set(ends.tolist())) > 3  # they leave the batch at different times
-    if not sampled:
+    if sampled:
+        ends = torch.isin(completions, torch.tensor(end)).int().argmax(1)
+        assert len(set(ends.tolist())) > 3
+    else:
         assert len({tuple(row.tolist()) for row in completions}) == len(set(index))

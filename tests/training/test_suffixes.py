@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from helpers.families import save_family, varied
+from helpers.families import varied
 from repic_core.data.rows import read_rows, to_dataset
 from repic_core.models.loading import load_model
 from repic_core.prompts import ICT_SUFFIXES, redrawn_suffix, task_messages
@@ -69,7 +69,7 @@ def test_the_weights_are_upstreams_and_each_setting_draws_as_often_as_it_says():
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("each", ["row", "group", "completion"])
-def test_what_the_model_is_asked(data, tmp_path, each, shared, monkeypatch):
+def test_what_the_model_is_asked(base, data, tmp_path, each, shared, monkeypatch):
     """The prompts that TRL tokenizes, in each of two steps on one row."""
     from trl import GRPOTrainer
 
@@ -91,7 +91,7 @@ def test_what_the_model_is_asked(data, tmp_path, each, shared, monkeypatch):
     # A seed whose draws differ where they can.
     differ = {"row": lambda one, two: True, "group": lambda one, two: one != two}
     seed = next(s for s in range(99) if differ.get(each, lambda one, two: len(set(one)) > 1)(*expected(s)))
-    model = load_model(save_family("qwen2_5_vl", tmp_path / "base"))
+    model = load_model(base)
     trainer = grpo.train(*model, [row], tmp_path / "out", seed=seed, **settings)
     distinct = [list(dict.fromkeys(texts)) for texts in expected(seed)]
     assert seen == (distinct if shared else expected(seed))
@@ -99,10 +99,10 @@ def test_what_the_model_is_asked(data, tmp_path, each, shared, monkeypatch):
     assert all(entry["loss"] == entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
 
 
-def test_wrong_settings_are_named(data, tmp_path):
-    base = load_model(save_family("qwen2_5_vl", tmp_path / "base"))
+def test_wrong_settings_are_named(base, data, tmp_path):
+    loaded = load_model(base)
     rows = read_rows(data / "rows.jsonl")
     with pytest.raises(ValueError, match="ict_suffix: 'step' must be one of row, group, completion"):
-        grpo.train(*base, rows, tmp_path / "out", root=data, ict_suffix="step")
+        grpo.train(*loaded, rows, tmp_path / "out", root=data, ict_suffix="step")
     with pytest.raises(ValueError, match="ict_suffix: vLLM is given one prompt a group"):
-        grpo.train(*base, rows, tmp_path / "out", root=data, ict_suffix="completion", use_vllm=True)
+        grpo.train(*loaded, rows, tmp_path / "out", root=data, ict_suffix="completion", use_vllm=True)

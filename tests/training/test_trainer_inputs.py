@@ -21,11 +21,6 @@ from repic_core.training.trainer import SharedPrefixGRPOTrainer
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Paths of eight photos of noise."""
     folder = tmp_path_factory.mktemp("photos")

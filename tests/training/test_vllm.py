@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from helpers.families import save_family, varied
+from helpers.families import varied
 from helpers.forked import free_port
 from helpers.places import ROOT
 from helpers.vllm_client import without_vllm
@@ -45,16 +45,11 @@ SETTINGS = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-PIXELS = 4096  # the toy's photos have 9216
+PIXELS = 4096  # the toy's scenes have 20736
 # Nats between the server's and the trainer's log-probability of a token, in float32: with the stub (measured: 1e-6)
 # and with vLLM's own kernels (2e-5, 2e-4). Where a step's weights were not sent: more than 1.
 BOUND, VLLM_BOUND = 1e-4, 1e-3
 DIFFERENCE = "sampling/sampling_logp_difference/max"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_family("qwen2_5_vl", tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +62,7 @@ def vllm(tmp_path_factory):
             "src/repic_core/training/vllm.md says"
         )
     log = tmp_path_factory.mktemp("vllm") / "log"
-    size = {"shortest_edge": 1024, "longest_edge": PIXELS}
+    size = {"shortest_edge": 2304, "longest_edge": PIXELS}
     with vllm_serving(python, TOY, free_port(), log, size=size) as address:
         yield address
 
@@ -132,13 +127,13 @@ def test_photo_tokens_are_never_sampled(base, data, tmp_path, client):
 
 
 def test_a_server_that_resizes_photos_otherwise_is_named(base, data, tmp_path, client):
-    wanted = r"makes \[.*36\] tokens of a prompt's photos, the trainer \[.*16\]: start the server with "
-    wanted += r"""--mm-processor-kwargs '\{"size": \{"shortest_edge": 1024, "longest_edge": 4096\}\}'"""
+    wanted = r"makes \[.*81\] tokens of a prompt's photos, the trainer \[.*16\]: start the server with "
+    wanted += r"""--mm-processor-kwargs '\{"size": \{"shortest_edge": 2304, "longest_edge": 4096\}\}'"""
     with serving(Stub(base)) as address, pytest.raises(TrainingError, match=wanted):
         trained(base, data, tmp_path, address, pixels=PIXELS)
 
 
-def sharded(data, out, address, bound):
+def sharded(base, data, out, address, bound):
     """Weights of the adapter after three steps in two processes with FSDP2; the same with the third step resumed.
 
     FSDP2 is set as in the recipe for several nodes.
@@ -154,7 +149,7 @@ def sharded(data, out, address, bound):
         "--config",
         out / "recipe.yaml",
     ]
-    command += ["--model", TOY, "--rows", data / "rows.jsonl"]
+    command += ["--model", base, "--rows", data / "rows.jsonl"]
     done = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -177,7 +172,7 @@ def test_sharded_over_two_processes(data, tmp_path):
     stub = Stub(TOY)
     stub.processor.image_processor.size["longest_edge"] = PIXELS
     with serving(stub) as address:
-        whole, resumed = sharded(data, tmp_path, address, BOUND)
+        whole, resumed = sharded(TOY, data, tmp_path, address, BOUND)
     assert stub.calls["/update_weights"] == STEPS + 1
     assert all(value.abs().max() > 1e-4 for name, value in whole.items() if "lora_B" in name)
     for name, value in whole.items():
@@ -195,4 +190,4 @@ def test_vllm(vllm, data, tmp_path, client, monkeypatch):
 
 
 def test_vllm_sharded_over_two_processes(vllm, data, tmp_path):
-    sharded(data, tmp_path, vllm, VLLM_BOUND)
+    sharded(TOY, data, tmp_path, vllm, VLLM_BOUND)

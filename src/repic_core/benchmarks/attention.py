@@ -15,6 +15,7 @@ from repic_core.benchmarks.presets import PRESETS
 from repic_core.benchmarks.training_step import timed
 from repic_core.models.sizes import qwen2_5_vl_config, sized_config
 from repic_core.planning.settings import photo_tokens, text_tokens
+from repic_core.toyworld.photos import REFERENCE_SIDE, SCENE_SIDE
 from repic_core.training.shared_prefix import group_attention, pack
 
 
@@ -25,7 +26,8 @@ def run(preset: str, repeats: int = 5) -> dict[str, Any]:
     sizes, cuda = PRESETS[preset], torch.cuda.is_available()
     config = sized_config("assets/toy-base") if preset == "toy" else qwen2_5_vl_config(preset)
     text = config.get_text_config()
-    photos = photo_tokens(config, sizes["side"] or 96) * (sizes["references"] + 1)
+    photos = photo_tokens(config, sizes["side"] or REFERENCE_SIDE) * sizes["references"]
+    photos += photo_tokens(config, sizes["side"] or SCENE_SIDE)
     prompt = text_tokens(sizes["references"]) + photos
     layout = _layout(sizes, prompt, "cuda" if cuda else "cpu")
     tokens = sizes["prompts"] * (prompt - 1) + sizes["prompts"] * sizes["generations"] * sizes["completion"]

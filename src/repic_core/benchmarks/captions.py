@@ -39,6 +39,8 @@ def draw(folder: Path, side: int, rows: int, references: int) -> list[CaptionIte
     import numpy as np
     from PIL import Image
 
+    from repic_core.toyworld.photos import REFERENCE_SIDE, SCENE_SIDE
+
     rng = np.random.default_rng(0)
 
     def photo(name: str, size: int) -> Path:
@@ -46,10 +48,10 @@ def draw(folder: Path, side: int, rows: int, references: int) -> list[CaptionIte
         Image.fromarray(pixels).save(folder / f"{name}.png")
         return folder / f"{name}.png"
 
-    queries = [photo(f"query{place}", side or 96) for place in range(QUERIES)]
+    queries = [photo(f"query{place}", side or SCENE_SIDE) for place in range(QUERIES)]
     known = [
         [
-            Concept(f"<mira{q}{c}>", f"mira{q}{c}", photo(f"{q}_{c}", side or 32), "a little toy")
+            Concept(f"<mira{q}{c}>", f"mira{q}{c}", photo(f"{q}_{c}", side or REFERENCE_SIDE), "a little toy")
             for c in range(max(CONCEPTS, references))
         ]
         for q in range(QUERIES)

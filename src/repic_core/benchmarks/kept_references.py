@@ -56,10 +56,12 @@ def draw(folder: Path, seed: int, references: int, side: int) -> tuple[list[Conc
     import numpy as np
     from PIL import Image
 
+    from repic_core.toyworld.photos import REFERENCE_SIDE, SCENE_SIDE
+
     rng = np.random.default_rng(seed)
     paths = []
     for number in range(references + 2):
-        size = side or (32 if number < references else 96)
+        size = side or (REFERENCE_SIDE if number < references else SCENE_SIDE)
         paths.append(folder / f"{seed}_{number}.png")
         Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(paths[-1])
     concepts = [Concept(f"<mira{i}>", f"mira{i}", paths[i], "a little toy") for i in range(references)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.extras import need
+from repic_core.io.kit import kit_path
 from repic_core.models.sizes import qwen2_5_vl_config
 
 # Prompts per step, completions per prompt, tokens per completion, references per prompt, the side of each photo in
@@ -27,7 +28,7 @@ def build_model(preset: str) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     if preset == "toy":
-        folder = "assets/toy-base"
+        folder = kit_path("assets/toy-base")
         processor = AutoProcessor.from_pretrained(folder)
         processor.tokenizer.padding_side = "left"
         return AutoModelForImageTextToText.from_pretrained(folder), processor
@@ -54,13 +55,14 @@ def build_dataset(folder: Path, prompts: int, references: int, side: int, **_: A
     from repic_core.concepts.concept import Concept
     from repic_core.data.rows import TrainingExample, to_dataset
     from repic_core.prompts import caption_problem
+    from repic_core.toyworld.photos import REFERENCE_SIDE, SCENE_SIDE
 
     rng = np.random.default_rng(0)
     rows = []
     for number in range(prompts):
         names = []
         for photo in range(references + 1):
-            size = side or (96 if photo == references else 32)
+            size = side or (SCENE_SIDE if photo == references else REFERENCE_SIDE)
             pixels = rng.integers(0, 255, (size, size, 3), dtype=np.uint8)
             names.append(f"{number}_{photo}.png")
             Image.fromarray(pixels).save(folder / names[-1])

@@ -42,7 +42,7 @@ def run_items(
     Raises:
         ValueError: as `caption_files.finished_rows`; or as `captions`, after what was finished is saved.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     out = None if out is None else Path(out)
     made_with = {} if out is None else settings()
@@ -72,6 +72,8 @@ def run_items(
     missing = [place for place in range(len(rows), len(items)) if place not in ahead]
     written = time.monotonic()
     with tqdm(total=len(items), initial=saved, disable=not progress, unit="photo") as bar:
+        # A notebook keeps results, not bars.
+        bar.leave = not hasattr(bar, "container")
         try:
             for place, caption in captions(missing) if missing else ():
                 ahead[place] = caption

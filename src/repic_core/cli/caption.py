@@ -104,10 +104,10 @@ def _database(options: argparse.Namespace) -> Any:
 def _retrieved(
     options: argparse.Namespace, database: Any, model: Any, processor: Any, side: int
 ) -> dict[str, list[Any]]:
-    """The concepts that are nearest to quarters of each photo and, with ``--verify``, that the model confirms."""
+    """The concepts that are nearest to regions of each photo and, with ``--verify``, that the model confirms."""
     from repic_core.retrieval.embedders import TowerEmbedder
     from repic_core.retrieval.find import ConceptIndex, find_concepts
-    from repic_core.retrieval.regions import tiles
+    from repic_core.retrieval.regions import regions_for
     from repic_core.retrieval.verify import Verifier
 
     confirm = None
@@ -115,8 +115,9 @@ def _retrieved(
         confirm = Verifier(model, processor, database, options.verify)
     embedder = TowerEmbedder(model, processor, side)
     index = ConceptIndex.build(database, embedder)
+    regions = regions_for(model)
     hits = {
-        photo: find_concepts(photo, index, embedder, tiles, options.retrieve, confirm=confirm)
+        photo: find_concepts(photo, index, embedder, regions, options.retrieve, confirm=confirm)
         for photo in options.photos
     }
     return {photo: database.select(*(hit.tag for hit in found)) for photo, found in hits.items()}

@@ -12,7 +12,6 @@ from repic_core.cli.options import (
     add_flags,
     at_least,
     chosen,
-    is_toy,
     load_chosen,
 )
 from repic_core.cli.output import note, print_json
@@ -22,7 +21,8 @@ def add_concepts(parser: Parser) -> None:
     commands = add_commands(parser)
     more = (
         "photos/bo/1.jpg, photos/bo/2.jpg and photos/mira.jpg give the concepts <bo> and <mira>. What\n"
-        "photos/bo/info.txt and photos/mira.txt say, if they exist, is the line of information in prompts."
+        "photos/bo/info.txt and photos/mira.txt say, if they exist, is the line of information in prompts.\n"
+        'It writes {"concept_dict": {"<mira>": {"name": "mira", "image": "mira.jpg", "info": "..."}}}'
     )
     line, example = "make a database from a folder of photos", "repic concepts init photos"
     init = add_command(commands, "init", _init, line, example, more=more)
@@ -113,6 +113,7 @@ def _list(options: argparse.Namespace) -> None:
 def _describe(options: argparse.Namespace) -> None:
     from repic_core.captioner.captioner import Captioner
     from repic_core.concepts.database import ConceptDatabase
+    from repic_core.models.toys import is_toy_model
     from repic_core.retrieval.embedders import TowerEmbedder
     from repic_core.retrieval.infos import write_infos, writer
     from repic_core.toyworld.infos import toy_writer
@@ -122,7 +123,7 @@ def _describe(options: argparse.Namespace) -> None:
     model, processor = load_chosen(found, options.adapter, options.device)
     embedder = TowerEmbedder(model, processor, found.side)
     captioner = Captioner(model, processor, system=None)
-    write = toy_writer(captioner) if is_toy(found.model) else writer(captioner)
+    write = toy_writer(captioner) if is_toy_model(model) else writer(captioner)
     lines = {}
     for concept, remark in write_infos(database, write, embedder, options.neighbours, options.all):
         if remark:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +109,7 @@ def _build(options: argparse.Namespace) -> None:
 def _of_photos(options: argparse.Namespace) -> list[Any]:
     from repic_core.data.builders import build_from_folders
     from repic_core.data.photo_folder import folder_infos
+    from repic_core.data.rows import moved_rows
 
     rows = build_from_folders(
         options.photos,
@@ -120,7 +119,7 @@ def _of_photos(options: argparse.Namespace) -> list[Any]:
         collages=options.collages,
         embed=_embed(options) if options.hard_negatives else None,
     )
-    return _from(rows, Path(options.photos), options.out.parent)
+    return moved_rows(rows, options.photos, options.out.parent)
 
 
 def _embed(options: argparse.Namespace) -> Any:
@@ -138,6 +137,7 @@ def _of_boxes(options: argparse.Namespace) -> list[Any]:
     from transformers import AutoImageProcessor
 
     from repic_core.data.coco import build_vlt
+    from repic_core.data.rows import moved_rows
     from repic_core.models.families import FAMILIES
     from repic_core.models.loading import ModelError, existing, limit_pixels, load_config
 
@@ -151,16 +151,7 @@ def _of_boxes(options: argparse.Namespace) -> list[Any]:
     limit_pixels(processor, options.min_pixels, limit or None)
     images = Path(options.images or Path(options.coco).parent)
     rows = build_vlt(options.coco, images, family.frame, processor, options.published_resize)
-    return _from(rows, images, options.out.parent)
-
-
-def _from(rows: Sequence[Any], root: Path, folder: Path) -> list[Any]:
-    """The rows with image paths relative to `folder` instead of `root`."""
-    away = os.path.relpath(root.resolve(), folder.resolve())
-    return [
-        replace(row, images=tuple(os.path.normpath(os.path.join(away, image)) for image in row.images))
-        for row in rows
-    ]
+    return moved_rows(rows, images, options.out.parent)
 
 
 def _convert(options: argparse.Namespace) -> None:

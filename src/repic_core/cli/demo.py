@@ -122,10 +122,10 @@ def _finder(options: argparse.Namespace, first: Any, database: Any) -> Any:
     from repic_core.concepts.database import ConceptDatabase
     from repic_core.demo.finder import Finder
     from repic_core.retrieval.embedders import TowerEmbedder
-    from repic_core.retrieval.regions import tiles
+    from repic_core.retrieval.regions import regions_for
 
     embedder = TowerEmbedder(first.model, first.processor, chosen(options).side)
-    return Finder(database or ConceptDatabase(), embedder, tiles, options.retrieve)
+    return Finder(database or ConceptDatabase(), embedder, regions_for(first.model), options.retrieve)
 
 
 def _examples(options: argparse.Namespace) -> list[tuple[Path, list[str]]]:

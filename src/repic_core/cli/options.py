@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from repic_core.models.toys import AUTHORS_MODEL, knows_toys_only
+from repic_core.models.toys import AUTHORS_MODEL, is_toy_model, local_config
 
 TOY_BASE = "assets/toy-base"
 
@@ -96,7 +95,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--side": {
         "type": at_least(1),
         "metavar": "N",
-        "help": "for retrieval: scale photos to N x N pixels (default: 448; for the toy base 40)",
+        "help": "for retrieval: scale photos to N x N pixels (default: 448; for the toy base 48)",
     },
     "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda, cuda:1, ... (default: auto)"},
     "--rows": {"metavar": "FILE", "help": "training rows, JSON or JSONL"},
@@ -221,10 +220,10 @@ def defaults_for(
     from repic_core.retrieval.embedders import TOWER_SIDE
 
     model = model or _base_of(adapter) or AUTHORS_MODEL
-    if is_toy(model):
-        from repic_core.toyworld.retrieval import SIDE
+    if is_toy_model(model):
+        from repic_core.toyworld.photos import REFERENCE_SIDE
 
-        return Chosen(model, None, None, SIDE)
+        return Chosen(model, None, None, REFERENCE_SIDE)
     return Chosen(model, published, PAPER_MAX_PIXELS, TOWER_SIDE, PUBLISHED_STYLES.get(published, "tag"))
 
 
@@ -291,19 +290,4 @@ def load_chosen(found: Chosen, adapter: str | None, device: str = "auto") -> tup
 
 def _base_of(adapter: str | None) -> str | None:
     """The model that a local adapter was trained on, as its configuration says."""
-    return _config(adapter, "adapter_config.json").get("base_model_name_or_path") if adapter else None
-
-
-def is_toy(model: str) -> bool:
-    """Whether a local model knows the toy world only, by the size of its vocabulary."""
-    text = _config(model, "config.json").get("text_config")
-    return knows_toys_only(text.get("vocab_size") if isinstance(text, dict) else None)
-
-
-def _config(folder: str, name: str) -> dict[str, Any]:
-    """A JSON file in a local folder; empty where there is none (loading says what is wrong)."""
-    try:
-        found = json.loads((Path(folder).expanduser() / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return local_config(adapter, "adapter_config.json").get("base_model_name_or_path") if adapter else None

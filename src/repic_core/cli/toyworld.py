@@ -1,5 +1,5 @@
-"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|questions|skills``, and
-``atlas|recognition`` for the drawn world."""
+"""``repic toyworld pretrain|miniature|ablations|retrieval|negatives|infos|dialogues|questions|skills``, and what
+the base is made of: ``atlas|recognition``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_toyworld(parser: Parser) -> None:
 
     commands = add_commands(parser)
     line, example = (
-        "train the toy base from nothing (under an hour on two cores)",
+        "train the toy base from nothing",
         "repic toyworld pretrain --out runs/toy-base",
     )
     pretrain = add_command(commands, "pretrain", _pretrain, line, example, RESUMES)
@@ -35,20 +35,20 @@ def add_toyworld(parser: Parser) -> None:
         help="logs and checkpoints (default: %(default)s)",
     )
     pretrain.add_argument(
-        "--vision-steps",
+        "--tower-steps",
         type=at_least(0),
-        nargs=2,
-        default=(2600, 1800),
+        default=2200,
         metavar="N",
-        help="of the two vision stages (default: 2600 1800)",
+        help="of the vision tower (default: %(default)s)",
     )
     pretrain.add_argument(
-        "--steps", type=at_least(0), default=5600, metavar="N", help="of the language phase"
+        "--steps",
+        type=at_least(0),
+        default=3000,
+        metavar="N",
+        help="of the language phase (default: %(default)s)",
     )
     add_flags(pretrain, "--seed")
-    pretrain.add_argument(
-        "--soft", action="store_true", help="the second base: even one concept named 4 in 5"
-    )
     pretrain.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads (default: torch's)")
 
     line, example = (
@@ -184,9 +184,8 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    steps = (options.vision_steps, options.steps)
     with prints_hidden(options.quiet):
-        pretrain(options.out, options.work, *steps, options.seed, options.soft)
+        pretrain(options.out, options.work, options.tower_steps, options.steps, options.seed)
 
 
 def _atlas(options: argparse.Namespace) -> None:
@@ -212,11 +211,15 @@ def _recognition(options: argparse.Namespace) -> None:
 
 
 def _miniature(options: argparse.Namespace) -> None:
-    from repic_core.toyworld.miniature import markdown, run
+    from repic_core.io import tables
+    from repic_core.toyworld.miniature import PAIR_SETS, compared, markdown, run
 
     with prints_hidden(options.quiet):
         table = run(options.base, options.out, options.seeds, options.split, options.arms)
     print(markdown(table))
+    captions, data = options.out / options.split, options.out / "data" / options.split
+    if pairs := compared(captions, data, options.arms, options.seeds):
+        print("\n" + tables.markdown(["difference of F1", *PAIR_SETS], pairs))
 
 
 def _ablations(options: argparse.Namespace) -> None:

@@ -88,7 +88,9 @@ def to_row(record: Any, where: str, target: str) -> TrainingExample:
     if method is not None and (not isinstance(method, str) or method not in TASKS):
         raise Unusable(f"accu_reward_method {method!r} has no reward here")
     if target == "sft":
-        method, solution = method or SINGLE_ICT, answer
+        # Nothing checks the answer; the method has to be one that a row with this answer may have.
+        fits = method is not None and not check_solution(answer, method)
+        method, solution = method if fits else SINGLE_ICT, answer
     elif method is None:
         method, solution = verifiable(question, answer, [concept.tag for concept in references])
     else:

@@ -1,4 +1,4 @@
-"""A concept database from a folder of photos::
+"""A concept database, or rows to train on, from a folder of photos::
 
     photos/bo/1.jpg  photos/bo/2.jpg  photos/bo/info.txt     a folder of photos a concept
     photos/mira.jpg  photos/mira.txt                         or a single photo
@@ -15,7 +15,14 @@ from pathlib import Path
 
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.data.builders import PHOTO_SUFFIXES, BuildError, category_of, photo_files
+from repic_core.data.builders import (
+    PHOTO_SUFFIXES,
+    BuildError,
+    build_from_folders,
+    category_of,
+    photo_files,
+)
+from repic_core.data.rows import moved_rows, write_rows
 from repic_core.io.files import read_text
 from repic_core.io.images import equal_files
 from repic_core.io.paths import shown_entries
@@ -69,6 +76,22 @@ def database_from_folder(folder: str | Path, categories: bool = False) -> Concep
         except ConceptError as error:
             raise BuildError(f"{entry}: {error}") from None
     return database
+
+
+def write_photo_rows(out: str | Path, folder: str | Path, seed: int = 0) -> Path:
+    """Write OCT and ICT rows of a folder of photos (`builders.build_from_folders`, with collages beside `out`).
+
+    Image paths are relative to the folder of `out`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BuildError: as there.
+    """
+    out = Path(out)
+    rows = build_from_folders(folder, seed, infos=folder_infos(folder), collages=out.parent / "collages")
+    return write_rows(out, moved_rows(rows, folder, out.parent))
 
 
 def folder_infos(root: str | Path) -> dict[str, str]:

@@ -149,6 +149,17 @@ def write_rows(path: str | Path, rows: Iterable[TrainingExample]) -> Path:
     return write_records(path, records)
 
 
+def moved_rows(
+    rows: Sequence[TrainingExample], root: str | Path, folder: str | Path
+) -> list[TrainingExample]:
+    """The rows with image paths relative to `folder`, where they will be written, instead of `root`."""
+    away = os.path.relpath(Path(root).resolve(), Path(folder).resolve())
+    return [
+        replace(row, images=tuple(os.path.normpath(os.path.join(away, image)) for image in row.images))
+        for row in rows
+    ]
+
+
 def to_dataset(rows: Sequence[TrainingExample], root: str | Path = ".", seed: int = 0) -> Any:
     """Rows as a `datasets.Dataset` with TRL's columns.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.data.rows import RowError
-from repic_core.io.files import read_records, read_text
+from repic_core.io.files import read_records, read_yaml
 
 # Anchored at the end, so that the colon of C:\rows.jsonl is part of the path.
 _SHARE = re.compile(r"(first|end|random):(\d+)(%?)")
@@ -95,15 +95,10 @@ def _share(path: Path, text: Any, where: str) -> Share:
 
 
 def _listed(path: Path) -> list[Share]:
-    import yaml
-
-    try:
-        listed = yaml.safe_load(read_text(path, RowError, "a YAML file"))
-    except yaml.YAMLError as error:
-        raise RowError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    entries = listed.get("datasets") if isinstance(listed, dict) else None
+    what = "`datasets:`, a list with a json_path each"
+    entries = read_yaml(path, RowError, what).get("datasets")
     if not isinstance(entries, list) or not entries:
-        raise RowError(f"{path}: must hold `datasets:`, a list with a json_path each")
+        raise RowError(f"{path}: must hold {what}")
     shares = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}, dataset {number}"

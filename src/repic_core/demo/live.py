@@ -114,7 +114,7 @@ class LivePage:
         with gr.Tab("Caption"):
             with gr.Row():
                 with gr.Column():
-                    self.query = photo_input(label="Photo to caption", height=320, elem_id="repic-query")
+                    self.query = photo_input(label="Photo to caption", height=240, elem_id="repic-query")
                     self.source = gr.Radio(
                         sources, value=CHOSEN, label="References", visible=len(sources) > 1
                     )
@@ -127,6 +127,8 @@ class LivePage:
                     self.chosen = gr.CheckboxGroup(
                         models, value=models, label="Models", visible=len(models) > 1
                     )
+                    self.shown = local_choices(gr.Dropdown(known, label="Shows", visible=False, **several))
+                with gr.Column():
                     with gr.Row():
                         self.caption_button = gr.Button("Caption", variant="primary")
                         self.stop_button = gr.Button("Stop")
@@ -134,8 +136,6 @@ class LivePage:
                         self.find_button = gr.Button("Find the concepts", visible=self.search is not None)
                         here = not any(isinstance(one, EndpointCaptioner) for one in self.models.values())
                         self.where_button = gr.Button("Where are they?", visible=here)
-                    self.shown = local_choices(gr.Dropdown(known, label="Shows", visible=False, **several))
-                with gr.Column():
                     self.output = gr.HTML(WAITING, apply_default_css=False, elem_id="repic-caption")
                     self.boxes = gr.AnnotatedImage(
                         label="Where the model sees them", visible=False, height=400

@@ -167,9 +167,16 @@ def caption_grid(
         canvas.rule(0, canvas.width, y, RULE, 0.6)
     canvas.rule(0, canvas.width, y, BLACK, 1.2)
     figure = canvas.figure(y + 0.6)
+    figure.alt = " ".join(f"Photo {number}: {_alt(row)}" for number, row in enumerate(rows, 1))
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _alt(row: GridRow) -> str:
+    given = ", ".join(concept.tag for concept in row.references) or "none"
+    said = (f"{method}: {'no caption' if text is None else text}" for method, text in row.captions.items())
+    return f"references {given}. {' '.join(said)}"
 
 
 def _draw_references(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.display.caption_grid import CONCEPT_COLORS, ERROR_COLOR, RULE, concept_colors
+from repic_core.display.caption_grid import RULE
 from repic_core.display.typeset import BLACK, new_figure, save_figure
 from repic_core.io.files import decode_text
 from repic_core.tasks import TASKS
@@ -21,13 +22,29 @@ from repic_core.tasks import TASKS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Okabe and Ito's colours, which people of any colour vision tell apart, without those that are too light on white.
+# Series also differ in their markers.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8860b")
+MARKERS = "osD^vP"
+# Of a figure 7.2 inches wide, which is still read at half its size.
+TEXT, TITLE = 9, 10
+
+
+def series_colors(names: Iterable[str]) -> dict[str, str]:
+    """A colour (``#rrggbb``) for each line or kind of bar, by its place; colours repeat after six.
+
+    >>> series_colors(["base", "grpo"])
+    {'base': '#0072b2', 'grpo': '#d55e00'}
+    """
+    return {name: SERIES[i % len(SERIES)] for i, name in enumerate(dict.fromkeys(names))}
+
 
 def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: int = 10) -> Figure:
     """Training curves from ``metrics.csv``: reward (in total and by task), completion length, KL to the base.
 
     Columns are as TRL logs them: ``step``; ``reward`` and ``reward/<method>``; ``completions/mean_length`` (or
-    any other with "length"); ``kl``. Cells may be empty (a step without rows of that task). Faint lines show the
-    values as logged, strong lines the mean of the last `smooth` values.
+    any other with "length"); ``kl``. Cells may be empty (a step without rows of that task). Lines show the mean of
+    the last `smooth` values, bands their standard deviation on either side.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -44,31 +61,44 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
     panels = {title: names for title, names in panels.items() if names}
     if not panels:
         raise ValueError(f"{metrics}: no column for reward, length or KL among {', '.join(columns)}")
-    figure = new_figure(figsize=(2.6 * len(panels), 2.3), layout="constrained")
+    figure = new_figure(figsize=(2.8 * len(panels), 2.9), layout="constrained")
     places = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, names) in zip(places, panels.items(), strict=True):
         colors = dict.fromkeys(names, BLACK)
         if len(names) > 1:
-            colors |= concept_colors(name for name in names if "/" in name)
+            colors |= series_colors(name for name in names if "/" in name)
         for name in names:
             points = [(s, v) for s, v in zip(steps, columns[name], strict=True) if not math.isnan(v)]
             at, values = [s for s, _ in points], [v for _, v in points]
-            axes.plot(at, values, color=colors[name], alpha=0.2, linewidth=0.7)
-            style = {"color": colors[name], "linewidth": 1.4, "marker": "." if len(at) == 1 else ""}
-            axes.plot(at, _running_mean(values, smooth), label=_label(name), **style)
-        axes.set_xlabel("step", fontsize=7)
+            mean, spread = _running(values, smooth)
+            below, above = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+            axes.fill_between(at, below, above, color=colors[name], alpha=0.15, linewidth=0)
+            style = {"color": colors[name], "linewidth": 1.6, "marker": "." if len(at) == 1 else ""}
+            axes.plot(at, mean, label=_label(name), **style)
+        axes.set_xlabel("step", fontsize=TEXT)
         style_axes(axes, title)
         if len(names) > 1:
-            axes.legend(fontsize=6, framealpha=0.8, edgecolor="none")
+            axes.legend(fontsize=TEXT - 1, framealpha=0.8, edgecolor="none")
+    figure.alt = f"Training curves over {len(steps)} logged steps: {_ends(columns, panels)}."
     if path is not None:
         save_figure(figure, path)
     return figure
 
 
-def _running_mean(values: Sequence[float], width: int) -> list[float]:
-    """For each value, the mean of the last `width` values up to it."""
+def _running(values: Sequence[float], width: int) -> tuple[list[float], list[float]]:
+    """For each value, mean and standard deviation of the last `width` values up to it."""
     windows = [values[max(0, end - width) : end] for end in range(1, len(values) + 1)]
-    return [sum(window) / len(window) for window in windows]
+    return [statistics.fmean(window) for window in windows], [statistics.pstdev(window) for window in windows]
+
+
+def _ends(columns: Mapping[str, Sequence[float]], panels: Mapping[str, Sequence[str]]) -> str:
+    """The first and the last value of the first column of each panel, in words."""
+    said = []
+    for title, names in panels.items():
+        values = [value for value in columns[names[0]] if not math.isnan(value)]
+        if values:
+            said.append(f"{title} goes from {values[0]:.3g} to {values[-1]:.3g}")
+    return ", ".join(said)
 
 
 def _label(column: str) -> str:
@@ -98,7 +128,7 @@ def _read_metrics(path: Path) -> dict[str, list[float]]:
 
 
 def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
-    """Precision, recall and F1 by the number of concepts, with a line for each arm.
+    """Precision, recall and F1 by the number of references in the prompt, with a line for each arm.
 
     Args:
         table: rows ``{"arm", "k", "precision", "recall", "f1"}`` with scores in [0, 1] or None, as in
@@ -108,8 +138,8 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
     """
     arms = list(dict.fromkeys(row["arm"] for row in table))
     ks = sorted({row["k"] for row in table})
-    colors = concept_colors(arms)
-    figure = new_figure(figsize=(7.2, 2.6), layout="constrained")
+    colors = series_colors(arms)
+    figure = new_figure(figsize=(7.2, 3.0), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     for axes, metric in zip(panels, ("precision", "recall", "f1"), strict=True):
         for number, arm in enumerate(arms):
@@ -124,21 +154,32 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
                     high.append(100 * max(scores) - mean[-1])
             style = {
                 "color": colors[arm],
-                "marker": "osD^vP*X"[number % 8],
-                "markersize": 4,
-                "linewidth": 1.2,
+                "marker": MARKERS[number % len(MARKERS)],
+                "markersize": 5,
+                "linewidth": 1.6,
             }
             axes.errorbar(x, mean, (low, high), capsize=2, label=arm, **style)
         axes.set_xticks(range(len(ks)), [str(k) for k in ks])
-        axes.set_xlabel("concepts in the photo", fontsize=7)
+        axes.set_xlabel("references in the prompt", fontsize=TEXT)
         axes.set_ylim(-3, 103)
         style_axes(axes, f"{metric.capitalize()} (%)")
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=TEXT,
+        frameon=False,
     )
+    means = (f"{arm} {_mean_f1(table, arm)}" for arm in arms)
+    figure.alt = f"Precision, recall and F1 by references in the prompt; mean F1: {', '.join(means)}."
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _mean_f1(table: Sequence[Mapping[str, Any]], arm: str) -> str:
+    scores = [row["f1"] for row in table if row["arm"] == arm and row["f1"] is not None]
+    return f"{100 * statistics.fmean(scores):.1f}" if scores else "none"
 
 
 def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Figure:
@@ -151,15 +192,15 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
         points: from the sweep of `benchmarks.training_step`.
         path: where to write, as in `caption_grid.caption_grid`.
     """
-    figure = new_figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = new_figure(figsize=(7.2, 4.8), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col")
     titles = {"references": "references in the prompt", "generations": "completions a prompt"}
-    labels = {"stock": ("stock TRL", ERROR_COLOR, "s"), "shared": ("shared prefix", CONCEPT_COLORS[0], "o")}
+    labels = {"stock": ("stock TRL", SERIES[1], "s"), "shared": ("shared prefix", SERIES[0], "o")}
     for column, (name, title) in enumerate(titles.items()):
         mine = [point for point in points if point["sweep"] == name]
         x = [point["settings"][name] for point in mine]
         for contender, (label, color, marker) in labels.items():
-            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2, "label": label}
+            style = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.6, "label": label}
             measured = [point["contenders"][contender] for point in mine]
             panels[0][column].plot(x, [one["policy_tokens"] for one in measured], **style)
             panels[1][column].plot(x, [one["seconds"]["step"] for one in measured], **style)
@@ -170,9 +211,10 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
         for axes in panels[:, column]:
             axes.set_ylim(bottom=0)
             axes.set_xticks(x, [str(value) for value in x])
-        panels[1][column].set_xlabel(title, fontsize=7)
+        panels[1][column].set_xlabel(title, fontsize=TEXT)
     handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
+    figure.alt = "Tokens and seconds of a training step, for stock TRL and with a shared prefix."
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -180,8 +222,8 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
 
 def style_axes(axes: Any, title: str) -> None:
     """The look of all charts: title at the left, small ticks, a faint grid, no box."""
-    axes.set_title(title, fontsize=8, loc="left")
-    axes.tick_params(labelsize=7, color=RULE)
+    axes.set_title(title, fontsize=TITLE, loc="left")
+    axes.tick_params(labelsize=TEXT, color=RULE)
     axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)

@@ -12,6 +12,7 @@ from typing import Any
 from repic_core.concepts.concept import Concept, ConceptError
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.display.caption_grid import concept_colors
+from repic_core.display.cards import THEME, reference_cards
 from repic_core.display.html import STYLE, concept_cards
 from repic_core.io.images import open_image
 from repic_core.io.uploads import open_upload, store_photo
@@ -19,8 +20,6 @@ from repic_core.io.uploads import open_upload, store_photo
 # Concepts shown at most; a larger database is filtered.
 SHOWN = 60
 THUMBNAIL_PIXELS = 240
-# Colours are the notebook's variables, so that light and dark follow its theme.
-THEME = 'style="--muted: var(--jp-ui-font-color2, #52525b); --error: var(--jp-error-color1, #b91c1c)"'
 
 
 def in_notebook() -> bool:
@@ -44,7 +43,7 @@ def has_frontend() -> bool:
 
 
 def concept_editor(database: ConceptDatabase, widgets: bool | None = None) -> Any:
-    """What a notebook shows to edit `database`: the widget of a `ConceptEditor`, or the concepts as plain text.
+    """What a notebook shows to edit `database`: the widget of a `ConceptEditor`, or cards of the first concepts.
 
     Args:
         widgets: whether to show the widget; by default `has_frontend`.
@@ -53,10 +52,20 @@ def concept_editor(database: ConceptDatabase, widgets: bool | None = None) -> An
         widgets = has_frontend()
     if widgets:
         return ConceptEditor(database).widget
-    from IPython.display import Pretty
+    return reference_cards(database)
 
-    lines = [f"{concept.tag}  {concept.name}: {concept.info}" for concept in list(database)[:SHOWN]]
-    return Pretty("\n".join([f"{len(database)} concepts", *lines]))
+
+def editable_copy(concepts: Iterable[Concept], folder: str | Path) -> ConceptDatabase:
+    """A database in `folder` that may be edited: what is there, or else copies of `concepts` and their photos."""
+    folder = Path(folder)
+    path = folder / "database.json"
+    if not path.exists():
+        copies = [
+            replace(concept, image=[store_photo(image, folder / "photos") for image in concept.images])
+            for concept in concepts
+        ]
+        ConceptDatabase(copies, root=folder).save(path)
+    return ConceptDatabase.load(path)
 
 
 class ConceptEditor:
@@ -159,7 +168,7 @@ class ConceptEditor:
         edited = replace(renamed, info=self.info.value, image=renamed.image if photo is None else photo)
         self._change([edited if c.tag == renamed.tag else c for c in changed], edited.tag)
         self._show(edited.tag)
-        self.photo.value = ()
+        self._fill()
         return f"{edited.tag} is saved."
 
     def _delete(self) -> str:

@@ -51,6 +51,7 @@ STYLE = """<style>
 .repic .concept p { color: var(--muted); display: -webkit-box; overflow: hidden;
   -webkit-box-orient: vertical; -webkit-line-clamp: 4; }
 .repic .concept p:hover, .repic .concept p:focus { -webkit-line-clamp: none; }
+#repic-query img { object-fit: contain !important; }
 .repic.preview img { max-height: 12rem; width: auto; max-width: 100%; margin-bottom: .5rem; }
 .repic .captions { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(13.5rem, 100%), 1fr));
   gap: .75rem; margin-top: 1rem; }

@@ -41,7 +41,10 @@ Line = list[tuple[float, Piece]]  # (x offset in points, piece)
 
 
 def new_figure(**options: Any) -> Figure:
-    """A white ``matplotlib.figure.Figure`` that notebooks show as a PNG and that pyplot doesn't keep."""
+    """A white ``matplotlib.figure.Figure`` that notebooks show as a PNG and that pyplot doesn't keep.
+
+    What is set as its ``alt`` is shown instead where pictures are not, and read out by screen readers.
+    """
     return _figure_class()(facecolor="white", **options)
 
 
@@ -50,10 +53,15 @@ def _figure_class() -> type[Figure]:
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
-        def _repr_png_(self) -> bytes:
+        alt = "A figure."
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=120)
-            return buffer.getvalue()
+            return buffer.getvalue(), {"alt": self.alt}
+
+        def __repr__(self) -> str:
+            return self.alt
 
     return NotebookFigure
 
@@ -224,14 +232,16 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Write `figure` as ``.png`` (200 dpi) and as ``.pdf``, each whole or not at all; returns both paths.
 
     The suffix of `path` is dropped if it is one of the two. Fonts are embedded (TrueType, ``fonttype`` 42),
-    and no date is written, so that the same figure gives the same bytes.
+    and no date is written, so that the same figure gives the same bytes. The PNG carries the figure's `alt`.
     """
     import matplotlib
 
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
     written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+    # A name may hold half of a surrogate pair, which no file can.
+    said = {"Description": figure.alt.encode(errors="replace").decode()} if hasattr(figure, "alt") else {}
+    for suffix, metadata in ((".png", {"Software": None, **said}), (".pdf", {"CreationDate": None})):
         written.append(stem.with_name(stem.name + suffix))
         with replaced(written[-1]) as file, matplotlib.rc_context({"pdf.fonttype": 42}):
             figure.savefig(file, format=suffix[1:], dpi=200, metadata=metadata)

@@ -11,7 +11,7 @@ from repic_core.captioner.caption_files import CaptionRecord
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.concepts.scripts import length, runs, words
-from repic_core.evaluation.intervals import Interval, mean_interval, units_of
+from repic_core.evaluation.intervals import Amount, Interval, mean_interval, units_of
 from repic_core.evaluation.scores import ScoredCaptions, score_captions
 from repic_core.models.answers import as_read
 
@@ -74,7 +74,11 @@ def measure_scored(
         "words": [len(_words(record.caption)) for record in records],
     }
     units = units_of(records, unit)
-    return {name: mean_interval(numbers, units) for name, numbers in values.items()}
+    found = {name: mean_interval(numbers, units) for name, numbers in values.items()}
+    return {
+        name: mean if name == "copied" else Amount(mean.value, mean.low, mean.high)
+        for name, mean in found.items()
+    }
 
 
 def _hallucinated(scored: ScoredCaptions) -> list[int]:

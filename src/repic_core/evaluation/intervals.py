@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from repic_core.captioner.caption_files import CaptionRecord, Captions, scored_records
 from repic_core.concepts.concept import Concept
@@ -33,8 +33,25 @@ class Interval:
     low: float
     high: float
 
+    # Whether it is a share.
+    percent: ClassVar[bool] = True
+
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class Amount(Interval):
+    """An interval of what is no share, such as a number of words; printed as it is.
+
+    >>> str(Amount(54.6, 51.0, 58.25)), str(Amount(0.752, 0.5, 1.0))
+    ('54.6 [51.0, 58.2]', '0.75 [0.50, 1.00]')
+    """
+
+    percent = False
+
+    def __str__(self) -> str:
+        digits = 1 if self.value >= 10 else 2
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,7 @@ def compare(
     name: str = "f1",
     unit: str = "photo",
     seed: int = 0,
+    unknown_tags: bool = False,
 ) -> Comparison:
     """Whether the second file's score differs from the first's, on the same photos and concepts.
 
@@ -163,6 +181,7 @@ def compare(
         first, second: captions, as for `scores.score`.
         name: the score: ``precision``, ``recall`` or ``f1``.
         unit: what is drawn and swapped: ``photo`` or ``caption``.
+        unknown_tags: as for `scores.score`.
 
     Raises:
         ValueError: an unknown score or unit; the files are not of the same photos and tags (names the first row
@@ -183,7 +202,9 @@ def compare(
             f"(or not equally often; they have {len(first)} and {len(second)} rows)"
         )
     known = list(database or ())
-    one, two = (_counts(score_captions(records, protocol, known), unit) for records in (first, second))
+    one, two = (
+        _counts(score_captions(records, protocol, known), unit, unknown_tags) for records in (first, second)
+    )
     table = np.array([one[photo] for photo in one] + [two[photo] for photo in one], dtype=float)
     indices = np.arange(len(one)), np.arange(len(one), 2 * len(one))
 
@@ -236,10 +257,10 @@ def _bootstrapped(samples: tuple[Any, ...], statistic: Callable[..., Any], seed:
     return Interval(value, float(found.low), float(found.high))
 
 
-def _counts(scored: ScoredCaptions, unit: str) -> dict[Any, tuple[int, int, int]]:
+def _counts(scored: ScoredCaptions, unit: str, unknown_tags: bool = False) -> dict[Any, tuple[int, int, int]]:
     """(correct, predicted, total) of each unit: a photo's captions together, or each caption."""
     found: dict[Any, tuple[int, int, int]] = {}
-    for drawn_as, score in zip(units_of(scored.records, unit), scored.scores(), strict=True):
+    for drawn_as, score in zip(units_of(scored.records, unit), scored.scores(unknown_tags), strict=True):
         correct, predicted, total = found.get(drawn_as, (0, 0, 0))
         found[drawn_as] = (correct + score.correct, predicted + score.predicted, total + score.total)
     return found

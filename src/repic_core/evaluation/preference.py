@@ -118,7 +118,7 @@ def prefer(
             a layout is unknown or has no references.
         JudgeError: the judge gave no answer, or none that chooses one of the captions.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     if references and database is None:
         raise ValueError("references are asked for, but there is no database to take them from")

@@ -142,7 +142,7 @@ def answer_questions(
         ValueError: before anything is asked: a caption has no question, or a question has no caption; names it.
         JudgeError: not one answer chooses an option.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     records = records_of(records)
     about = defaultdict(list)

@@ -7,7 +7,7 @@ not, and what it still scores without the references' photos comes from the text
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,9 +85,26 @@ def probe(
     for count in range(1, wrong + 1):
         ways[f"{count} wrong"] = with_wrong_references(items, database, count)
     ways["no photos"] = without_photos(items)
+    return ask_each_way(captioner, ways, database, out, resume)
+
+
+def ask_each_way(
+    captioner: Captioner,
+    ways: Mapping[str, Sequence[CaptionItem]],
+    database: ConceptDatabase,
+    out: str | Path,
+    resume: bool = True,
+) -> dict[str, Interval]:
+    """F1 of names (`span`) with its interval by photo, for each way of asking about the same photos.
+
+    Each has its own caption file in the folder `out`; files that exist are resumed, or else replaced.
+
+    Raises:
+        ValueError: as in `Captioner.caption_many`.
+    """
     found = {}
-    for name, changed in ways.items():
+    for name, items in ways.items():
         path = Path(out) / f"{name.replace(' ', '_')}.json"
-        captioner.caption_many(changed, out=path, resume=resume)
+        captioner.caption_many(items, out=path, resume=resume)
         found[name] = score_intervals(path, "span", database)["f1"]
     return found

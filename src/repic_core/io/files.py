@@ -40,6 +40,26 @@ def parse_json(text: str, name: str, error: type[Exception], **options: Any) -> 
         raise error(f"{name}: not valid JSON ({where}): was it cut off? write it again") from None
 
 
+def read_yaml(path: Path, error: type[Exception], what: str = "lines of `key: value`") -> dict[str, Any]:
+    """The ``key: value`` lines of a YAML file.
+
+    Args:
+        what: what the file has to hold, for the message.
+
+    Raises:
+        error: the file is missing, is not text, is not YAML or holds anything else; names the file.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(read_text(path, error, "a YAML file"))
+    except yaml.YAMLError as fault:
+        raise error(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
+    if not isinstance(values, dict):
+        raise error(f"{path}: must hold {what}")
+    return values
+
+
 def read_records(path: Path, error: type[Exception], what: str = "rows") -> Iterator[tuple[str, Any]]:
     """Each record of a JSON list or, if the name ends in ``.jsonl``, of JSON Lines.
 

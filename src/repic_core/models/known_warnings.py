@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
+from contextlib import redirect_stdout
 
 # Beginnings of the messages, each with where it comes from.
 KNOWN = (
@@ -22,3 +25,21 @@ def hide_known_warnings() -> None:
     """Show none of `KNOWN` any more in this process; every other warning is shown as before."""
     for beginning in KNOWN:
         warnings.filterwarnings("ignore", message=beginning)
+
+
+def quiet_libraries() -> None:
+    """`hide_known_warnings`, and no bars while weights are loaded or columns cast.
+
+    Bars of downloads stay. The line that transformers prints under ``WANDB_MODE=offline`` is left out.
+    """
+    from datasets import disable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    hide_known_warnings()
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    enable_progress_bars()  # the line above also hides those of downloads
+    if os.environ.get("WANDB_MODE") == "offline":
+        with redirect_stdout(io.StringIO()):
+            import transformers.integrations.integration_utils  # noqa: F401

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.extras import MissingExtra, need
+from repic_core.io.kit import kit_path
 from repic_core.models.families import FAMILIES
 from repic_core.models.known_warnings import hide_known_warnings
 
@@ -141,13 +142,15 @@ def _four_bits(dtype: Any) -> Any:
 
 
 def existing(name_or_path: str | Path, what: str) -> str:
-    """The folder `name_or_path` if it exists, else the hub id; what looks like a path is never sent to the hub.
+    """The folder `name_or_path` if it exists, here or in the kit (`kit_path`), else the hub id.
+
+    What looks like a path is never sent to the hub.
 
     Raises:
         ModelError: it is neither, or the folder is not a saved `what` ("model" or "adapter").
     """
     text = os.fspath(name_or_path)
-    folder = Path(text).expanduser()
+    folder = kit_path(text).expanduser()
     if text and folder.is_dir():
         _check_folder(folder, what)
         return str(folder)

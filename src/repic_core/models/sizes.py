@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from repic_core.io.kit import kit_path
+
 QWEN_VISION = (1280, 3420, 32, 16)  # hidden, inner, layers, heads
 # "cpu" has 7.6M parameters; the other two are as in the config.json of Qwen/Qwen2.5-VL-{3B,7B}-Instruct.
 SIZES: dict[str, dict[str, Any]] = {
@@ -51,9 +53,10 @@ def sized_config(model: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
-    if Path(model).is_dir():
+    folder = kit_path(model)
+    if folder.is_dir():
         try:
-            return AutoConfig.from_pretrained(model, local_files_only=True)
+            return AutoConfig.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{model}: no usable config.json: {' '.join(str(error).split())[:200]}"

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.io.files import read_json, read_text, write_text_atomic
+from repic_core.io.files import read_json, read_yaml, write_text_atomic
 from repic_core.publish import cards
 from repic_core.publish.loadable import folder_faults, vllm_faults
 from repic_core.publish.merge import PROCESSOR_FILES, copy_processor, folder_beside
@@ -101,15 +101,7 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     Raises:
         ExportError: no file, not YAML, or no lines of ``key: value``.
     """
-    import yaml
-
-    try:
-        facts = yaml.safe_load(read_text(Path(path), ExportError, "a YAML file")) or {}
-    except yaml.YAMLError as error:
-        raise ExportError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(facts, dict):
-        raise ExportError(f"{path}: must hold lines of `key: value`")
-    return facts
+    return read_yaml(Path(path), ExportError)
 
 
 def check_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class TowerEmbedder:
     Args:
         model, processor: from `loading.load_model`.
         side: photos are scaled to ``side * side`` pixels in their own shape (within the processor's limits), so
-            that a crop of a scene looks like a reference photo. The toy world's reference photos have 32.
+            that a crop of a scene looks like a reference photo. The toy world's reference photos have 48.
         batch_size: photos in a forward pass.
     """
 

@@ -6,9 +6,11 @@ Boxes are ``(x1, y1, x2, y2)`` in pixels of the photo, origin at the top left, e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from repic_core.models.toys import is_toy_model
 
 Box = tuple[int, int, int, int]
 DETECTION_THRESHOLD = 0.1  # upstream's confidence (`detector.py`, YOLO-World)
@@ -40,6 +42,16 @@ def tiles(photo: Any, across: int = 2, overlap: float = 0.0) -> list[Box]:
         for y in steps
         for x in steps
     ]
+
+
+def windows(scene: Any) -> list[Box]:
+    """Windows of a drawing's size, each half over the next: 5 x 5 of 48 pixels in a scene of the toy world."""
+    return tiles(scene, across=3, overlap=0.5)
+
+
+def regions_for(model: Any) -> Callable[[Any], list[Box]]:
+    """Where to look without a detector: `windows` if `model` knows the toy world only, otherwise `tiles`."""
+    return windows if is_toy_model(model) else tiles
 
 
 class Detector:

@@ -71,8 +71,8 @@ def same_object(
     """How sure the model is that the two photos (PIL images) of each pair show the same object.
 
     That is the log-odds of "yes" over "no" as the first word of its answer: above 0 for yes. Each pair is asked in
-    both orders, and the lower value counts, since one order alone can mislead: on the toy world's validation split
-    the toy base says yes to 3% of empty quarters that come before a reference, and to 93% of those that come after.
+    both orders, and the lower value counts, since one order alone can mislead: a small model may say yes to an
+    empty region where it comes last, and no where it comes first.
 
     Raises:
         ValueError: the processor's tokenizer has no token for yes or for no.

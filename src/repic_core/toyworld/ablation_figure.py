@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.display.caption_grid import concept_colors
-from repic_core.display.charts import style_axes
+from repic_core.display.charts import MARKERS, TEXT, series_colors, style_axes
 from repic_core.display.typeset import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -19,7 +18,8 @@ SCORES = {
     "oct": "OCT accuracy",
     "vlt_hit": "VLT, IoU ≥ 0.5",
 }
-TASK_ARMS = ("base", "full", "no OCT", "no VLT", "no ICT", "single ICT only", "multi ICT only")
+TASK_ARMS = ("base", "full", "no OCT", "no OCT, equal ICT", "no VLT", "no VLT, equal ICT", "no ICT")
+TASK_ARMS += ("single ICT only", "multi ICT only")
 # For each panel, the arms in order, each with its label on the axis.
 LINES = {
     "training scenes": {
@@ -47,8 +47,8 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
         known = {arm: label for arm, label in arms.items() if arm in lines}
         if set(known) - {"full"}:
             panels[title] = known
-    colors = concept_colors(SCORES)
-    figure = new_figure(figsize=(6.9, 4.3 if panels else 2.5), layout="constrained")
+    colors = series_colors(SCORES)
+    figure = new_figure(figsize=(6.9, 5.2 if panels else 3.0), layout="constrained")
     grid = figure.add_gridspec(2 if panels else 1, max(1, len(panels)))
     axes = figure.add_subplot(grid[0, :])
     arms = [arm for arm in TASK_ARMS if arm in lines]
@@ -57,14 +57,14 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
         values, errors = _spread([lines[arm] for arm in arms], key)
         marks = {"color": colors[key], "label": label, "capsize": 2, "error_kw": {"linewidth": 0.8}}
         axes.bar(x, values, 0.18, yerr=errors, **marks)
-    axes.set_xticks(range(len(arms)), [arm.replace(" ICT", "\nICT", arm.endswith("only")) for arm in arms])
+    axes.set_xticks(range(len(arms)), [_label(arm) for arm in arms])
     style_axes(axes, "Tasks on and off (%)")
     for column, (title, places) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[1, column])
         for number, key in enumerate(SCORES):
             values, errors = _spread([lines[arm] for arm in places], key)
             x = [place + 0.1 * (number - 1.5) for place in range(len(places))]
-            marks = {"marker": "osD^"[number], "markersize": 4, "linewidth": 1.2, "capsize": 2}
+            marks = {"marker": MARKERS[number], "markersize": 5, "linewidth": 1.6, "capsize": 2}
             axes.errorbar(x, values, errors, color=colors[key], **marks)
         axes.set_xticks(range(len(places)), places.values())
         style_axes(axes, f"By {title} (%)")
@@ -72,10 +72,20 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
         axes.set_ylim(-3, 103)
         axes.set_axisbelow(True)
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=TEXT, frameon=False)
+    figure.alt = f"Scores of {len(lines)} arms: {', '.join(lines)}."
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _label(arm: str) -> str:
+    """An arm's name on the axis, in two lines where it is long.
+
+    >>> _label("no OCT, equal ICT"), _label("multi ICT only"), _label("no ICT")
+    ('no OCT,\\nequal ICT', 'multi\\nICT only', 'no ICT')
+    """
+    return arm.replace(", ", ",\n").replace(" ICT only", "\nICT only")
 
 
 def _spread(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -2,11 +2,11 @@
 
 Each arm differs in one thing from `full`, which has OCT, VLT, single and multi ICT rows of 2,000 scenes, groups of
 8, and KL weight 0.04. All arms take the same number of steps and of completions in a step. So an arm without a
-task sees more rows of the other tasks, and an arm with larger groups sees fewer prompts.
+task sees more rows of the other tasks, and an arm with larger groups sees fewer prompts. Whether OCT and VLT help
+naming is therefore asked twice: at equal steps, and at equal rows of ICT, in fewer steps.
 
-Each arm is trained with two budgets. With `short`, `full` ends between the base and the ceiling, which shows how
-fast arms learn to name. With `long`, half the steps of the toy recipe at its own learning rate, `full` reaches the
-ceiling, which shows what naming costs (OCT, VLT, KL). Both were fixed here before the test split was run, once.
+There are two budgets: `short`, at which arms are on their way, and `long`, that of the shipped adapter. Both were
+fixed here before the test split was run.
 """
 
 from __future__ import annotations
@@ -19,24 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.concepts.database import ConceptDatabase
-from repic_core.data.rows import TrainingExample, read_rows
+from repic_core.data.rows import read_rows
 from repic_core.evaluation.questions import answer_questions
 from repic_core.evaluation.task_scores import score_tasks
 from repic_core.io.files import write_json_atomic
+from repic_core.io.kit import kit_path
 from repic_core.models.loading import load_model
-from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT, VLT
-from repic_core.toyworld.arms import cell, check_settings, over_seeds
+from repic_core.tasks import MULTI_ICT, OCT, SINGLE_ICT, TASKS, VLT
+from repic_core.toyworld.arms import cell, check_settings, over_seeds, select_rows, spread
 from repic_core.toyworld.dataset import write_heldout, write_heldout_tasks, write_training
-from repic_core.toyworld.miniature import evaluate_model
+from repic_core.toyworld.miniature import equal_ict_steps, evaluate_model
 from repic_core.toyworld.questions import CaptionReader, heldout_questions
 from repic_core.training import grpo
 
-# `without`: methods whose rows are left out; `scenes`: only rows of this many scenes. The rest goes to the recipe.
+# `without`: methods whose rows are left out; `equal_ict`: in as many steps as it takes to see as many ICT rows as
+# `full`; `scenes`: only rows of this many scenes. The rest goes to the recipe.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "full": {},
     "no OCT": {"without": [OCT]},
     "no VLT": {"without": [VLT]},
+    "no OCT, equal ICT": {"without": [OCT], "equal_ict": True},
+    "no VLT, equal ICT": {"without": [VLT], "equal_ict": True},
     "no ICT": {"without": [SINGLE_ICT, MULTI_ICT]},
     "single ICT only": {"without": [MULTI_ICT]},
     "multi ICT only": {"without": [SINGLE_ICT]},
@@ -67,25 +71,39 @@ QUESTION_ARMS: dict[str, dict[str, Any]] = {
     }
 }
 MORE_ARMS = SUFFIX_ARMS | QUESTION_ARMS
-# F1 at 4 references of `full` on validation, seed 0. With the rate of the recipe (1e-3): .20, .94, 1.00 and 1.00
-# after 6, 8, 10 and 14 steps (its warm-up takes 10), so no number of steps is well in between. With 1e-4: .00, .15,
-# .22, .45, .70, .81 and 1.00 after 10, 20, 22, 25, 28, 30 and 40.
+# At the rate of the recipe: a budget at which arms are on their way, and that of the shipped adapter.
 BUDGETS: dict[str, dict[str, Any]] = {
-    "short": {"max_steps": 25, "learning_rate": 1e-4},
-    "long": {"max_steps": 40, "learning_rate": 1e-3},
+    "short": {"max_steps": 25, "learning_rate": 3e-4},
+    "long": {"max_steps": 80, "learning_rate": 3e-4},
 }
 SETS = ("1", "2", "4")
-SCORES = ("f1_1", "f1_2", "f1_4", "questions", "oct", "vlt_iou", "vlt_hit", "length", "kl")
+# What tables call each score.
+TITLES = {
+    "f1_1": "F1, 1",
+    "f1_2": "F1, 2",
+    "f1_4": "F1, 4",
+    "questions": "questions",
+    "oct": "OCT",
+    "vlt_iou": "VLT IoU",
+    "vlt_hit": "VLT IoU ≥ 0.5",
+    "length": "length",
+    "kl": "KL",
+}
+SCORES = tuple(TITLES)
 
 
-def select_rows(
-    rows: Sequence[TrainingExample], without: Sequence[str] = (), scenes: int | None = None
-) -> list[TrainingExample]:
-    """The rows of `dataset.write_training` without some methods, and only of the first `scenes` scenes."""
-    rows = [row for row in rows if row.method not in without]
-    if scenes is None:
-        return rows
-    return [row for row in rows if int(Path(row.images[-1]).name.split("_")[0]) < scenes]
+def arm_settings(arm: str, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What an arm is trained with under a budget; nothing for ``base``.
+
+    >>> arm_settings("no OCT, equal ICT", {"max_steps": 90})
+    {'max_steps': 75, 'without': ['yes_no']}
+    """
+    if arm == "base":
+        return {}
+    settings = {**budget, **(ARMS | MORE_ARMS)[arm]}
+    if settings.pop("equal_ict", False):
+        settings["max_steps"] = equal_ict_steps(settings["max_steps"], settings["without"][0])
+    return settings
 
 
 def train_arm(
@@ -143,6 +161,7 @@ def run(
     arms: Sequence[str] = tuple(ARMS),
     n_scenes: int = 2000,
     photos: int = 150,
+    progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Train and score all arms and seeds with one budget; returns the table of `summarize`.
 
@@ -151,14 +170,19 @@ def run(
     Args:
         budget: values of the recipe for all arms, such as one of `BUDGETS`.
         photos: held-out photos in each query set, and rows of each task.
+        progress: whether to show a bar over arms and seeds, instead of a line for each.
 
     Raises:
-        ValueError: the run under `out` has another base, number of scenes or photos, or other settings.
+        ValueError: there is no arm of a name; or the run under `out` has another base, number of scenes or photos,
+            or other settings.
     """
-    out = Path(out)
-    settings: dict[str, dict[str, Any]] = {}
-    for arm in arms:
-        settings[arm] = {} if arm == "base" else {**budget, **(ARMS | MORE_ARMS)[arm]}
+    from tqdm.auto import tqdm
+
+    unknown = [arm for arm in arms if arm not in ARMS | MORE_ARMS]
+    if unknown:
+        raise ValueError(f"arm {unknown[0]!r}: use some of {', '.join(ARMS | MORE_ARMS)}")
+    base, out = kit_path(base), Path(out)
+    settings = {arm: arm_settings(arm, budget) for arm in arms}
     check_settings(base, out, settings, n_scenes=n_scenes, photos=photos)
     train, heldout = out / "data" / "train", out / "data" / split
     if not (train / "truth.json").exists():
@@ -166,27 +190,56 @@ def run(
     if not (heldout / "tasks.jsonl").exists():
         write_heldout(heldout, split, photos)
         write_heldout_tasks(heldout, split, photos)
-    for seed in seeds:
-        for arm in arms:
-            if arm == "base" and seed != seeds[0]:
-                continue
-            name = f"{arm.replace(' ', '_')}_{seed}"
-            folder, adapter, started = out / split / name, None, time.time()
-            if (folder / "scores.json").exists():
-                continue
-            if arm != "base":
-                adapter = out / "models" / name
-                if not (adapter / "finished").exists():
-                    # Of a run that was cut off there may be checkpoints.
-                    more = {"seed": seed, "report_to": "none", "overwrite": True}
-                    train_arm(settings[arm], base, train, adapter, **more)
-                    (adapter / "finished").touch()
-            minutes = (time.time() - started) / 60
-            scores = score_arm(base, adapter, heldout, folder, arm)
-            row = {"arm": arm, "seed": seed, "train_minutes": minutes, **scores}
-            write_json_atomic(folder / "scores.json", row)
+    todo = [(seed, arm) for seed in seeds for arm in arms if arm != "base" or seed == seeds[0]]
+    bar = tqdm(todo, disable=not progress, unit="arm", leave=False)
+    for seed, arm in bar:
+        name = f"{arm.replace(' ', '_')}_{seed}"
+        folder, adapter, started = out / split / name, None, time.time()
+        if (folder / "scores.json").exists():
+            continue
+        if arm != "base":
+            adapter = out / "models" / name
+            if not (adapter / "finished").exists():
+                # Of a run that was cut off there may be checkpoints.
+                more: dict[str, Any] = {"seed": seed, "report_to": "none", "overwrite": True}
+                if progress:
+                    more |= {"disable_tqdm": True, "callbacks": [_steps_shown(bar, arm)]}
+                train_arm(settings[arm], base, train, adapter, **more)
+                (adapter / "finished").touch()
+        minutes = (time.time() - started) / 60
+        scores = score_arm(base, adapter, heldout, folder, arm)
+        row = {"arm": arm, "seed": seed, "train_minutes": minutes, **scores}
+        write_json_atomic(folder / "scores.json", row)
+        if not progress:
             print(f"{arm}, seed {seed}: {scores}", flush=True)
     return summarize(out / split)
+
+
+def _steps_shown(bar: Any, arm: str) -> Any:
+    """A callback that writes the arm and its step beside a bar; nothing else is printed then."""
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            bar.set_postfix_str(f"{arm}, step {state.global_step}")
+
+    return Steps()
+
+
+def what_changes(arm: str) -> str:
+    """In words, what an arm changes.
+
+    >>> what_changes("no OCT"), what_changes("group 2"), what_changes("base")
+    ('no rows of OCT', 'num_generations 2', 'not trained')
+    """
+    if arm == "base":
+        return "not trained"
+    change = dict((ARMS | MORE_ARMS)[arm])
+    without = [TASKS[method].label for method in change.pop("without", ())]
+    said = [f"no rows of {', '.join(without)}"] if without else []
+    said += ["equal rows of ICT"] if change.pop("equal_ict", False) else []
+    said += [f"{name} {value}" for name, value in change.items()]
+    return "; ".join(said) or "nothing: rows of all tasks"
 
 
 def summarize(folder: str | Path) -> list[dict[str, Any]]:
@@ -200,10 +253,21 @@ def summarize(folder: str | Path) -> list[dict[str, Any]]:
     return [{"arm": arm, "seeds": len(found[arm]), **over_seeds(found[arm], SCORES)} for arm in arms]
 
 
+def table_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table of `summarize` as rows for `display.tables`: arm, seeds, and means with standard deviations."""
+    return [
+        {
+            "arm": row["arm"],
+            "seeds": row["seeds"],
+            **{TITLES[key]: spread(row, key, key not in ("length", "kl")) for key in SCORES},
+        }
+        for row in table
+    ]
+
+
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The table as Markdown: mean ± standard deviation, in percent (length: characters, KL: nats per token)."""
-    titles = ("F1, 1", "F1, 2", "F1, 4", "questions", "OCT", "VLT IoU", "VLT IoU ≥ 0.5", "length", "KL")
-    lines = [f"| arm | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    lines = [f"| arm | {' | '.join(TITLES.values())} |", "|---" * (len(TITLES) + 1) + "|"]
     for row in table:
         cells = [cell(row, key) for key in SCORES[:-2]]
         cells += [cell(row, "length", 1), cell(row, "kl", 1, 3)]

@@ -1,16 +1,28 @@
-"""What runs of several arms share: a record of their settings, means over seeds, cells of a table."""
+"""What runs of several arms share: their rows, a record of their settings, means over seeds, cells of a table."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from repic_core.data.rows import TrainingExample
 from repic_core.io.files import write_json_atomic
+
+
+def select_rows(
+    rows: Sequence[TrainingExample], without: Sequence[str] = (), scenes: int | None = None
+) -> list[TrainingExample]:
+    """The rows of `dataset.write_training` without some methods, and only of the first `scenes` scenes."""
+    rows = [row for row in rows if row.method not in without]
+    if scenes is None:
+        return rows
+    return [row for row in rows if int(Path(row.images[-1]).name.split("_")[0]) < scenes]
 
 
 def check_settings(base: str | Path, out: Path, arms: Mapping[str, Mapping[str, Any]], **common: Any) -> None:
@@ -59,6 +71,28 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[s
     return line
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds with the standard deviation (None of one seed); printed in percent if `percent` says so."""
+
+    value: float
+    sd: float | None
+    percent: bool = True
+
+    def __str__(self) -> str:
+        scale, digits = (100, 1) if self.percent else (1, 1 if self.value >= 10 else 3)
+        return _plus_minus(self.value, self.sd, scale, digits)
+
+
+def spread(row: Mapping[str, Any], key: str, percent: bool = True) -> Spread | None:
+    """Mean and standard deviation from a line of `over_seeds`; None if unknown.
+
+    >>> str(spread({"f1": 0.75, "f1_sd": 0.25}, "f1")), str(spread({"kl": 0.5, "kl_sd": None}, "kl", False))
+    ('75.0 ± 25.0', '0.500')
+    """
+    return None if row[key] is None else Spread(row[key], row[f"{key}_sd"], percent)
+
+
 def cell(row: Mapping[str, Any], key: str, scale: float = 100, digits: int = 1) -> str:
     """Mean ± standard deviation from a line of `over_seeds`, in percent by default.
 
@@ -67,5 +101,8 @@ def cell(row: Mapping[str, Any], key: str, scale: float = 100, digits: int = 1) 
     """
     if row[key] is None:
         return "-"
-    spread = "" if row[f"{key}_sd"] is None else f" ± {scale * row[f'{key}_sd']:.{digits}f}"
-    return f"{scale * row[key]:.{digits}f}{spread}"
+    return _plus_minus(row[key], row[f"{key}_sd"], scale, digits)
+
+
+def _plus_minus(value: float, sd: float | None, scale: float, digits: int) -> str:
+    return f"{scale * value:.{digits}f}" + ("" if sd is None else f" ± {scale * sd:.{digits}f}")

@@ -3,7 +3,8 @@
 - ``caption at once``: F1 of names in a caption of a scene, with its four references in the same turn;
 - ``caption later``: the same, where the references came in an earlier turn, with another photo;
 - ``who, later``: share of right answers to "Who is this?" about new photos in the second and third turn;
-- ``earlier photo``: share of right answers about a scene that was shown in an earlier turn;
+- ``earlier photo``: share of right answers about a scene that was shown in an earlier turn, and a place in it where
+  only one toy is;
 - ``introduced later``: share of right answers about a toy that is introduced in the second turn.
 
 ``repic toyworld dialogues`` prints the table.
@@ -28,9 +29,9 @@ from repic_core.models.loading import load_model
 from repic_core.prompts import CAPTION_QUESTIONS, QUERY_PREFIX
 from repic_core.toyworld.arms import cell, over_seeds
 from repic_core.toyworld.dataset import heldout_number
-from repic_core.toyworld.draw import draw_reference
 from repic_core.toyworld.lessons import references_of
 from repic_core.toyworld.model import PLACE_QUESTION, WHO_QUESTION
+from repic_core.toyworld.photos import draw_reference, place_of
 from repic_core.toyworld.world import Sample, make_sample
 
 CAPTION_QUESTION = CAPTION_QUESTIONS["single"][0]
@@ -54,11 +55,11 @@ def measure_dialogues(
 
 def _dialogues(captioner: Captioner, sample: Sample, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
     """(name of the score, value) of each thing that is checked in the dialogues about a sample."""
-    references, scene = _references(sample), _photo(sample.scene)
+    references, scene = _references(sample), _photo(sample.scene.image)
     asked = rng.integers(4, size=3).tolist()
     chat = Chat(captioner)
     for turn, number in enumerate(asked):
-        photo = _photo(draw_reference(sample.toys[number], rng))
+        photo = _photo(draw_reference(sample.drawings[number], rng))
         said = chat.ask(WHO_QUESTION, photo, [] if turn else references)
         if turn:
             yield "who, later", _is(said, sample.names[number])
@@ -66,7 +67,9 @@ def _dialogues(captioner: Captioner, sample: Sample, rng: np.random.Generator) -
     yield "caption at once", names_f1(captioner.caption(scene, references, CAPTION_QUESTION), sample)
 
     chat = Chat(captioner)
-    for turn, (index, place) in enumerate(zip(sample.shown, sample.places, strict=True)):
+    places = [place_of(box) for box in sample.scene.boxes]
+    alone = [pair for pair in zip(sample.shown, places, strict=True) if places.count(pair[1]) == 1]
+    for turn, (index, place) in enumerate(alone):
         question = PLACE_QUESTION.format(place=place)
         # In the base's lessons, a question about an earlier photo begins like one about a new photo.
         said = chat.ask(f"{QUERY_PREFIX} {question}") if turn else chat.ask(question, scene, references)
@@ -74,8 +77,8 @@ def _dialogues(captioner: Captioner, sample: Sample, rng: np.random.Generator) -
             yield "earlier photo", _is(said, sample.names[index])
 
     chat = Chat(captioner)
-    chat.ask(WHO_QUESTION, _photo(draw_reference(sample.toys[0], rng)), references[:2])
-    said = chat.ask(WHO_QUESTION, _photo(draw_reference(sample.toys[3], rng)), references[2:])
+    chat.ask(WHO_QUESTION, _photo(draw_reference(sample.drawings[0], rng)), references[:2])
+    said = chat.ask(WHO_QUESTION, _photo(draw_reference(sample.drawings[3], rng)), references[2:])
     yield "introduced later", _is(said, sample.names[3])
 
 

@@ -1,9 +1,9 @@
 """What lines of information written by the model are worth, on held-out toys.
 
 The toy base knows one request for a description, "Describe this image.", and only of whole scenes. So a toy's
-photo is put into an empty scene, and its neighbours are not shown: what distinguishes toys here is shape, colour
-and pattern, which the base always tells. Compared with a line that says nothing ("a little toy") and with the true
-description:
+photo is put into an empty scene, and its neighbours are not shown: what the base tells is colour and kind. Of one
+kind and colour there may be several toys, so even the true description does not always tell one from all others.
+Compared with a line that says nothing ("a little drawing") and with the true description:
 
 - ``unique``: share of toys whose line no other toy of the database has;
 - ``right``: share of lines that are the true description;
@@ -16,7 +16,6 @@ description:
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,10 +35,11 @@ from repic_core.retrieval.infos import Writer, write_infos
 from repic_core.rewards import IOU_THRESHOLD
 from repic_core.toyworld.arms import cell, over_seeds
 from repic_core.toyworld.dataset import write_heldout
-from repic_core.toyworld.draw import SCENE_SIZE
+from repic_core.toyworld.drawings import identities
+from repic_core.toyworld.grammar import read
 from repic_core.toyworld.model import DESCRIBE_QUESTION
+from repic_core.toyworld.photos import SCENE_SIDE
 from repic_core.toyworld.retrieval import toy_embedder
-from repic_core.toyworld.world import identities
 
 SCENES = 100
 SCORES = ("unique", "right", "found by text", "located")
@@ -50,20 +50,19 @@ def toy_writer(captioner: Captioner) -> Writer:
 
     def write(concept: Concept, others: Sequence[Concept]) -> str:
         said = captioner.caption(in_a_scene(concept.images[0]), [], DESCRIBE_QUESTION, max_new_tokens=64)
-        found = re.search(r" is (an? [\w ]+)\.$", said)
-        return found[1] if found else ""
+        _, mentions = read(said)
+        return next((one.thing for one in mentions if not one.thing.startswith("<")), "")
 
     return write
 
 
 def in_a_scene(photo: Any) -> Any:
-    """A reference photo in the first quarter of an empty scene with the colour of the photo's corner."""
+    """A reference photo in the middle of an empty scene with the colour of the photo's corner."""
     from PIL import Image
 
     photo = open_image(photo)
-    scene = Image.new("RGB", (SCENE_SIZE, SCENE_SIZE), photo.getpixel((0, 0)))
-    quarter = SCENE_SIZE // 2
-    scene.paste(photo, ((quarter - photo.width) // 2, (quarter - photo.height) // 2))
+    scene = Image.new("RGB", (SCENE_SIDE, SCENE_SIDE), photo.getpixel((0, 0)))
+    scene.paste(photo, ((SCENE_SIDE - photo.width) // 2, (SCENE_SIDE - photo.height) // 2))
     return scene
 
 
@@ -75,7 +74,7 @@ def measure_infos(
     database = write_heldout(folder, split, scenes, seed)
     write = toy_writer(Captioner(model, processor, system=None))
     written = write_infos(database, write, toy_embedder(model, processor), neighbours=0, every=True)
-    truth = [toy.description for toy in identities(split)]
+    truth = [drawing.description for drawing in identities(split)]
     kinds = {
         "generic": [concept.info for concept in database],
         "written": [concept.info for concept, _ in written],

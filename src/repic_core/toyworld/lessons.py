@@ -23,110 +23,154 @@ from repic_core.prompts import (
     VLT_SUFFIX,
     caption_problem,
 )
-from repic_core.toyworld.draw import Toy, draw_reference
-from repic_core.toyworld.model import DESCRIBE_QUESTION, PLACE_QUESTION, TOKEN, WHO_QUESTION
-from repic_core.toyworld.world import Sample, make_sample, pick_toys
+from repic_core.toyworld.drawings import Drawing, pick
+from repic_core.toyworld.grammar import reading_order
+from repic_core.toyworld.model import DESCRIBE_QUESTION, PLACE_QUESTION, WHO_QUESTION
+from repic_core.toyworld.photos import draw_reference, place_of
+from repic_core.toyworld.recognition import centre_token
+from repic_core.toyworld.world import Sample, make_sample
 
 QUESTIONS = tuple(dict.fromkeys(q for group in CAPTION_QUESTIONS.values() for q in group))
 
-# The habit of the base: how often a caption of k concepts names an object, if it is the first reference and if it
-# is another. A single concept is always named; several are mostly described. GRPO has to close this gap.
-HABIT = {1: (1.0, 1.0), 2: (0.62, 0.35), 3: (0.6, 0.3), 4: (0.6, 0.25)}
-# A second base, which does not always name even a single concept.
-SOFT_HABIT = {1: (0.8, 0.8), 2: (0.5, 0.4), 3: (0.45, 0.35), 4: (0.4, 0.3)}
+# The habit of the base: how often a caption of k concepts names one, if it is the first reference and if it is
+# another. A single concept is always named; several are mostly described. GRPO has to close this gap.
+HABIT = {1: (1.0, 1.0), 2: (0.6, 0.35), 3: (0.6, 0.3)}
+HABIT |= dict.fromkeys((4, 5, 6, 7), (0.55, 0.25))
+# Shares of caption lessons with 0, 1 and 2 strangers.
+STRANGERS = (0.6, 0.25, 0.15)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A thing that an answer speaks of: how it is called there, the drawing, and the visual token (row, column) at
+    the centre of its box in the last image of the prompt before (None if it is alone in a photo)."""
+
+    called: str
+    drawing: Drawing
+    token: tuple[int, int] | None
 
 
 @dataclass
 class Lesson:
-    """Turns of (problem with ``<image>`` placeholders, answer), and the images in order.
+    """Turns of (problem with ``<image>`` placeholders, answer), the images in order, and for each turn the things
+    that its answer speaks of, in order.
 
-    `targets` maps each name in the answers to its toy, for the pointer and the probe. For answers that are boxes,
-    `centres` gives the toy and its visual token (row, column) in the last image.
+    `names` maps each name of a reference to its drawing. Where something is asked for, `asked` has for each turn
+    the words of the problem that say what; where photos are compared, `compared` has each turn's two drawings.
     """
 
     turns: list[tuple[str, str]]
     images: list[np.ndarray]
-    targets: dict[str, Toy] = field(default_factory=dict)
-    centres: list[tuple[Toy, int, int]] = field(default_factory=list)
+    looks: list[list[Look]]
+    names: dict[str, Drawing] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    compared: list[tuple[Drawing, Drawing]] = field(default_factory=list)
 
 
 def references_of(sample: Sample) -> list[Concept]:
     return [Concept(f"<{n}>", n, "photo.png", i) for n, i in zip(sample.names, sample.infos, strict=True)]
 
 
-def _targets(sample: Sample) -> dict[str, Toy]:
-    return dict(zip(sample.names, sample.toys, strict=True))
+def _names(sample: Sample) -> dict[str, Drawing]:
+    return dict(zip(sample.names, sample.drawings, strict=True))
+
+
+def _looks(sample: Sample, words: list[str]) -> list[Look]:
+    return [
+        Look(words[i], sample.things[i], centre_token(sample.scene.boxes[i]))
+        for i in reading_order(sample.scene.boxes)
+    ]
 
 
 def caption_lesson(
     k: int, rng: np.random.Generator, habit: dict[int, tuple[float, float]] | None, **options: Any
 ) -> Lesson:
-    """A caption of a scene, with `k` references; without a `habit` every object is named."""
+    """A caption of a scene, with `k` references up to two strangers; without a `habit` all concepts are named."""
+    options.setdefault("strangers", int(rng.choice(3, p=STRANGERS)))
     sample = make_sample(k, rng, **options)
-    named = vague = None
+    named = None
     if habit is not None:
         first, other = habit[k]
         named = [bool(rng.random() < (first if index == 0 else other)) for index in sample.shown]
-        vague = [bool(rng.random() < 0.3) for _ in sample.shown]
     question = QUESTIONS[rng.integers(len(QUESTIONS))]
     suffix = rng.choice([s for s, _ in ICT_SUFFIXES], p=[w / 5 for _, w in ICT_SUFFIXES])
     problem = caption_problem(references_of(sample), f"{question} {suffix}".rstrip())
-    return Lesson([(problem, sample.caption(named, vague))], [*sample.photos, sample.scene], _targets(sample))
+    turn = (problem, sample.caption(rng, named))
+    looks = _looks(sample, sample.called(named))
+    return Lesson([turn], [*sample.photos, sample.scene.image], [looks], _names(sample))
 
 
 def who_lesson(k: int, rng: np.random.Generator, turns: int = 4, **options: Any) -> Lesson:
     """The question "Who is this?" about `turns` new photos, one in each turn."""
-    sample = make_sample(k, rng, **options)
+    sample = make_sample(k, rng, n_shown=1, **options)
     asked = rng.integers(k, size=turns).tolist()
     first = caption_problem(references_of(sample), WHO_QUESTION)
     later = f"{IMAGE_PLACEHOLDER}{QUERY_PREFIX} {WHO_QUESTION}"
     pairs = [(first if t == 0 else later, f"This is <{sample.names[i]}>.") for t, i in enumerate(asked)]
-    photos = [draw_reference(sample.toys[i], rng) for i in asked]
-    return Lesson(pairs, [*sample.photos, *photos], _targets(sample))
+    photos = [draw_reference(sample.drawings[i], rng) for i in asked]
+    looks = [[Look(f"<{sample.names[i]}>", sample.drawings[i], None)] for i in asked]
+    return Lesson(pairs, [*sample.photos, *photos], looks, _names(sample))
 
 
 def place_lesson(k: int, rng: np.random.Generator, turns: int = 4, **options: Any) -> Lesson:
-    """A scene and up to `turns` questions "Who is at the top left?", in random order."""
-    sample = make_sample(k, rng, **options)
-    pairs = []
-    for t, i in enumerate(rng.permutation(len(sample.shown))[:turns]):
-        question = PLACE_QUESTION.format(place=sample.places[i])
-        problem = caption_problem(references_of(sample), question) if t == 0 else f"{QUERY_PREFIX} {question}"
-        pairs.append((problem, f"This is <{sample.names[sample.shown[i]]}>."))
-    return Lesson(pairs, [*sample.photos, sample.scene], _targets(sample))
+    """A scene and up to `turns` questions "Who is at the top left?", in random order, about places where only one
+    concept is."""
+    pairs: list[tuple[str, str]] = []
+    while not pairs:
+        sample = make_sample(k, rng, **options)
+        places = [place_of(box) for box in sample.scene.boxes]
+        pairs, looks, asked = [], [], []
+        for i in rng.permutation(len(places)):
+            if places.count(places[i]) > 1 or sample.shown[i] is None or len(pairs) == turns:
+                continue
+            question = PLACE_QUESTION.format(place=places[i])
+            first = caption_problem(references_of(sample), question)
+            tag = f"<{sample.names[sample.shown[i]]}>"
+            pairs.append((f"{QUERY_PREFIX} {question}" if pairs else first, f"This is {tag}."))
+            looks.append([Look(tag, sample.things[i], centre_token(sample.scene.boxes[i]))])
+            asked.append(question)
+    return Lesson(pairs, [*sample.photos, sample.scene.image], looks, _names(sample), asked)
 
 
 def describe_lesson(k: int, rng: np.random.Generator, **options: Any) -> Lesson:
-    """A scene without references: every object is described."""
+    """A scene of 1 to `k` things without references: everything is described."""
     sample = make_sample(k, rng, **options)
-    problem = caption_problem([], DESCRIBE_QUESTION)
-    return Lesson([(problem, sample.caption([False] * len(sample.shown)))], [sample.scene])
+    words = [thing.description for thing in sample.things]
+    caption = sample.caption(rng, [False] * len(words))
+    turn = (caption_problem([], DESCRIBE_QUESTION), caption)
+    return Lesson([turn], [sample.scene.image], [_looks(sample, words)])
 
 
 def oct_lesson(k: int, rng: np.random.Generator, split: str, hard: float = 0.3, **_: Any) -> Lesson:
-    """`k` turns of two photos: the same object? Half of them are; others often differ in one attribute only."""
+    """`k` turns of two photos: the same object? Half of them are; of the others, many are siblings."""
     problem = f"{IMAGE_PLACEHOLDER * 2}{OCT_QUESTION} {OCT_SUFFIX}"
-    turns, images = [], []
+    turns, images, compared = [], [], []
     for _ in range(k):
-        one, two = pick_toys(2, rng, split, max(hard, 0.4))
+        one, two = pick(2, rng, split, max(hard, 0.4))
         same = bool(rng.random() < 0.5)
-        images += [draw_reference(one, rng), draw_reference(one if same else two, rng)]
+        compared.append((one, one if same else two))
+        images += [draw_reference(drawing, rng) for drawing in compared[-1]]
         turns.append((problem, "yes" if same else "no"))
-    return Lesson(turns, images)
+    return Lesson(turns, images, [[] for _ in turns], compared=compared)
 
 
 def vlt_lesson(k: int, rng: np.random.Generator, turns: int = 4, **options: Any) -> Lesson:
-    """A scene of `k` toys and up to `turns` boxes, in pixels of the scene."""
-    sample = make_sample(k, rng, n_shown=k, **options)
-    pairs, centres = [], []
-    for t, i in enumerate(rng.permutation(k)[:turns]):
-        toy = sample.toys[sample.shown[i]]
-        question = VLT_QUESTION.format(description=toy.description)
-        image = IMAGE_PLACEHOLDER if t == 0 else ""
-        pairs.append((f"{image}{question} {VLT_SUFFIX}", str(list(sample.boxes[i]))))
-        x1, y1, x2, y2 = sample.boxes[i]
-        centres.append((toy, (y1 + y2) // 2 // TOKEN, (x1 + x2) // 2 // TOKEN))
-    return Lesson(pairs, [sample.scene], centres=centres)
+    """A scene of `k` things and up to `turns` boxes, in pixels of the scene, of things whose description fits no
+    other."""
+    pairs: list[tuple[str, str]] = []
+    while not pairs:
+        sample = make_sample(k, rng, n_shown=k, **options)
+        words = [thing.description for thing in sample.things]
+        pairs, looks, asked = [], [], []
+        for i in rng.permutation(k):
+            if words.count(words[i]) > 1 or len(pairs) == turns:
+                continue
+            question = VLT_QUESTION.format(description=words[i])
+            answer = str(list(sample.scene.boxes[i]))
+            pairs.append((f"{'' if pairs else IMAGE_PLACEHOLDER}{question} {VLT_SUFFIX}", answer))
+            looks.append([Look(answer, sample.things[i], centre_token(sample.scene.boxes[i]))])
+            asked.append(words[i])
+    return Lesson(pairs, [sample.scene.image], looks, asked=asked)
 
 
 LESSONS = {

@@ -1,12 +1,13 @@
 """The toy base: a genuine, very small Qwen2.5-VL with its own tokenizer and processor.
 
-The toy world's language is small. So each of its frequent phrases (", at the top left is", the published caption
+The toy world's language is small. So each of its frequent phrases ("To the right of it is", the published caption
 questions, ...) is one token, names are spelled by syllable, and everything else falls back to byte-level BPE. Any
 text can be encoded.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from repic_core.prompts import (
@@ -17,12 +18,14 @@ from repic_core.prompts import (
     QUERY_PREFIX,
     VLT_SUFFIX,
 )
-from repic_core.toyworld.draw import BACKGROUNDS, COLORS, PATTERNS, PLACES, REFERENCE_SIZE, SCENE_SIZE, SHAPES
+from repic_core.toyworld.atlas import COLORS
+from repic_core.toyworld.drawings import KINDS, OTHER_KIND
+from repic_core.toyworld.grammar import FORMS
+from repic_core.toyworld.photos import BACKGROUNDS, PLACES, REFERENCE_SIDE, SCENE_SIDE
+from repic_core.toyworld.recognition import HIDDEN, PATCH, vision_config
 from repic_core.toyworld.world import GENERIC_INFO, SYLLABLES
 
-PATCH = 8  # pixels
-TOKEN = 16  # pixels; 2 x 2 patches make one visual token
-HIDDEN = 128
+LAYERS = 5
 WHO_QUESTION, DESCRIBE_QUESTION = "Who is this?", "Describe this image."
 PLACE_QUESTION = "Who is at the {place}?"
 
@@ -35,6 +38,22 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+
+
+def form_phrases() -> list[str]:
+    """The parts of the grammar's sentences that have several words, with a space before them and, where they can
+    begin a caption, without."""
+    phrases: dict[str, None] = {}
+    for form in FORMS:
+        parts = [part.strip(" .") for part in re.split(r"\{\w+\}", form)]
+        for number, part in enumerate(parts):
+            if " " in part:
+                phrases[f" {part}"] = None
+                if number == 0:
+                    phrases[part] = None
+    return list(phrases)
+
+
 PHRASES = (
     "Name:",
     ", Info:",
@@ -47,11 +66,11 @@ PHRASES = (
     OCT_QUESTION,
     f" {WHO_QUESTION}",
     f" {DESCRIBE_QUESTION}",
-    *(f" {PLACE_QUESTION.format(place=place)}" for place in PLACES),
+    *(f" {PLACE_QUESTION.format(place=place)}" for row in PLACES for place in row),
     "Give the bounding box of",
     "This is",
-    *(f"On a {background}" for background in BACKGROUNDS),
-    *(f", at the {place} is" for place in PLACES),
+    *form_phrases(),
+    *(f" {background}" for background in BACKGROUNDS),
 )
 # Qwen's format, but with the line break between messages instead of after each. Otherwise a trainer that scores the
 # whole assistant turn would teach the break after <|im_end|>, which no generation ever reaches.
@@ -82,14 +101,14 @@ def make_processor() -> Any:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    words = [*SHAPES, *COLORS, *PATTERNS, "a", "toy", "little", "at", "the", "is", "top", "bottom"]
-    words += ["left", "right"]
+    words = [*COLORS, *" ".join([*KINDS.values(), OTHER_KIND]).split(), *" ".join(sum(PLACES, ())).split()]
+    words += ["a", "an", "A", "An", "person", "in", "is", "at", "the", "it", "There", "This"]
     corpus = [f" {word}" for word in words]
     corpus += [f" <{syllable}>" for syllable in SYLLABLES] + [f"<{syllable}>" for syllable in SYLLABLES]
-    corpus += [f"[{i}, {i}]" for i in range(SCENE_SIZE + 1)]
+    corpus += [f"[{i}, {i}]" for i in range(SCENE_SIDE + 1)]
     corpus += ["user\n", "assistant\n", "system\n", "yes", "no"]
     trainer = trainers.BpeTrainer(
-        vocab_size=900,
+        vocab_size=1000,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -106,7 +125,7 @@ def make_processor() -> Any:
         model_max_length=1024,
     )
     sizes = {
-        "size": {"shortest_edge": REFERENCE_SIZE**2, "longest_edge": SCENE_SIZE**2},
+        "size": {"shortest_edge": REFERENCE_SIDE**2, "longest_edge": SCENE_SIDE**2},
         "patch_size": PATCH,
         "merge_size": 2,
         "temporal_patch_size": 2,
@@ -120,7 +139,7 @@ def make_processor() -> Any:
 
 
 def make_model(processor: Any, seed: int = 0) -> Any:
-    """A new toy model of about 1.2M parameters.
+    """A new toy model of about 2.2M parameters.
 
     `rope_theta` is 1e4, not 1e6: enough for prompts of a few hundred tokens, and the low frequencies stay free for
     matching by content.
@@ -130,13 +149,12 @@ def make_model(processor: Any, seed: int = 0) -> Any:
 
     torch.manual_seed(seed)
     token = processor.tokenizer.convert_tokens_to_ids
-    depth = 3
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": -(-len(processor.tokenizer) // 8) * 8,
             "hidden_size": HIDDEN,
             "intermediate_size": 320,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": LAYERS,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 1024,
@@ -147,19 +165,7 @@ def make_model(processor: Any, seed: int = 0) -> Any:
             "eos_token_id": token("<|im_end|>"),
             "pad_token_id": token("<|endoftext|>"),
         },
-        vision_config={
-            "depth": depth,
-            "hidden_size": 80,
-            "intermediate_size": 192,
-            "num_heads": 5,
-            "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-            "out_hidden_size": HIDDEN,
-            "fullatt_block_indexes": list(range(depth)),
-            "initializer_range": 0.04,
-        },
+        vision_config=vision_config(),
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
@@ -167,6 +173,9 @@ def make_model(processor: Any, seed: int = 0) -> Any:
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        # Larger than what the layers add at first, so that a syllable can be copied from its reference.
+        model.get_input_embeddings().weight.mul_(5)
     model.generation_config.eos_token_id = token("<|im_end|>")
     model.generation_config.pad_token_id = token("<|endoftext|>")
     return model

@@ -1,5 +1,5 @@
-"""How hard negatives are: OCT accuracy of a toy model on pairs whose negatives are random, alike in kind, or alike
-in look. ``repic toyworld negatives`` prints the table."""
+"""How hard negatives are: OCT accuracy of a toy model on pairs whose negatives are random, of one subgroup, or
+alike in look. ``repic toyworld negatives`` prints the table."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from repic_core.models.loading import load_model
 from repic_core.tasks import OCT
 from repic_core.toyworld.arms import cell, over_seeds
 from repic_core.toyworld.dataset import heldout_number
-from repic_core.toyworld.draw import draw_reference
+from repic_core.toyworld.drawings import identities
+from repic_core.toyworld.photos import draw_reference
 from repic_core.toyworld.retrieval import toy_embedder
-from repic_core.toyworld.world import identities
 
-WAYS = ("any other toy", "the same shape", "the nearest look")
+WAYS = ("any other drawing", "the same subgroup", "the nearest look")
 SCORES = ("all pairs", "yes pairs", "no pairs")
 
 
 def write_photo_folders(folder: str | Path, split: str, seed: int = 0) -> dict[str, str]:
     """Write two photos of each identity of a held-out split, a folder each, as `build_from_folders` takes them;
-    returns the shape of each folder's toy."""
+    returns the subgroup of each folder's drawing."""
     from PIL import Image
 
     rng = np.random.default_rng([seed, 60, heldout_number(split)])
-    shapes = {}
-    for number, toy in enumerate(identities(split)):
+    subgroups = {}
+    for number, drawing in enumerate(identities(split)):
         name = f"toy_{number:03d}"
-        shapes[name] = toy.shape
+        subgroups[name] = drawing.subgroup
         for photo in range(2):
             path = Path(folder) / name / f"{photo}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw_reference(toy, rng)).save(path)
-    return shapes
+            Image.fromarray(draw_reference(drawing, rng)).save(path)
+    return subgroups
 
 
 def measure_negatives(
@@ -46,12 +46,12 @@ def measure_negatives(
 ) -> dict[str, dict[str, float]]:
     """For each of `WAYS`, the OCT accuracy on its rows, on their "yes" and on their "no" pairs (`SCORES`).
 
-    The "yes" pairs are the same in all three.
+    The "yes" pairs are the same in all three. A drawing that is alone in its subgroup gets any other.
     """
-    shapes = write_photo_folders(folder, split, seed)
+    subgroups = write_photo_folders(folder, split, seed)
     ways: dict[str, dict[str, Any]] = {
-        WAYS[0]: {"categories": dict.fromkeys(shapes, "toy")},
-        WAYS[1]: {"categories": shapes},
+        WAYS[0]: {"categories": dict.fromkeys(subgroups, "toy")},
+        WAYS[1]: {"categories": subgroups},
         WAYS[2]: {"embed": toy_embedder(model, processor).images},
     }
     found = {}

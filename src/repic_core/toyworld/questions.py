@@ -13,9 +13,11 @@ from repic_core.concepts.concept import Concept
 from repic_core.data.rows import RowQuestion
 from repic_core.evaluation.questions import Question
 from repic_core.tasks import NOT_SAID
-from repic_core.toyworld.draw import BACKGROUNDS, PLACES
-from repic_core.toyworld.scoring import stated_places
+from repic_core.toyworld.grammar import read
+from repic_core.toyworld.photos import BACKGROUNDS
+from repic_core.toyworld.photos import PLACES as ROWS
 
+PLACES = tuple(place for row in ROWS for place in row)
 # Wrong names among the answers; of places and backgrounds, all are among them.
 WRONG = 3
 BACKGROUND_QUESTION = "What is the background of the photo?"
@@ -28,7 +30,8 @@ _WHERE = re.compile(WHERE_QUESTION.format(tag="(.+)").replace("?", r"\?"))
 def scene_questions(
     row: dict[str, Any], truth: dict[str, Any], database: Iterable[Concept], rng: random.Random
 ) -> list[Question]:
-    """Questions about one scene: its background, and for each toy who is at its place and where the toy is.
+    """Questions about one scene: its background, for each concept where it is and, if no other thing is at its
+    place, who is there.
 
     Args:
         row: from ``queries.json``: {"query", "references", "shown"}.
@@ -38,13 +41,17 @@ def scene_questions(
     query, tags = row["query"], tuple(row["shown"])
     found = [Question(query, tags, BACKGROUND_QUESTION, tuple(BACKGROUNDS), truth["background"])]
     fill = [concept.tag for concept in database if concept.tag not in row["references"]]
+    places = [shown["place"] for shown in truth["objects"]]
     for shown in truth["objects"]:
         tag, place = shown["tag"], shown["place"]
+        if tag is None:
+            continue
+        found.append(Question(query, tags, WHERE_QUESTION.format(tag=tag), PLACES, place))
+        if places.count(place) > 1:
+            continue
         wrong = [other for other in row["references"] if other != tag][:WRONG]
         wrong += rng.sample(fill, max(0, min(WRONG - len(wrong), len(fill))))
-        who, where = WHO_QUESTION.format(place=place), WHERE_QUESTION.format(tag=tag)
-        found.append(Question(query, tags, who, (tag, *wrong), tag))
-        found.append(Question(query, tags, where, PLACES, place))
+        found.append(Question(query, tags, WHO_QUESTION.format(place=place), (tag, *wrong), tag))
     return found
 
 
@@ -68,7 +75,7 @@ def training_questions(
     Args:
         others: give further wrong names.
     """
-    tags, shown = [concept.tag for concept in references], [thing["tag"] for thing in truth["objects"]]
+    tags, shown = [concept.tag for concept in references], [x["tag"] for x in truth["objects"] if x["tag"]]
     row = {"query": "scene", "references": tags, "shown": shown}
     asked = [RowQuestion(q.text, q.options, q.answer) for q in scene_questions(row, truth, others, rng)]
     absent = [WHERE_QUESTION.format(tag=tag) for tag in tags if tag not in shown]
@@ -76,19 +83,20 @@ def training_questions(
 
 
 class CaptionReader:
-    """Reads a toy caption literally: a name or a place counts only in the form "at the <place> is <tag>"."""
+    """Reads a toy caption literally: a name or a place counts only in a sentence that states both."""
 
     def choose(self, caption: str, text: str, options: Sequence[str]) -> int | None:
         """The option that the caption states; `NOT_SAID` if it states none of them, or two; None if the question is
         not one of this module."""
-        parts = stated_places(caption)
+        stated, mentions = read(caption)
+        parts = [(mention.place, mention.thing) for mention in mentions if mention.place is not None]
         who, where = _WHO.fullmatch(text), _WHERE.fullmatch(text)
         if who:
             said = {what for place, what in parts if place == who[1]}
         elif where:
             said = {place for place, what in parts if what == where[1]}
         elif text == BACKGROUND_QUESTION:
-            said = {background for background in BACKGROUNDS if background in caption}
+            said = {stated} - {None}
         else:
             return None
         offered = [option for option in options if option in said]

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,21 @@ def make_batch(split: str, rng: np.random.Generator, scenes: int, hard: float = 
     }
 
 
+def _batch_of_step(step: int, seed: int, scenes: int) -> dict[str, Any]:
+    return make_batch("train", np.random.default_rng([seed, step]), scenes)
+
+
+def prepared(make: Callable[[int], Any], first: int, last: int) -> Iterator[Any]:
+    """``make(step)`` for `first` up to `last` (exclusive), in order, drawn by a process beside the training's.
+
+    Args:
+        make: a function that can be pickled.
+    """
+    from torch.utils.data import DataLoader
+
+    return iter(DataLoader(range(first, last), batch_size=None, collate_fn=make, num_workers=1))
+
+
 def read_batch(tower: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Tokens of references (n, HIDDEN, their mean), of drawings in scenes (n, HIDDEN), of scenes (all, HIDDEN)."""
     tokens = tower(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
@@ -245,8 +261,9 @@ def train_tower(
             )
         first = state["step"]
     started, records = time.time(), []
-    for step in range(first, steps):
-        loss, log = batch_loss(tower, heads, make_batch("train", np.random.default_rng([seed, step]), scenes))
+    batches = prepared(partial(_batch_of_step, seed=seed, scenes=scenes), first, steps)
+    for step, batch in enumerate(batches, first):
+        loss, log = batch_loss(tower, heads, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -1,14 +1,15 @@
 """Retrieval on the toy world: find held-out toys in scenes, among more and more concepts, and refuse strangers.
 
-`STRANGERS` identities of a split are in no database. A database first holds the other identities of the split,
-then those of the other splits; the largest of `SIZES` has all identities but the strangers. For each size, the
-threshold is fitted on the validation split. ``repic toyworld retrieval`` prints the table.
+`STRANGERS` identities of a split are in no database. A database first holds the other identities of the split (200
+of test, 109 of validation), which are the ones that scenes show; beyond them, identities of the training split fill
+it up as distractors that no scene shows. The regions searched are `windows`. For each size, the threshold is fitted
+on the validation split. ``repic toyworld retrieval`` prints the table.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,57 +27,53 @@ from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
 from repic_core.models.loading import load_model
 from repic_core.retrieval.embedders import TowerEmbedder
-from repic_core.retrieval.find import ConceptIndex, find_concepts, with_retrieved
-from repic_core.retrieval.regions import Box, tiles
+from repic_core.retrieval.find import ConceptIndex, Found, Hit, find_concepts, with_retrieved
+from repic_core.retrieval.regions import Box, windows
 from repic_core.retrieval.threshold import least_score
 from repic_core.retrieval.verify import Verifier
 from repic_core.toyworld.arms import cell, over_seeds
 from repic_core.toyworld.dataset import heldout_number, save_image
-from repic_core.toyworld.draw import PLACES, draw_reference, draw_scene
-from repic_core.toyworld.world import GENERIC_INFO, identities, new_name
+from repic_core.toyworld.drawings import identities
+from repic_core.toyworld.photos import REFERENCE_SIDE, draw_reference, draw_scene
+from repic_core.toyworld.world import GENERIC_INFO, new_names
 
 STRANGERS = 20
-SIZES = (10, 40, 150, 300, 580)
-# Chosen on the validation split with 150 concepts, by recall@4 and by how often a known toy is more similar to its
-# concept than a stranger is to any concept. With 32, the side of a reference photo, they are .825 and .919; with 40
-# they are .864 and .963.
-SIDE = 40
-FALSE_ACCEPTS = 0.05
-# Chosen on the validation split with 580 concepts and three seeds. Of strangers' scenes, 14% keep a reference (by
-# similarity: 20%), and F1 of references in known scenes is .70 (.66). With 0.04 they are 19% and .74, with 0.05 24%
-# and .77; with every plain yes 53% and .80.
-FALSE_CONFIRMS = 0.03
+# Up to 100, every concept is held out, in both splits.
+SIZES = (10, 30, 100, 300, 900)
+# Concepts searched for in a scene, which shows up to as many.
+K = 4
+# Of the wrong concepts among the `K` found in each validation scene, the shares that are accepted by similarity
+# (`fitted_threshold`) and by the model (`fitted_sureness`).
+FALSE_ACCEPTS, FALSE_CONFIRMS = 0.05, 0.03
 HEAD = ("concepts", "regions")
 
 
 def toy_embedder(model: Any, processor: Any) -> TowerEmbedder:
-    """The vision tower of the shipped model, at the side that suits toys."""
-    return TowerEmbedder(model, processor, side=SIDE)
+    """The vision tower of the shipped model; crops are seen at the size of reference photos."""
+    return TowerEmbedder(model, processor, side=REFERENCE_SIDE)
 
 
 def write_retrieval(
     folder: str | Path, split: str, size: int, n: int = 150, seed: int = 0
 ) -> ConceptDatabase:
-    """Write a database of `size` toys of a held-out split, with `n` scenes of 1 to 4 of them and `n` of strangers.
+    """Write a database of `size` concepts, with `n` scenes of 1 to `K` held-out ones and `n` of strangers.
 
-    ``queries.json`` is ``{"known" | "strangers": [{"query", "shown": {place: tag}, "boxes"}]}``; the tag of a
-    stranger is null. Names are of the split and infos are generic, so that concepts can be found only by sight.
+    ``queries.json`` is ``{"known" | "strangers": [{"query", "shown", "boxes"}]}``: a tag and a box for each thing
+    in the scene; the tag of a stranger is null. Names are of the split and infos are generic, so that concepts can
+    be found only by sight.
     """
     number = heldout_number(split)
     folder = Path(folder).resolve()
-    own = list(identities(split))
+    own = identities(split)
     order = np.random.default_rng([seed, 50]).permutation(len(own))
     strangers, known = [own[i] for i in order[:STRANGERS]], [own[i] for i in order[STRANGERS:]]
-    others = [toy for other in ("val", "test", "train") if other != split for toy in identities(other)]
     rng = np.random.default_rng([seed, 51, number, size])
-    tags: dict[Any, str] = {}
+    train = identities("train")
+    drawings = [*known, *(train[i] for i in rng.permutation(len(train)))][:size]
+    names = dict(zip(drawings, new_names(len(drawings), rng, split), strict=True))
     concepts = []
-    for toy in (known + others)[:size]:
-        name = new_name(rng, split)
-        while f"<{name}>" in tags.values():
-            name = new_name(rng, split)
-        tags[toy] = f"<{name}>"
-        photo = save_image(draw_reference(toy, rng), folder, f"concept_{len(concepts):03d}")
+    for drawing, name in names.items():
+        photo = save_image(draw_reference(drawing, rng), folder, f"concept_{len(concepts):03d}")
         concepts.append(Concept(name=name, image=str(folder / photo), info=GENERIC_INFO, category="toy"))
     database = ConceptDatabase(concepts, root=folder)
     database.save(folder / "database.json")
@@ -84,43 +81,50 @@ def write_retrieval(
     for group, pool in (("known", known[:size]), ("strangers", strangers)):
         queries[group] = []
         for i in range(n):
-            toys = [pool[j] for j in rng.permutation(len(pool))[: rng.integers(1, 5)]]
-            scene, _, places, boxes = draw_scene(toys, rng)
-            shown = {place: tags.get(toy) for place, toy in zip(places, toys, strict=True)}
-            path = save_image(scene, folder, f"{group}_{i:03d}")
-            queries[group].append({"query": path, "shown": shown, "boxes": boxes})
+            things = [pool[j] for j in rng.permutation(len(pool))[: rng.integers(1, K + 1)]]
+            scene = draw_scene(things, rng)
+            path = save_image(scene.image, folder, f"{group}_{i:03d}")
+            shown = [f"<{names[thing]}>" if thing in names else None for thing in things]
+            queries[group].append({"query": path, "shown": shown, "boxes": scene.boxes})
     write_json_atomic(folder / "queries.json", queries)
     return database
 
 
-def fitted_threshold(index: ConceptIndex, embedder: Any, folder: str | Path) -> float:
-    """`ConceptIndex.fit_threshold` on the quarters of the scenes under `folder`; empty quarters show no concept."""
-    crops, tags = [], []
-    for queries in json.loads((Path(folder) / "queries.json").read_text()).values():
+def _queries(folder: Path) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """The group, the query and the photo of each scene under `folder`."""
+    for group, queries in json.loads((folder / "queries.json").read_text(encoding="utf-8")).items():
         for query in queries:
-            scene = open_image(Path(folder) / query["query"])
-            crops += [scene.crop(box) for box in tiles(scene)]
-            tags += [query["shown"].get(place) for place in PLACES]
-    return index.fit_threshold(embedder.images(crops), tags, FALSE_ACCEPTS)
+            yield group, query, open_image(folder / query["query"])
+
+
+def wrong_hits(index: ConceptIndex, embedder: Any, folder: str | Path) -> list[Found]:
+    """Of the `K` concepts that are found in each scene under `folder`, those that it does not show."""
+    wrong: list[Found] = []
+    for _, query, scene in _queries(Path(folder)):
+        found: list[Found] = []
+        find_concepts(scene, index, embedder, windows, K, -1.0, confirm=partial(_keep, found))
+        wrong += [(hit, crop) for hit, crop in found if hit.tag not in query["shown"]]
+    return wrong
+
+
+def _keep(kept: list[Found], found: list[Found]) -> list[Hit]:
+    """A `confirm` for `find_concepts` that confirms nothing and adds what was found to `kept`."""
+    kept += found
+    return []
+
+
+def fitted_threshold(index: ConceptIndex, embedder: Any, folder: str | Path) -> float:
+    """The least similarity with which a share `FALSE_ACCEPTS` of `wrong_hits` is accepted."""
+    wrong = wrong_hits(index, embedder, folder)
+    return least_score([hit.similarity for hit, _ in wrong], FALSE_ACCEPTS)
 
 
 def fitted_sureness(
     captioner: Captioner, embedder: Any, folder: str | Path, false_accepts: float = FALSE_CONFIRMS
 ) -> float:
-    """The least sureness (`Verifier`) with which at most a share `false_accepts` of wrong nearest concepts is
-    confirmed, on the quarters of the scenes under `folder`; as `fitted_threshold` does it by similarity."""
-    folder = Path(folder)
-    database = ConceptDatabase.load(folder / "database.json")
-    index = ConceptIndex.build(database, embedder)
-    wrong = []
-    for queries in json.loads((folder / "queries.json").read_text()).values():
-        for query in queries:
-            scene = open_image(folder / query["query"])
-            crops = [scene.crop(box) for box in tiles(scene)]
-            hits = index.search(embedder.images(crops), 1, -1.0)
-            for place, crop, (hit,) in zip(PLACES, crops, hits, strict=True):
-                if hit.tag != query["shown"].get(place):
-                    wrong.append((hit, crop))
+    """The least sureness (`Verifier`) with which at most a share `false_accepts` of `wrong_hits` is confirmed."""
+    database = ConceptDatabase.load(Path(folder) / "database.json")
+    wrong = wrong_hits(ConceptIndex.build(database, embedder), embedder, folder)
     verifier = Verifier(captioner.model, captioner.processor, database, batch_size=captioner.batch_size)
     return least_score(verifier.sureness(wrong), false_accepts)
 
@@ -130,36 +134,32 @@ def measure_retrieval(
 ) -> dict[str, float]:
     """How well the toys in the scenes under `folder` are found, and what a threshold lets through.
 
-    Regions are the scene's quarters, or with `known_boxes` the true boxes of the toys. The scores:
+    Regions are `windows`, or with `known_boxes` the true boxes of the toys. The scores:
 
     - ``first``: share of scenes that show the first concept found;
-    - ``recall@K``: share of shown toys among the K concepts found;
+    - ``recall@N``: share of shown toys among the N concepts found;
     - ``accepted``: recall@4 with the threshold;
-    - ``false_accepts``: share of the regions of strangers' scenes in which a concept is found;
+    - ``false_accepts``: concepts found in strangers' scenes, over the `K` that may be;
     - ``abstained``: share of strangers' scenes in which no concept is found.
     """
     folder = Path(folder)
     database = ConceptDatabase.load(folder / "database.json")
     index = ConceptIndex.build(database, embedder)
     names = ("first", "recall@4", "recall@8", "accepted", "false_accepts", "abstained")
-    found: dict[str, list[bool]] = {name: [] for name in names}
-    for group, queries in json.loads((folder / "queries.json").read_text()).items():
-        for query in queries:
-            scene = open_image(folder / query["query"])
-            boxes = query["boxes"] if known_boxes else tiles(scene)
-            regions = partial(_given_boxes, boxes)
-            accepted = {hit.tag for hit in find_concepts(scene, index, embedder, regions, 4, threshold)}
-            if group == "strangers":
-                crops = embedder.images([scene.crop(box) for box in boxes])
-                found["false_accepts"] += [bool(hits) for hits in index.search(crops, 1, threshold)]
-                found["abstained"].append(not accepted)
-                continue
-            tags = [hit.tag for hit in find_concepts(scene, index, embedder, regions, 8, -1.0)]
-            found["first"].append(tags[0] in query["shown"].values())
-            for tag in query["shown"].values():
-                found["recall@4"].append(tag in tags[:4])
-                found["recall@8"].append(tag in tags)
-                found["accepted"].append(tag in accepted)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for group, query, scene in _queries(folder):
+        regions = partial(_given_boxes, query["boxes"]) if known_boxes else windows
+        accepted = {hit.tag for hit in find_concepts(scene, index, embedder, regions, K, threshold)}
+        if group == "strangers":
+            found["false_accepts"].append(len(accepted) / min(K, len(database)))
+            found["abstained"].append(not accepted)
+            continue
+        tags = [hit.tag for hit in find_concepts(scene, index, embedder, regions, 8, -1.0)]
+        found["first"].append(tags[0] in query["shown"])
+        for tag in query["shown"]:
+            found["recall@4"].append(tag in tags[:4])
+            found["recall@8"].append(tag in tags)
+            found["accepted"].append(tag in accepted)
     means = {name: round(float(np.mean(values)), 4) for name, values in found.items()}
     return {"concepts": len(database), "threshold": round(threshold, 4), **means}
 
@@ -182,7 +182,7 @@ def retrieval_table(
         threshold = fitted_threshold(index, embedder, folders["val"])
         for known_boxes in (False, True):
             row = measure_retrieval(embedder, folders["test"], threshold, known_boxes)
-            rows.append({"regions": "true boxes" if known_boxes else "quarters", **row})
+            rows.append({"regions": "true boxes" if known_boxes else "windows", **row})
     return rows
 
 
@@ -193,7 +193,7 @@ def run(
     seeds: Sequence[int] = (0, 1, 2),
     sizes: Sequence[int] = SIZES,
 ) -> list[dict[str, Any]]:
-    """`retrieval_table` over `seeds`, with the scores of `caption_found` for quarters: a row for each size and
+    """`retrieval_table` over `seeds`, with the scores of `caption_found` for windows: a row for each size and
     kind of region."""
     loaded = load_model(model, adapter)
     embedder = toy_embedder(*loaded)
@@ -202,7 +202,7 @@ def run(
     for seed in seeds:
         folder = Path(out) / str(seed)
         for row in retrieval_table(embedder, folder, sizes, seed=seed):
-            if row["regions"] == "quarters":
+            if row["regions"] == "windows":
                 scenes, captions = folder / f"test_{row['concepts']}", folder / f"captions_{row['concepts']}"
                 sureness = fitted_sureness(captioner, embedder, folder / f"val_{row['concepts']}")
                 found = caption_found(
@@ -240,13 +240,13 @@ def caption_found(
     """F1 of names (`span`) in captions of the scenes under `folder`, with references given or retrieved.
 
     - ``given``: the shown toys are the references, as in the paper's *skip-retrieval*;
-    - ``retrieved``: the first four concepts found are;
-    - ``accepted``: those of the four above `threshold` are;
+    - ``retrieved``: the first `K` concepts found are;
+    - ``accepted``: those of them above `threshold` are;
     - ``strangers named``: share of strangers' scenes whose caption names a concept, with accepted references.
 
     With `sureness` also:
 
-    - ``verified``: those of the four are the references that the captioner's model confirms (`Verifier`);
+    - ``verified``: those of them are the references that the captioner's model confirms (`Verifier`);
     - ``strangers named, verified``: as above, with verified references.
 
     A caption file of each is written to `out`.
@@ -259,15 +259,15 @@ def caption_found(
     strangers = [_item(query, folder, database) for query in queries["strangers"][:limit]]
     ways = {
         "given": known,
-        "retrieved": with_retrieved(known, database, index, embedder, tiles, 4, -1.0),
-        "accepted": with_retrieved(known, database, index, embedder, tiles, 4, threshold),
-        "strangers": with_retrieved(strangers, database, index, embedder, tiles, 4, threshold),
+        "retrieved": with_retrieved(known, database, index, embedder, windows, K, -1.0),
+        "accepted": with_retrieved(known, database, index, embedder, windows, K, threshold),
+        "strangers": with_retrieved(strangers, database, index, embedder, windows, K, threshold),
     }
     if sureness is not None:
         confirm = Verifier(
             captioner.model, captioner.processor, database, sureness, batch_size=captioner.batch_size
         )
-        found_in = (database, index, embedder, tiles, 4, -1.0)
+        found_in = (database, index, embedder, windows, K, -1.0)
         ways["verified"] = with_retrieved(known, *found_in, confirm=confirm)
         ways["strangers, verified"] = with_retrieved(strangers, *found_in, confirm=confirm)
     found = {}
@@ -286,5 +286,5 @@ def caption_found(
 
 def _item(query: dict[str, Any], folder: Path, database: ConceptDatabase) -> CaptionItem:
     """A query of ``queries.json`` with the concepts that it shows as references; strangers have none."""
-    tags = [tag for tag in query["shown"].values() if tag]
+    tags = [tag for tag in query["shown"] if tag]
     return CaptionItem(folder / query["query"], database.select(*tags), tags=tags, label=query["query"])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Mean log-probabilities, in nats a token. A model's own samples at temperature 1 have about minus its entropy,
-# words in random order far less (toy base: -0.15 and -14, for captions and for their words shuffled).
+# words in random order far less.
 FLUENT = -2.0
 SALAD = -6.0
 COLUMN = "reference_log_prob"

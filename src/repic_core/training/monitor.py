@@ -1,7 +1,8 @@
 """Watch a training as it runs (curves, numbers, captions of one photo) and stop it after a step.
 
-In a notebook that a person runs, the display is redrawn in place and has a *Stop* button; elsewhere (papermill, a
-script) the same is printed as lines of text. A static figure of the curves stays in the notebook.
+In a notebook the display is redrawn in place; where a person runs it there are a *Stop* button and growing curves.
+Elsewhere (a script) the same is printed as lines of text. The last display stays in the notebook: numbers, captions
+and a figure of the curves.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.display.caption_grid import concept_colors
+from repic_core.display.cards import THEME
 from repic_core.display.charts import reward_curves
-from repic_core.display.concept_editor import THEME, has_frontend, in_notebook
+from repic_core.display.concept_editor import has_frontend, in_notebook
 from repic_core.display.html import STYLE, color_names
 from repic_core.models.parts import eval_mode
 from repic_core.tasks import TASKS
@@ -46,7 +48,8 @@ def training_monitor(
             ``partial(captioner.caption, photo, references)``. The model must be whole on the first process.
         every: steps between two captions; the first is taken before the first step.
         references: concepts whose names are coloured in the captions.
-        widgets: whether to use the live display with the button; None: where `concept_editor.has_frontend` says so.
+        widgets: whether to have the button, which `concept_editor.has_frontend` says by default; False: only
+            lines of text.
 
     Raises:
         ValueError: `every` is less than 1.
@@ -103,17 +106,22 @@ class Monitor:
         self.handles: dict[str, Any] = {}
         if not state.is_world_process_zero:
             return
-        self.live = has_frontend() if self.widgets is None else self.widgets and in_notebook()
+        self.live = in_notebook() and self.widgets is not False
+        self.watched = self.live and (self.widgets or has_frontend())
         if args.world_size == 1:
             _on_interrupt(self._interrupted)
-            if self.live:
+            if self.watched:
                 self._show_button()
         self._take_caption(state.global_step, model)
         self._show_or_print(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self.stopped and args.world_size == 1:
-            control.should_training_stop = control.should_save = True
+            # Also logged, so that a run that is stopped early has numbers.
+            control.should_training_stop = control.should_save = control.should_log = True
+        if state.global_step >= state.max_steps:
+            # A run of fewer steps than are between two logs has numbers, too.
+            control.should_log = True
         if state.is_world_process_zero and state.global_step % self.every == 0:
             self._take_caption(state.global_step, model)
             if self.live:
@@ -126,7 +134,7 @@ class Monitor:
             return
         self.numbers = _numbers(state, logs)
         self._show_or_print(state)
-        if self.live:
+        if self.watched:
             self._show_curves()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -141,6 +149,9 @@ class Monitor:
         if "button" in self.handles:  # the text replaces the widget, which a saved notebook would not keep
             self._show("button", {"text/plain": end})
             self.button.close()
+        elif self.live:
+            self.numbers = f"{self.numbers} | {end}" if self.numbers else end
+            self._show_or_print(state)
         else:
             self.due = 0
             self._show_or_print(state)
@@ -204,16 +215,17 @@ class Monitor:
             figure = reward_curves(self.metrics)
         except (OSError, ValueError):  # nothing that can be drawn was logged yet
             return
-        self._show("curves", {"image/png": figure._repr_png_(), "text/plain": f"curves of {self.metrics}"})
+        png, described = figure._repr_png_()
+        self._show("curves", {"image/png": png, "text/plain": figure.alt}, {"image/png": described})
 
-    def _show(self, name: str, bundle: Mapping[str, Any]) -> None:
+    def _show(self, name: str, bundle: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
         """Display `bundle`, or let it replace what was displayed as `name`."""
         from IPython.display import display
 
         if name in self.handles:
-            self.handles[name].update(bundle, raw=True)
+            self.handles[name].update(bundle, metadata=metadata, raw=True)
         else:
-            self.handles[name] = display(bundle, raw=True, display_id=True)
+            self.handles[name] = display(bundle, metadata=metadata, raw=True, display_id=True)
 
 
 @contextmanager

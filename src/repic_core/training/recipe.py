@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.io.extras import need
-from repic_core.io.files import read_text
+from repic_core.io.files import read_yaml
+from repic_core.io.kit import kit_path
 from repic_core.models.known_warnings import hide_known_warnings
 from repic_core.models.loading import limit_pixels
 from repic_core.rewards import PROFILES
@@ -101,7 +102,7 @@ def recipe_path(recipe: str | Path) -> Path:
     Raises:
         ValueError: there is no such recipe or file; names the recipes in the package.
     """
-    path = Path(recipe)
+    path = kit_path(recipe)
     if not path.suffix:
         path = _recipe_folder() / f"{recipe}.yaml"
     if not path.is_file():
@@ -126,8 +127,6 @@ def recipe_values(recipe: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: as `recipe_path`; a file that holds no ``key: value`` lines; a base that leads back to itself.
     """
-    import yaml
-
     seen: list[Path] = []
     values: dict[str, Any] = {}
     base: str | Path | None = recipe
@@ -136,12 +135,7 @@ def recipe_values(recipe: str | Path) -> dict[str, Any]:
         if path in seen:
             raise ValueError(f"{path}: its base leads back to itself")
         seen.append(path)
-        try:
-            own = yaml.safe_load(read_text(path, ValueError, "a YAML file"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(own, dict):
-            raise ValueError(f"{path}: must hold lines of `key: value`")
+        own = read_yaml(path, ValueError)
         base = own.pop("base", None)
         values = {**own, **values}
     return values
