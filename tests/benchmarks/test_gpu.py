@@ -31,8 +31,9 @@ def test_a_part_on_a_cpu(name):
     if name == "attention":
         assert all(one["difference"] < 1e-5 for one in found["ways"].values())
     if name == "half precision":
-        assert found["as good"]
-        assert all(0 < found["stock"][error] < 0.5 for error in ("mean", "gradient"))
+        # The verdict itself hangs on how this processor rounds: these are two completions of eight tokens.
+        errors = [found[one][error] for one in ("stock", "shared") for error in ("mean", "gradient")]
+        assert all(0 < error < 0.2 for error in errors)
 
 
 def test_stock_may_run_out_of_memory_alone(monkeypatch):
