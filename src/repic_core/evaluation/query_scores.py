@@ -22,6 +22,15 @@ from repic_core.retrieval.find import ConceptIndex, find_concepts
 SCORES = ("precision", "recall", "f1")
 
 
+def caption_file(folder: str | Path, label: str) -> Path:
+    """Where a folder keeps the captions of a set.
+
+    >>> caption_file("runs/before", "4 all").name
+    '4_all.json'
+    """
+    return Path(folder) / f"{label.replace(' ', '_')}.json"
+
+
 def caption_sets(
     captioner: Captioner,
     queries: QuerySet,
@@ -30,7 +39,7 @@ def caption_sets(
     limit: int = 0,
     resume: bool = False,
 ) -> dict[str, Path]:
-    """Caption sets of queries, by default all; returns the caption file of each, ``out/<set>.json``.
+    """Caption sets of queries, by default all; returns the caption file of each (`caption_file`).
 
     Args:
         limit: how many queries of each set; 0 for all.
@@ -42,7 +51,7 @@ def caption_sets(
     """
     files = {}
     for label in sets or queries.queries:
-        files[label] = Path(out) / f"{label.replace(' ', '_')}.json"
+        files[label] = caption_file(out, label)
         captioner.caption_many(queries.items(label, limit or None), out=files[label], resume=resume)
     return files
 

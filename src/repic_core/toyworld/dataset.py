@@ -33,7 +33,7 @@ from repic_core.toyworld.questions import WRONG, training_questions
 from repic_core.toyworld.world import GENERIC_INFO, Sample, make_sample, new_name, new_names
 
 # How toy models are asked.
-SETTINGS = QuerySettings(system=None, max_new_tokens=112, side=REFERENCE_SIDE)
+SETTINGS = QuerySettings(system=None, max_new_tokens=112, questions=QUESTIONS, side=REFERENCE_SIDE)
 # Shares of training scenes with 1 to 7 references.
 K_WEIGHTS = (0.08, 0.17, 0.2, 0.2, 0.15, 0.1, 0.1)
 

@@ -25,17 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.captioner.caption_files import load_captions
-from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.data.rows import read_rows
 from repic_core.evaluation.intervals import Comparison, compare
+from repic_core.evaluation.query_scores import caption_file, caption_sets
+from repic_core.evaluation.query_sets import load_query_set
 from repic_core.evaluation.task_scores import score_tasks
 from repic_core.io.files import write_json_atomic
 from repic_core.models.loading import load_model
 from repic_core.tasks import MULTI_ICT, OCT, VLT
 from repic_core.toyworld.arms import cell, check_settings, over_seeds, select_rows
 from repic_core.toyworld.dataset import QUERY_SETS, write_heldout, write_heldout_tasks, write_training
-from repic_core.toyworld.scoring import caption_split, score_split
+from repic_core.toyworld.scoring import score_split
 from repic_core.training import grpo, sft
 
 # Of 100 training scenes come 100 ICT rows, about 25 OCT and 25 VLT rows.
@@ -109,8 +110,9 @@ def evaluate_model(
     Args:
         resume: continue the captions under `out`, which must be of this model; False makes all of them again.
     """
-    captioner = Captioner(*load_model(model, adapter), system=None, batch_size=50, max_new_tokens=112)
-    return score_split(caption_split(captioner, data, out, sets, limit, resume), data, arm)
+    queries = load_query_set(data)
+    captioner = queries.captioner(*load_model(model, adapter), batch_size=50)
+    return score_split(caption_sets(captioner, queries, out, sets, limit or 0, resume), data, arm)
 
 
 def evaluate_tasks(model: str | Path, data: str | Path) -> dict[str, float]:
@@ -210,8 +212,7 @@ def compare_arms(
         database: of the split; its names that a photo does not show are wrong.
     """
     files = [
-        [Path(folder) / f"{arm}_{seed}" / f"{label.replace(' ', '_')}.json" for seed in seeds]
-        for arm in (second, first)
+        [caption_file(Path(folder) / f"{arm}_{seed}", label) for seed in seeds] for arm in (second, first)
     ]
     captions = [[record for path in paths for record in load_captions(path)] for paths in files]
     return compare(*captions, database=database, unknown_tags=True)

@@ -1,4 +1,4 @@
-"""Caption a held-out split of the toy world and score it: names, and what their recall hides.
+"""Score captions of a held-out split of the toy world: names, and what their recall hides.
 
 The latter are things told of, wrong names, places and relations, descriptions, the background, forms and length.
 
@@ -14,12 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionItem, load_captions
-from repic_core.captioner.captioner import Captioner
+from repic_core.captioner.caption_files import load_captions
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.evaluation.scores import score
 from repic_core.toyworld.grammar import Mention, read, relations
-from repic_core.toyworld.lessons import QUESTIONS
 
 TAG = re.compile(r"<[^<>]*>")
 
@@ -86,38 +84,6 @@ def _claims(mention: Mention, shown: dict[str, dict[str, Any]]) -> list[bool]:
     if other is None:
         return []
     return [mention.relation in relations(thing["box"], other["box"], thing["depth"] > other["depth"])]
-
-
-def caption_split(
-    captioner: Captioner,
-    folder: str | Path,
-    out: str | Path,
-    sets: tuple[str, ...] = ("1", "2", "4"),
-    limit: int | None = None,
-    resume: bool = True,
-) -> dict[str, Path]:
-    """Write a caption file (published row format) for each query set to ``out/<set>.json``.
-
-    Existing files are continued (`Captioner.caption_many`) unless `resume` is False. The rows' tags are the
-    concepts shown; the prompt holds the query's references, shown or not.
-    """
-    folder, files = Path(folder), {}
-    database = ConceptDatabase.load(folder / "database.json", root=folder)
-    queries = json.loads((folder / "queries.json").read_text())
-    for label in sets:
-        items = [
-            CaptionItem(
-                query=folder / row["query"],
-                references=database.select(*row["references"]),
-                question=QUESTIONS[i % len(QUESTIONS)],
-                tags=row["shown"],
-                label=row["query"],
-            )
-            for i, row in enumerate(queries[label][:limit])
-        ]
-        files[label] = Path(out) / f"{label.replace(' ', '_')}.json"
-        captioner.caption_many(items, out=files[label], resume=resume)
-    return files
 
 
 def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[dict[str, Any]]:
