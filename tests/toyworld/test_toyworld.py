@@ -74,7 +74,7 @@ TRUTH = {
         ("<bo> is at the top left. <mia> is below it.", {"told": 2 / 3, "stated": 2, "right": 2}),
         ("<bo> is at the top. <mia> is above it.", {"told": 2 / 3, "stated": 2, "right": 0}),
         ("<zoe> is at the top left. Next to it is <bo>.", {"told": 2 / 3, "wrong": 1}),
-        ("<zoe> is at the top. <zoe> is at the left. <kim> is at the right.", {"told": 1, "wrong": 2}),
+        ("<zoe> is at the top. <zoe> is at the left. <kim> is at the right.", {"told": 1, "wrong": 2, "again": 1}),
         ("A red bird is at the top.", {"told": 1 / 3, "described": 1, "kind": 1, "fitting": 1}),
         ("<bo> is at the left. A red bird is at the right.", {"told": 2 / 3, "stated": 1}
          | {"described": 1, "kind": 1}),

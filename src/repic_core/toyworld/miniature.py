@@ -69,8 +69,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "grpo_paper": {**GRPO, "reward_profile": "paper"},
 }
 SCORES = (
-    *("precision", "recall", "f1", "wrong", "told", "places", "kinds", "descriptions", "background"),
-    *("forms", "commonest", "length"),
+    *("precision", "recall", "f1", "wrong", "told", "beyond", "again", "places", "kinds", "descriptions"),
+    *("background", "forms", "commonest", "length"),
 )
 TASK_SCORES = ("oct", "vlt_iou", "vlt_hit")
 # Each pair is compared by a paired test over photos (`compare`), at these sets: the first should be better.
@@ -234,9 +234,9 @@ def compared(
 
 
 def markdown(table: list[dict[str, Any]]) -> str:
-    """A Markdown table for each set, in percent (wrong: tags a caption; forms: a number; length: characters), with
-    the standard deviation over seeds; then one of the tasks."""
-    plain = ("wrong", "forms", "length")
+    """A Markdown table for each set, in percent (wrong, beyond, again: a caption; forms: a number; length:
+    characters), with the standard deviation over seeds; then one of the tasks."""
+    plain = ("wrong", "beyond", "again", "forms", "length")
     blocks = []
     for label in (*QUERY_SETS, "tasks"):
         rows = [row for row in table if row["k"] == label]

@@ -20,16 +20,19 @@ from repic_core.evaluation.scores import score
 from repic_core.toyworld.grammar import Mention, read, relations
 
 TAG = re.compile(r"<[^<>]*>")
+# Scores of a scene whose means are taken over captions.
+MEANS = ("told", "beyond", "again", "wrong", "background", "length")
 
 
 def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
     """What one caption says of its scene.
 
-    `told`: things that the caption tells of, at most as many as are shown, over those shown. `wrong`: tags in the
-    caption that the scene does not show. `stated` and `right`: how many places of shown concepts, and relations
-    between two of them, the caption states, and how many of these are true. `described`, `kind` and `fitting`: how
-    many things are described, how often a thing of this kind is shown, and how often the whole description fits one
-    that is not named. `background`: 1 if it is the scene's. `length`: in characters.
+    `told`: things that the caption tells of, at most as many as are shown, over those shown. `beyond`: how many
+    more it tells of. `again`: how often it tells of a name that it told of before. `wrong`: tags in the caption that
+    the scene does not show. `stated` and `right`: how many places of shown concepts, and relations between two of
+    them, the caption states, and how many of these are true. `described`, `kind` and `fitting`: how many things are
+    described, how often a thing of this kind is shown, and how often the whole description fits one that is not
+    named. `background`: 1 if it is the scene's. `length`: in characters.
 
     >>> thing = {"tag": "<bo>", "description": "a red bug", "kind": "bug", "place": "top", "box": [60, 0, 99, 40]}
     >>> truth = {"background": "blue sea", "objects": [thing | {"depth": 0}]}
@@ -42,6 +45,7 @@ def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
     shown = {thing["tag"]: thing for thing in objects if thing["tag"] is not None}
     claims = [true for mention in mentions for true in _claims(mention, shown)]
     described = [mention.thing for mention in mentions if not mention.thing.startswith("<")]
+    named = [mention.thing for mention in mentions if mention.thing.startswith("<")]
     kinds = [thing["kind"] for thing in objects]
     left = [thing["description"] for thing in objects if thing["tag"] is None or thing["tag"] not in caption]
     fitting = 0
@@ -51,6 +55,8 @@ def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
             fitting += 1
     return {
         "told": min(len(mentions), len(objects)) / len(objects),
+        "beyond": float(max(0, len(mentions) - len(objects))),
+        "again": float(len(named) - len(set(named))),
         "wrong": float(len({tag for tag in TAG.findall(caption) if tag not in shown})),
         "stated": float(len(claims)),
         "right": float(sum(claims)),
@@ -106,7 +112,7 @@ def score_split(files: dict[str, Path], folder: str | Path, arm: str) -> list[di
         forms = Counter(mention.form for r in records for mention in read(r.caption)[1])
         row: dict[str, Any] = {"arm": arm, "k": label, "n": len(records)}
         row |= {"precision": names.precision, "recall": names.recall, "f1": names.f1}
-        row |= {key: total[key] / len(records) for key in ("told", "wrong", "background", "length")}
+        row |= {key: total[key] / len(records) for key in MEANS}
         row["places"] = _share(total["right"], total["stated"])
         row["kinds"] = _share(total["kind"], total["described"])
         row["descriptions"] = _share(total["fitting"], total["described"])
