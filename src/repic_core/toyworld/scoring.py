@@ -29,10 +29,10 @@ def score_scene(caption: str, truth: dict[str, Any]) -> dict[str, float]:
 
     `told`: things that the caption tells of, at most as many as are shown, over those shown. `beyond`: how many
     more it tells of. `again`: how often it tells of a name that it told of before. `wrong`: tags in the caption
-    that the scene does not show. `stated` and `right`: how many places of shown concepts, and relations between two of
-    them, the caption states, and how many of these are true. `described`, `kind` and `fitting`: how many things are
-    described, how often a thing of this kind is shown, and how often the whole description fits one that is not
-    named. `background`: 1 if it is the scene's. `length`: in characters.
+    that the scene does not show. `stated` and `right`: how many places of shown concepts, and relations between
+    two of them, the caption states, and how many of these are true. `described`, `kind` and `fitting`: how many
+    things are described, how often a thing of this kind is shown, and how often the whole description fits one
+    that is not named. `background`: 1 if it is the scene's. `length`: in characters.
 
     >>> thing = {"tag": "<bo>", "description": "a red bug", "kind": "bug", "place": "top", "box": [60, 0, 99, 40]}
     >>> truth = {"background": "blue sea", "objects": [thing | {"depth": 0}]}
