@@ -28,7 +28,7 @@ from repic_core.io import tables
 from repic_core.models.loading import load_model
 from repic_core.prompts import CAPTION_QUESTIONS, QUERY_PREFIX
 from repic_core.toyworld.arms import cell, over_seeds
-from repic_core.toyworld.dataset import heldout_number
+from repic_core.toyworld.dataset import SETTINGS, heldout_number
 from repic_core.toyworld.lessons import references_of
 from repic_core.toyworld.model import PLACE_QUESTION, WHO_QUESTION
 from repic_core.toyworld.photos import draw_reference, place_of
@@ -43,7 +43,7 @@ def measure_dialogues(
 ) -> dict[str, float]:
     """The mean of each of `SCORES` over `n` samples of `split` with four references, of which three are in the
     scene."""
-    captioner = Captioner(model, processor, system=None, max_new_tokens=64)
+    captioner = Captioner(model, processor, system=None, max_new_tokens=SETTINGS.max_new_tokens)
     rng = np.random.default_rng([seed, 60, heldout_number(split)])
     found: dict[str, list[float]] = {name: [] for name in SCORES}
     for _ in range(n):

@@ -32,7 +32,7 @@ from repic_core.retrieval.regions import Box, windows
 from repic_core.retrieval.threshold import least_score
 from repic_core.retrieval.verify import Verifier
 from repic_core.toyworld.arms import cell, over_seeds
-from repic_core.toyworld.dataset import heldout_number, save_image
+from repic_core.toyworld.dataset import SETTINGS, heldout_number, save_image
 from repic_core.toyworld.drawings import identities
 from repic_core.toyworld.photos import REFERENCE_SIDE, draw_reference, draw_scene
 from repic_core.toyworld.world import GENERIC_INFO, new_names
@@ -197,7 +197,7 @@ def run(
     kind of region."""
     loaded = load_model(model, adapter)
     embedder = toy_embedder(*loaded)
-    captioner = Captioner(*loaded, system=None, batch_size=50, max_new_tokens=64)
+    captioner = Captioner(*loaded, system=None, batch_size=50, max_new_tokens=SETTINGS.max_new_tokens)
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for seed in seeds:
         folder = Path(out) / str(seed)
