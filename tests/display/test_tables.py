@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from repic_core.display.tables import table
+from repic_core.display.tables import Table
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ ROWS = [
 
 
 def shown():
-    return table(
+    return Table(
         ROWS, {"f1": "max", "recall": "max", "wrong": "min", "same": "max"}, ["f1", "wrong"], "Names"
     )
 
 
 def test_the_best_within_groups():
     rows = [{"k": k, "f1": f1} for k, f1 in (("1", 0.5), ("1", 0.5), ("4", 0.2), ("4", 0.9))]
-    found = table(rows, ["f1"], within="k")
+    found = Table(rows, ["f1"], within="k")
     assert found._is_best("f1") == [False, False, False, True]
-    assert table(rows, ["f1"])._is_best("f1") == [False, False, False, True]
+    assert Table(rows, ["f1"])._is_best("f1") == [False, False, False, True]
     rows[0]["f1"] = 0.6
-    assert table(rows, ["f1"], within="k")._is_best("f1") == [True, False, False, True]
+    assert Table(rows, ["f1"], within="k")._is_best("f1") == [True, False, False, True]
 
 
 def cells(html: str) -> list[list[str]]:
@@ -75,9 +75,9 @@ def test_made_again_it_is_the_same():
 
 
 def test_a_table_without_rows_says_so():
-    assert table([], title="Yours")._repr_html_() == "<p><b>Yours</b>: nothing</p>"
-    assert repr(table([], title="Yours")) == "Yours\nnothing"
+    assert Table([], title="Yours")._repr_html_() == "<p><b>Yours</b>: nothing</p>"
+    assert repr(Table([], title="Yours")) == "Yours\nnothing"
 
 
 def test_a_title_with_tags_is_text():
-    assert "<caption>Where &lt;bo&gt; is</caption>" in table(ROWS, title="Where <bo> is")._repr_html_()
+    assert "<caption>Where &lt;bo&gt; is</caption>" in Table(ROWS, title="Where <bo> is")._repr_html_()

@@ -26,7 +26,15 @@ STYLES = [
 
 
 class Table:
-    """Rows as a notebook shows them.
+    """Rows of results as a table that a notebook shows; what all rows lack is left to the caller to leave out.
+
+    Args:
+        rows: one mapping a row, column -> value: a number, text, None (a dash), or an interval with ``value``,
+            which writes itself in percent.
+        best: the columns whose best value is bold: the largest or, in a mapping, as ``"max"`` or ``"min"`` says.
+        percent: the columns with shares in [0, 1], which are shown in percent.
+        digits: after the point.
+        within: a column; the best is bold among the rows that are equal there.
 
     Attributes:
         frame: the values, as a ``pandas.DataFrame``.
@@ -100,24 +108,3 @@ class Table:
     def __repr__(self) -> str:
         text = "nothing" if self.frame.empty else self.texts().to_string(index=False)
         return f"{self.title}\n{text}" if self.title else text
-
-
-def table(
-    rows: Sequence[Mapping[str, Any]],
-    best: Mapping[str, str] | Sequence[str] = (),
-    percent: Sequence[str] = (),
-    title: str = "",
-    digits: int = 1,
-    within: str = "",
-) -> Table:
-    """Rows of results as a table that a notebook shows; what all rows lack is left to the caller to leave out.
-
-    Args:
-        rows: one mapping a row, column -> value: a number, text, None (a dash), or an interval with ``value``,
-            which writes itself in percent.
-        best: the columns whose best value is bold: the largest or, in a mapping, as ``"max"`` or ``"min"`` says.
-        percent: the columns with shares in [0, 1], which are shown in percent.
-        digits: after the point.
-        within: a column; the best is bold among the rows that are equal there.
-    """
-    return Table(rows, best, percent, title, digits, within)

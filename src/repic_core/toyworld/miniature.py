@@ -12,8 +12,8 @@ Arms, from one base and the same training scenes:
 - ``grpo_no_oct``, ``grpo_no_vlt``, ``grpo_no_multi``: without the rows of one task, and with as many steps as it
   takes to see as many ICT rows as ``grpo`` (`equal_ict_steps`);
 - ``grpo_paper``: the reward profile `paper` instead of `strict`;
-- ``grpo_second``: another setting of ``grpo``: captions below the paper's 100 characters earn nothing (before: below
-  20), and twice as many prompts a step, in groups of 4.
+- ``grpo_second``: ``grpo`` with another setting: captions below the paper's 100 characters earn nothing (before:
+  below 20), and there are twice as many prompts a step, in groups of 4.
 
 Settings were chosen on the validation split and fixed here before the test split was run; `grpo_second` was added
 afterwards, again from validation, because `grpo` told of too few things.
