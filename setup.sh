@@ -15,6 +15,8 @@
 # The exact versions are in constraints.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# Each notebook and test starts a Python of its own: without bytecode each would compile all libraries again.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '%s\n' "setup.sh: $*"; }
 die() { printf '%s\n' "setup.sh: $*" >&2; exit 1; }
