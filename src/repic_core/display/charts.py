@@ -78,7 +78,8 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
         axes.set_xlabel("step", fontsize=TEXT)
         style_axes(axes, title)
         if len(names) > 1:
-            axes.legend(fontsize=TEXT - 1, framealpha=0.8, edgecolor="none")
+            handles = axes.get_legend_handles_labels()
+            figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=TEXT, frameon=False)
     figure.alt = f"Training curves over {len(steps)} logged steps: {_ends(columns, panels)}."
     if path is not None:
         save_figure(figure, path)
