@@ -116,7 +116,7 @@ def test_what_must_not_be_committed_is_named(output, what):
 
 
 def test_text_that_is_no_fault():
-    text = "https://arxiv.org/home/x runs/tmp/x 3/work/4 Warning signs at 0x"
+    text = "https://arxiv.org/home/x runs/tmp/x 3/var/4 Warning signs at 0x"
     assert output_faults(cleaned(new_output("stream", text=text))) == []
 
 

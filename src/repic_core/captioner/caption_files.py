@@ -29,6 +29,15 @@ IMPLIED = {"reference style": "tag"}  # what entries are that older settings fil
 START_AFRESH = "delete the file or write to another"
 
 
+def caption_file(folder: str | Path, name: str) -> Path:
+    """Where a folder keeps captions of one kind, such as those of a query set.
+
+    >>> caption_file("runs/before", "4 all").name
+    '4_all.json'
+    """
+    return Path(folder) / f"{name.replace(' ', '_')}.json"
+
+
 @dataclass(frozen=True)
 class CaptionItem:
     """One thing to caption.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repic_core.display.caption_grid import RULE
-from repic_core.display.charts import TEXT, series_colors, style_axes
+from repic_core.display.charts import TEXT, legend_below, series_colors, style_axes
 from repic_core.display.typeset import BLACK, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def interval_bars(
         if label:
             (axes.set_ylabel if lying else axes.set_xlabel)(label, fontsize=TEXT)
     if len(kinds) > 1:
-        handles = drawn[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=TEXT, frameon=False)
+        legend_below(figure, drawn[:1], 4)
     figure.alt = " ".join(_said(rows, by, column, title, series) for column, title in panels.items())
     if path is not None:
         save_figure(figure, path)

@@ -77,9 +77,8 @@ def reward_curves(metrics: str | Path, path: str | Path | None = None, smooth: i
             axes.plot(at, mean, label=_label(name), **style)
         axes.set_xlabel("step", fontsize=TEXT)
         style_axes(axes, title)
-        if len(names) > 1:
-            handles = axes.get_legend_handles_labels()
-            figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=TEXT, frameon=False)
+    several = [axes for axes, names in zip(places, panels.values(), strict=True) if len(names) > 1]
+    legend_below(figure, several, 5)
     figure.alt = f"Training curves over {len(steps)} logged steps: {_ends(columns, panels)}."
     if path is not None:
         save_figure(figure, path)
@@ -164,13 +163,7 @@ def score_chart(table: Sequence[Mapping[str, Any]], path: str | Path | None = No
         axes.set_xlabel("references in the prompt", fontsize=TEXT)
         axes.set_ylim(-3, 103)
         style_axes(axes, f"{metric.capitalize()} (%)")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=TEXT,
-        frameon=False,
-    )
+    legend_below(figure, panels[:1], 4)
     means = (f"{arm} {_mean_f1(table, arm)}" for arm in arms)
     figure.alt = f"Precision, recall and F1 by references in the prompt; mean F1: {', '.join(means)}."
     if path is not None:
@@ -213,12 +206,22 @@ def cost_figure(points: Sequence[Mapping[str, Any]], path: str | Path | None = N
             axes.set_ylim(bottom=0)
             axes.set_xticks(x, [str(value) for value in x])
         panels[1][column].set_xlabel(title, fontsize=TEXT)
-    handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
+    legend_below(figure, panels[0][:1], 3)
     figure.alt = "Tokens and seconds of a training step, for stock TRL and with a shared prefix."
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def legend_below(figure: Figure, panels: Iterable[Any], columns: int) -> None:
+    """One legend below a figure, of what `panels` (axes) show, each label once; none where nothing has a label."""
+    shown: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    if shown:
+        look = {"loc": "outside lower center", "fontsize": TEXT, "frameon": False}
+        figure.legend(list(shown.values()), list(shown), ncols=columns, **look)
 
 
 def style_axes(axes: Any, title: str) -> None:

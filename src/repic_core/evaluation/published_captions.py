@@ -18,8 +18,9 @@ from repic_core.display.caption_grid import GridRow, grid_rows
 from repic_core.evaluation.caption_metrics import measure_scored
 from repic_core.evaluation.intervals import UNITS, compare, intervals_of
 from repic_core.evaluation.published import SETS, ZERO_SHOT, caption_folder, published_files
+from repic_core.evaluation.query_sets import PUBLISHED
 from repic_core.evaluation.scores import CaptionScore, ScoredCaptions, disagreements, score_captions
-from repic_core.models.loading import PAPER_MAX_PIXELS, load_model
+from repic_core.models.loading import load_model
 
 if TYPE_CHECKING:
     from repic_core.captioner.captioner import Captioner
@@ -127,11 +128,8 @@ def published_captions(root: str | Path) -> dict[int, PublishedCaptions]:
 
 def as_published(model_name: str, adapter: str = "", max_new_tokens: int = 1024) -> Captioner:
     """A model that is asked as the authors' scripts ask: their system prompt, photo limit and reference lines."""
-    from repic_core.captioner.captioner import Captioner
-
-    loaded = load_model(model_name, adapter or None, max_pixels=PAPER_MAX_PIXELS)
-    ask = {"system": "evaluation", "resized_by": "qwen-vl-utils", "reference_style": "numbered"}
-    return Captioner(*loaded, **ask, max_new_tokens=max_new_tokens)
+    loaded = load_model(model_name, adapter or None, max_pixels=PUBLISHED.max_pixels)
+    return PUBLISHED.captioner(*loaded, max_new_tokens=max_new_tokens)
 
 
 def with_model(

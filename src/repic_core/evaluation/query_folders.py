@@ -11,9 +11,8 @@ from typing import Any
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.evaluation.paper_settings import paper_setting
-from repic_core.evaluation.query_sets import QuerySet, QuerySetError, QuerySettings, save_query_set
+from repic_core.evaluation.query_sets import PUBLISHED, QuerySet, QuerySetError, QuerySettings, save_query_set
 from repic_core.io.images import write_collage
-from repic_core.models.loading import PAPER_MAX_PIXELS
 from repic_core.prompts import CAPTION_QUESTIONS, QUESTION_SUFFIXES
 
 # References in a prompt, at most.
@@ -77,10 +76,8 @@ def write_paper_queries(
         label = "1" if len(references) == 1 else f"{len(references)} all"
         row = {"query": item.label, "references": references, "shown": item.shown}
         queries.setdefault(label, []).append(row)
-    settings = QuerySettings(
-        max_pixels=PAPER_MAX_PIXELS,
-        resized_by="qwen-vl-utils",
-        reference_style="numbered",
+    settings = replace(
+        PUBLISHED,
         questions=tuple(f"{question}{QUESTION_SUFFIXES[suffix]}" for question in CAPTION_QUESTIONS["single"]),
         image_root=str(Path(root).resolve()),
     )

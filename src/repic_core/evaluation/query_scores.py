@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import CaptionItem, Captions
+from repic_core.captioner.caption_files import CaptionItem, Captions, caption_file
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.display.caption_grid import GridRow
@@ -20,15 +20,6 @@ from repic_core.evaluation.scores import score_captions
 from repic_core.retrieval.find import ConceptIndex, find_concepts
 
 SCORES = ("precision", "recall", "f1")
-
-
-def caption_file(folder: str | Path, label: str) -> Path:
-    """Where a folder keeps the captions of a set.
-
-    >>> caption_file("runs/before", "4 all").name
-    '4_all.json'
-    """
-    return Path(folder) / f"{label.replace(' ', '_')}.json"
 
 
 def caption_sets(

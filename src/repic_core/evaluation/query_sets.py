@@ -13,12 +13,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repic_core.captioner.caption_files import DEFAULT_QUESTION, CaptionItem
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.io.files import read_json, write_json_atomic
 from repic_core.io.paths import find_file
+from repic_core.models.loading import PAPER_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from repic_core.captioner.captioner import Captioner
 
 Queries = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -49,6 +53,18 @@ class QuerySettings:
     questions: tuple[str, ...] = (DEFAULT_QUESTION,)
     side: int | None = None
     image_root: str = ""
+
+    def captioner(self, model: Any, processor: Any, **changes: Any) -> Captioner:
+        """A `Captioner` that asks so; `changes` go to it, such as ``batch_size=50``."""
+        from repic_core.captioner.captioner import Captioner
+
+        names = ("system", "max_new_tokens", "resized_by", "reference_style")
+        settings = {name: getattr(self, name) for name in names}
+        return Captioner(model, processor, **{**settings, **changes})
+
+
+# How the authors' evaluation scripts ask: their system prompt, limit of pixels and lines of references.
+PUBLISHED = QuerySettings(max_pixels=PAPER_MAX_PIXELS, resized_by="qwen-vl-utils", reference_style="numbered")
 
 
 @dataclass(frozen=True)
@@ -87,13 +103,9 @@ class QuerySet:
             for number, query in enumerate(self.queries[label][:limit])
         ]
 
-    def captioner(self, model: Any, processor: Any, **changes: Any) -> Any:
-        """A `Captioner` that asks as the settings say; `changes` go to it, such as ``batch_size=50``."""
-        from repic_core.captioner.captioner import Captioner
-
-        names = ("system", "max_new_tokens", "resized_by", "reference_style")
-        settings = {name: getattr(self.settings, name) for name in names}
-        return Captioner(model, processor, **{**settings, **changes})
+    def captioner(self, model: Any, processor: Any, **changes: Any) -> Captioner:
+        """A `Captioner` that asks as the settings say (`QuerySettings.captioner`)."""
+        return self.settings.captioner(model, processor, **changes)
 
 
 def load_query_set(folder: str | Path) -> QuerySet:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from repic_core.captioner.caption_files import CaptionItem
+from repic_core.captioner.caption_files import CaptionItem, caption_file
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept
 from repic_core.concepts.database import ConceptDatabase
@@ -104,7 +104,7 @@ def ask_each_way(
     """
     found = {}
     for name, items in ways.items():
-        path = Path(out) / f"{name.replace(' ', '_')}.json"
+        path = caption_file(out, name)
         captioner.caption_many(items, out=path, resume=resume)
         found[name] = score_intervals(path, "span", database)["f1"]
     return found

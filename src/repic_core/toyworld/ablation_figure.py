@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repic_core.display.charts import MARKERS, TEXT, series_colors, style_axes
+from repic_core.display.charts import MARKERS, legend_below, series_colors, style_axes
 from repic_core.display.typeset import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def ablation_figure(table: Sequence[Mapping[str, Any]], path: str | Path | None 
     for axes in figure.axes:
         axes.set_ylim(-3, 103)
         axes.set_axisbelow(True)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=TEXT, frameon=False)
+    legend_below(figure, figure.axes[:1], 4)
     figure.alt = f"Scores of {len(lines)} arms: {', '.join(lines)}."
     if path is not None:
         save_figure(figure, path)

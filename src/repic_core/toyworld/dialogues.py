@@ -43,7 +43,7 @@ def measure_dialogues(
 ) -> dict[str, float]:
     """The mean of each of `SCORES` over `n` samples of `split` with four references, of which three are in the
     scene."""
-    captioner = Captioner(model, processor, system=None, max_new_tokens=SETTINGS.max_new_tokens)
+    captioner = SETTINGS.captioner(model, processor)
     rng = np.random.default_rng([seed, 60, heldout_number(split)])
     found: dict[str, list[float]] = {name: [] for name in SCORES}
     for _ in range(n):

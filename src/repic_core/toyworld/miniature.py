@@ -27,11 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repic_core.captioner.caption_files import load_captions
+from repic_core.captioner.caption_files import caption_file, load_captions
 from repic_core.concepts.database import ConceptDatabase
 from repic_core.data.rows import read_rows
 from repic_core.evaluation.intervals import Comparison, compare
-from repic_core.evaluation.query_scores import caption_file, caption_sets
+from repic_core.evaluation.query_scores import caption_sets
 from repic_core.evaluation.query_sets import load_query_set
 from repic_core.evaluation.task_scores import score_tasks
 from repic_core.io.files import write_json_atomic

@@ -197,7 +197,7 @@ def run(
     kind of region."""
     loaded = load_model(model, adapter)
     embedder = toy_embedder(*loaded)
-    captioner = Captioner(*loaded, system=None, batch_size=50, max_new_tokens=SETTINGS.max_new_tokens)
+    captioner = SETTINGS.captioner(*loaded, batch_size=50)
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for seed in seeds:
         folder = Path(out) / str(seed)
