@@ -187,3 +187,24 @@ def test_the_base_names_a_single_concept(toy, folder, tmp_path):
     caption_found(captioner, toy_embedder(*toy), folder, tmp_path, threshold=2.0)
     single = [row for row in captions(tmp_path, "given")[0] if len(row[1]) == 1]
     assert single and np.mean([row[1][0] in row[2] for row in single]) >= 0.5
+
+
+def test_what_is_finished_with_the_same_weights_is_not_measured_again(untrained, tmp_path, monkeypatch):
+    measured = []
+
+    def size_rows(model, processor, folder, size, seed):
+        measured.append((size, seed))
+        folder.mkdir(parents=True, exist_ok=True)
+        return [{"regions": regions, "first": seed / 2} for regions in ("windows", "true boxes")]
+
+    monkeypatch.setattr(retrieval, "_size_rows", size_rows)
+    monkeypatch.setattr(retrieval, "load_model", lambda *_: untrained)
+    retrieval.run("m", tmp_path, seeds=[0], sizes=[5, 20])
+    table = retrieval.run("m", tmp_path, seeds=[0, 1], sizes=[5, 20])
+    assert measured == [(5, 0), (20, 0), (5, 1), (20, 1)]
+    assert [(row["concepts"], row["regions"], row["first"]) for row in table] == [
+        (size, regions, 0.25) for size in (5, 20) for regions in ("windows", "true boxes")
+    ]
+    monkeypatch.setattr(retrieval, "hash_weights", lambda _: "other")
+    retrieval.run("m", tmp_path, seeds=[0], sizes=[5])
+    assert measured[4:] == [(5, 0)]

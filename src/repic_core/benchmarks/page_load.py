@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import socket
 import subprocess
@@ -89,12 +88,13 @@ def run(
     Raises:
         RuntimeError: the page did not start.
     """
+    from repic_core.evaluation.query_sets import load_query_set
     from repic_core.toyworld.dataset import write_heldout
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_heldout(root, "val", n=8)
-        queries = json.loads((root / "queries.json").read_text(encoding="utf-8"))["4 all"]
+        queries = load_query_set(root).queries["4 all"]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

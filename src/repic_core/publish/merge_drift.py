@@ -13,14 +13,13 @@ float32, then rounded), *fp32* (saved in float32), *adapter, bf16* (base in bflo
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from repic_core.captioner.caption_files import CaptionItem
 from repic_core.captioner.captioner import Captioner
-from repic_core.concepts.database import ConceptDatabase
+from repic_core.evaluation.query_sets import load_query_set
 from repic_core.io import tables
 from repic_core.models import loading as models
 from repic_core.publish.merge import rounding
@@ -32,8 +31,8 @@ WEIGHT_STD = 0.02  # `initializer_range` of that config.json
 RANK, ALPHA = 64, 128  # recipes/paper.yaml
 # Adam moves a parameter by about the learning rate a step. Over 1,000 steps of a rate that falls linearly from 1e-5
 # (recipes/paper.yaml), B's root mean square is 1e-5 * sqrt(1000 / 3) = 1.8e-4 if the signs of the steps are
-# independent, and 1e-5 * 1000 / 2 = 5e-3 if all agree. The toy's GRPO run (80 steps at 1e-3) ended at 8.4e-3;
-# independent signs would give 8.8e-3, equal signs 7.5e-2. So 1.8e-4 is the likely size.
+# independent, and 1e-5 * 1000 / 2 = 5e-3 if all agree. The toy's GRPO run (80 steps at 3e-4, 10 of them rising)
+# ended at 2.9e-3; independent signs would give 2.6e-3, equal signs 2.2e-2. So 1.8e-4 is the likely size.
 B_SIZES = (6e-5, 1.8e-4, 5.4e-4, 1.6e-3, 5e-3)
 BITS = (8, 6, 5, 4, 3, 2)  # significant bits; bfloat16 has 8
 TOKENS = 64  # random inputs of a layer
@@ -208,22 +207,8 @@ def grid_rows(
 
 
 def _toy_f1(model: Any, processor: Any, items: Sequence[CaptionItem]) -> float:
-    captioner = Captioner(model, processor, system=None, batch_size=50, max_new_tokens=64)
+    captioner = Captioner(model, processor, system=None, batch_size=50, max_new_tokens=112)
     return names_f1(captioner, items)
-
-
-def toy_items(
-    folder: str | Path, sets: Sequence[str] = ("4",), limit: int | None = None
-) -> list[CaptionItem]:
-    """The queries of a held-out split of the toy world (`toyworld.dataset.write_heldout`), up to `limit` a set."""
-    folder = Path(folder)
-    database = ConceptDatabase.load(folder / "database.json", root=folder)
-    queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-    items = []
-    for row in (row for name in sets for row in queries[name][:limit]):
-        query, references = row["query"], database.select(*row["references"])
-        items.append(CaptionItem(folder / query, references, tags=row["shown"], label=query))
-    return items
 
 
 def report(
@@ -238,7 +223,7 @@ def report(
         raise ValueError("the toy's tables need both an adapter and held-out data")
     parts = [layer_table(layer_rows())]
     if adapter:
-        items = toy_items(data)
+        items = load_query_set(data).items("4")
         rows = toy_rows(base, adapter, items)
         parts.append(tables.markdown(["toy", "F1"], [[r["way"], f"{100 * r['F1']:.1f}"] for r in rows]))
         parts.append(grid_table(grid_rows(base, adapter, items)))

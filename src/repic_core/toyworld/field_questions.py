@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from repic_core.concepts.database import ConceptDatabase
+from repic_core.evaluation.query_sets import load_query_set
 from repic_core.io.files import write_json_atomic
 from repic_core.toyworld.dataset import heldout_number, save_image, write_heldout
 from repic_core.toyworld.drawings import Drawing, identities
@@ -58,7 +59,7 @@ def write_field_questions(folder: str | Path, split: str, n: int = 150, seed: in
 
 def _scene_questions(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     """The two files about scenes, of every scene of four in which two are alone at their places."""
-    queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))["4 all"]
+    queries = load_query_set(folder).queries["4 all"]
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     who: dict[str, Any] = {}
     where: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from typing import Any
 
 from repic_core.captioner.captioner import Captioner
 from repic_core.concepts.concept import Concept
+from repic_core.evaluation.query_sets import load_query_set
 from repic_core.evaluation.task_scores import locate
 from repic_core.io import tables
 from repic_core.io.files import write_json_atomic
@@ -82,7 +83,7 @@ def measure_infos(
     }
     write_json_atomic(folder / "infos.json", kinds)
     shown = json.loads((folder / "truth.json").read_text())
-    queries = json.loads((folder / "queries.json").read_text())["4 all"]
+    queries = load_query_set(folder).queries["4 all"]
     rows = []
     for kind, lines in kinds.items():
         described = {

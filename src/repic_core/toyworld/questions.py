@@ -11,6 +11,7 @@ from typing import Any
 
 from repic_core.concepts.concept import Concept
 from repic_core.data.rows import RowQuestion
+from repic_core.evaluation.query_sets import load_query_set
 from repic_core.evaluation.questions import Question
 from repic_core.tasks import NOT_SAID
 from repic_core.toyworld.grammar import read
@@ -60,7 +61,7 @@ def heldout_questions(
 ) -> list[Question]:
     """`scene_questions` of the first `limit` queries of set `label` in a folder of `dataset.write_heldout`."""
     folder, database, rng = Path(folder), list(database), random.Random(seed)
-    queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))[label][:limit]
+    queries = load_query_set(folder).queries[label][:limit]
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     return [q for row in queries for q in scene_questions(row, truth[row["query"]], database, rng)]
 

@@ -26,6 +26,7 @@ from repic_core.io import tables
 from repic_core.io.files import write_json_atomic
 from repic_core.io.images import open_image
 from repic_core.models.loading import load_model
+from repic_core.models.parts import hash_weights
 from repic_core.retrieval.embedders import TowerEmbedder
 from repic_core.retrieval.find import ConceptIndex, Found, Hit, find_concepts, with_retrieved
 from repic_core.retrieval.regions import Box, windows
@@ -194,27 +195,42 @@ def run(
     sizes: Sequence[int] = SIZES,
 ) -> list[dict[str, Any]]:
     """`retrieval_table` over `seeds`, with the scores of `caption_found` for windows: a row for each size and
-    kind of region."""
+    kind of region. What is finished under `out` with the same weights is not measured again."""
     loaded = load_model(model, adapter)
-    embedder = toy_embedder(*loaded)
-    captioner = SETTINGS.captioner(*loaded, batch_size=50)
+    weights = hash_weights(loaded[0])
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for seed in seeds:
-        folder = Path(out) / str(seed)
-        for row in retrieval_table(embedder, folder, sizes, seed=seed):
-            if row["regions"] == "windows":
-                scenes, captions = folder / f"test_{row['concepts']}", folder / f"captions_{row['concepts']}"
-                sureness = fitted_sureness(captioner, embedder, folder / f"val_{row['concepts']}")
-                found = caption_found(
-                    captioner, embedder, scenes, captions, row["threshold"], resume=False, sureness=sureness
-                )
-                for way, share in found.items():
-                    row[way if way.startswith("strangers") else f"F1 {way}"] = share.value
-            rows.setdefault((row["concepts"], row["regions"]), []).append(row)
+        for size in sizes:
+            folder = Path(out) / str(seed)
+            path = folder / f"scores_{size}.json"
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            if kept.get("weights") != weights:
+                kept = {"weights": weights, "rows": _size_rows(*loaded, folder, size, seed)}
+                write_json_atomic(path, kept)
+            for row in kept["rows"]:
+                rows.setdefault((size, row["regions"]), []).append(row)
     return [
         {"concepts": size, "regions": regions, **over_seeds(found, [k for k in found[0] if k not in HEAD])}
         for (size, regions), found in rows.items()
     ]
+
+
+def _size_rows(model: Any, processor: Any, folder: Path, size: int, seed: int) -> list[dict[str, Any]]:
+    """The rows of one size and seed: windows, with the scores of captions, and true boxes."""
+    embedder, captioner = toy_embedder(model, processor), SETTINGS.captioner(model, processor, batch_size=50)
+    windowed, boxed = retrieval_table(embedder, folder, [size], seed=seed)
+    found = caption_found(
+        captioner,
+        embedder,
+        folder / f"test_{size}",
+        folder / f"captions_{size}",
+        windowed["threshold"],
+        resume=False,
+        sureness=fitted_sureness(captioner, embedder, folder / f"val_{size}"),
+    )
+    for way, share in found.items():
+        windowed[way if way.startswith("strangers") else f"F1 {way}"] = share.value
+    return [windowed, boxed]
 
 
 def markdown(table: Sequence[dict[str, Any]]) -> str:
