@@ -77,6 +77,15 @@ def test_made_again_it_is_the_same():
 def test_a_table_without_rows_says_so():
     assert Table([], title="Yours")._repr_html_() == "<p><b>Yours</b>: nothing</p>"
     assert repr(Table([], title="Yours")) == "Yours\nnothing"
+    assert Table([], title="Yours", empty="<none>")._repr_html_() == "<p><b>Yours</b>: &lt;none&gt;</p>"
+    assert Table([])._repr_html_() == "<p>nothing</p>"
+
+
+def test_columns_have_other_names_in_the_table_alone():
+    rows = [{"k": "4", "f1": 0.5}, {"k": "4", "f1": 0.75}, {"k": "7", "f1": 0.25}]
+    table = Table(rows, ["f1"], ["f1"], within="k", names={"k": "set", "f1": "F1"})
+    assert list(table.frame) == ["k", "f1"] and list(table.texts()) == ["set", "F1"]
+    assert bold(table._repr_html_()) == {(1, 1)}
 
 
 def test_a_title_with_tags_is_text():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 # Pixels of the frame below the cell: all that a visitor needs for a caption is in it.
-HEIGHT = 940
+HEIGHT = 1240
 
 
 class Page:

@@ -35,6 +35,8 @@ class Table:
         percent: the columns with shares in [0, 1], which are shown in percent.
         digits: after the point.
         within: a column; the best is bold among the rows that are equal there.
+        names: column -> what it is called in the table.
+        empty: what is said where there are no rows.
 
     Attributes:
         frame: the values, as a ``pandas.DataFrame``.
@@ -48,13 +50,15 @@ class Table:
         title: str = "",
         digits: int = 1,
         within: str = "",
+        names: Mapping[str, str] | None = None,
+        empty: str = "nothing",
     ) -> None:
         import pandas as pd
 
         self.frame = pd.DataFrame([dict(row) for row in rows], dtype=object)
         ways = best if isinstance(best, Mapping) else dict.fromkeys(best, "max")
         self.best, self.percent, self.title, self.digits = dict(ways), tuple(percent), title, digits
-        self.within = within
+        self.within, self.names, self.empty = within, dict(names or {}), empty
 
     def _text(self, column: str, value: Any) -> str:
         if value is None or (isinstance(value, float) and value != value):
@@ -84,27 +88,25 @@ class Table:
         shown = self.frame.copy()
         for column in shown:
             shown[column] = [self._text(column, value) for value in self.frame[column]]
-        return shown
+        return shown.rename(columns=self.names)
 
     def _repr_html_(self) -> str:
         import pandas as pd
 
         if self.frame.empty:
-            return f"<p><b>{escape(self.title)}</b>: nothing</p>"
+            said = f"<b>{escape(self.title)}</b>: " if self.title else ""
+            return f"<p>{said}{escape(self.empty)}</p>"
         shown = self.texts()
-        bold = pd.DataFrame(
-            {c: ["font-weight: 700" if one else "" for one in self._is_best(c)] for c in shown},
-            index=shown.index,
+        looks = (
+            {c: ["font-weight: 700" if one else "" for one in self._is_best(c)] for c in self.frame},
+            {c: ["text" if isinstance(v, str) else "" for v in self.frame[c]] for c in self.frame},
         )
-        words = pd.DataFrame(
-            {c: ["text" if isinstance(v, str) else "" for v in self.frame[c]] for c in shown},
-            index=shown.index,
-        )
+        bold, words = (pd.DataFrame(one, shown.index).rename(columns=self.names) for one in looks)
         key = hashlib.sha256((self.title + shown.to_csv()).encode("utf-8", "backslashreplace")).hexdigest()
         style = shown.style.set_uuid(key[:8]).hide(axis="index").format(escape="html")
         style = style.set_table_styles(STYLES).apply(lambda _: bold, axis=None).set_td_classes(words)
         return style.set_caption(escape(self.title)).to_html() if self.title else style.to_html()
 
     def __repr__(self) -> str:
-        text = "nothing" if self.frame.empty else self.texts().to_string(index=False)
+        text = self.empty if self.frame.empty else self.texts().to_string(index=False)
         return f"{self.title}\n{text}" if self.title else text
