@@ -73,9 +73,11 @@ def test_a_copy_of_unknown_origin_is_kept(places):
     assert "kept" in line and sources(mine) == ["mine = True"]
 
 
-def test_lab_opens_the_copies_in_the_checkout(places, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("user", "more"), [(1000, []), (0, ["--allow-root"])])
+def test_lab_opens_the_copies_in_the_checkout(places, tmp_path, monkeypatch, capsys, user, more):
     path, _, _ = places
     opened = []
+    monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr("subprocess.call", lambda command: opened.append(command) or 0)
     monkeypatch.setattr("repic_core.notebooks.lab.kit_root", lambda: tmp_path)
     monkeypatch.setattr("repic_core.notebooks.run_folder.kit_root", lambda: tmp_path)
@@ -84,6 +86,7 @@ def test_lab_opens_the_copies_in_the_checkout(places, tmp_path, monkeypatch, cap
     assert opened[0][1:] == [
         *("-m", "jupyterlab", f"--ServerApp.root_dir={tmp_path}"),
         "--LabApp.default_url=/lab/tree/runs/lab",
+        *more,
     ]
     assert sources(tmp_path / "runs" / "lab" / "01_a.ipynb") == ["x = 1"] and path.read_bytes() == before
     assert str(tmp_path / "runs" / "lab") in capsys.readouterr().out

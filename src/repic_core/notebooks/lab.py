@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def open_lab(folder: str | Path, echo: Callable[[str], None] = print) -> int:
     root = kit_root() or Path.cwd()
     echo(f"copies of the notebooks: {copies}; what you change there stays there")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    return subprocess.call(
-        [*command, f"--LabApp.default_url=/lab/tree/{copies.relative_to(root).as_posix()}"]
-    )
+    command += [f"--LabApp.default_url=/lab/tree/{copies.relative_to(root).as_posix()}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers; Jupyter refuses unless told
+        command += ["--allow-root"]
+    return subprocess.call(command)
