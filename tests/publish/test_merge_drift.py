@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers.publishing import make_adapter, save_untied_model
+from repic_core.evaluation.query_sets import QuerySettings
 from repic_core.publish import merge_drift
 from repic_core.publish.merge import rounding
 from repic_core.publish.merge_drift import grid_rows, layer_rows, round_bits
@@ -59,6 +60,7 @@ def test_layers_by_way_of_merging(monkeypatch):
 
 
 def test_grids_on_a_random_model(base, adapter):
-    rows = grid_rows(base, adapter, drawn_items()[:1], bits=(20, 3))
+    settings = QuerySettings(system=None, max_new_tokens=64)
+    rows = grid_rows(base, adapter, drawn_items()[:1], settings, bits=(20, 3))
     assert rows[0]["kept"] == pytest.approx(1, abs=1e-2) and rows[1]["kept"] < 0.99
     assert rows[1]["relative"] == pytest.approx(rows[0]["relative"] * 2**-17, rel=0.1)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from repic_core.captioner.caption_files import CaptionItem
-from repic_core.captioner.captioner import Captioner
-from repic_core.evaluation.query_sets import load_query_set
+from repic_core.evaluation.query_sets import QuerySettings, load_query_set
 from repic_core.io import tables
 from repic_core.models import loading as models
 from repic_core.publish.merge import rounding
@@ -152,14 +151,16 @@ def round_bits(tensor: Any, bits: int) -> Any:
     return torch.ldexp(torch.round(mantissa * 2**bits) / 2**bits, exponent)
 
 
-def toy_rows(base: str | Path, adapter: str | Path, items: Sequence[CaptionItem]) -> list[dict[str, Any]]:
-    """Table 2: F1 of names (`span`) of the toy, one row per way of merging."""
+def toy_rows(
+    base: str | Path, adapter: str | Path, items: Sequence[CaptionItem], settings: QuerySettings
+) -> list[dict[str, Any]]:
+    """Table 2: F1 of names (`span`) of the toy, asked as `settings` say, one row per way of merging."""
     import torch
 
     rows = []
 
     def add(way: str, model: Any, processor: Any) -> None:
-        rows.append({"way": way, "F1": _toy_f1(model, processor, items)})
+        rows.append({"way": way, "F1": _toy_f1(model, processor, items, settings)})
 
     add("base, fp32", *models.load_model(base, dtype="float32", device="cpu"))
     add("adapter, fp32", *models.load_model(base, adapter, dtype="float32", device="cpu"))
@@ -174,7 +175,11 @@ def toy_rows(base: str | Path, adapter: str | Path, items: Sequence[CaptionItem]
 
 
 def grid_rows(
-    base: str | Path, adapter: str | Path, items: Sequence[CaptionItem], bits: Sequence[int] = BITS
+    base: str | Path,
+    adapter: str | Path,
+    items: Sequence[CaptionItem],
+    settings: QuerySettings,
+    bits: Sequence[int] = BITS,
 ) -> list[dict[str, Any]]:
     """Table 3: the toy with its adapted layers' weights rounded to so many significant `bits`, computed in float32.
 
@@ -195,20 +200,19 @@ def grid_rows(
             kept.append((((merged[layer] - weight.data) * delta).sum() / delta.pow(2).sum()).item())
             relative.append((delta.norm() / weight.norm()).item())
         row = {"bits": count, "relative": sum(relative) / len(relative) * 2 ** (count - 8)}
-        row["adapter"] = _toy_f1(model, processor, items)
+        row["adapter"] = _toy_f1(model, processor, items, settings)
         with model.disable_adapter():
-            row["base"] = _toy_f1(model, processor, items)
+            row["base"] = _toy_f1(model, processor, items, settings)
         for layer in layers:
             layer.get_base_layer().weight.data = merged[layer]
         with model.disable_adapter():
-            row["merged"] = _toy_f1(model, processor, items)
+            row["merged"] = _toy_f1(model, processor, items, settings)
         rows.append(row | {"kept": sum(kept) / len(kept)})
     return rows
 
 
-def _toy_f1(model: Any, processor: Any, items: Sequence[CaptionItem]) -> float:
-    captioner = Captioner(model, processor, system=None, batch_size=50, max_new_tokens=112)
-    return names_f1(captioner, items)
+def _toy_f1(model: Any, processor: Any, items: Sequence[CaptionItem], settings: QuerySettings) -> float:
+    return names_f1(settings.captioner(model, processor, batch_size=50), items)
 
 
 def report(
@@ -223,10 +227,11 @@ def report(
         raise ValueError("the toy's tables need both an adapter and held-out data")
     parts = [layer_table(layer_rows())]
     if adapter:
-        items = load_query_set(data).items("4")
-        rows = toy_rows(base, adapter, items)
+        queries = load_query_set(data)
+        asked = (queries.items("4"), queries.settings)
+        rows = toy_rows(base, adapter, *asked)
         parts.append(tables.markdown(["toy", "F1"], [[r["way"], f"{100 * r['F1']:.1f}"] for r in rows]))
-        parts.append(grid_table(grid_rows(base, adapter, items)))
+        parts.append(grid_table(grid_rows(base, adapter, *asked)))
     return "\n\n".join(parts)
 
 
